@@ -1,0 +1,436 @@
+-- The log: one parent table per queue with children _0, _1, _2, written in turn.
+--
+-- Invariant: an event is written with the id of its top-level transaction, and that id is assigned
+-- before its ev_id is taken. Hence a transaction that began after a tick has only ids above the
+-- tick's tick_seq_before. Readers go through the parent, since a producer whose snapshot is older
+-- than a rotation writes to the child before. A child is truncated only when, under its exclusive
+-- lock, every row in it has been seen by every position (see _log_has_unseen).
+
+create or replace function pgque._queue(queue text)
+returns pgque.queue
+language plpgsql stable
+as $$
+declare
+    q pgque.queue;
+begin
+    select * into q
+    from pgque.queue t
+    where t.queue_name = _queue.queue;
+    if not found then
+        raise exception 'queue not found: %', coalesce(queue, '<NULL>')
+            using errcode = 'PQ001', hint = 'Create it with pgque.create_queue(queue).';
+    end if;
+    return q;
+end
+$$;
+comment on function pgque._queue(text) is 'The queue of that name; PQ001 where there is none.';
+
+create or replace function pgque._isolated_from_commits()
+returns boolean
+language sql volatile
+as $$
+    select current_setting('transaction_isolation') <> 'read committed'
+$$;
+comment on function pgque._isolated_from_commits() is
+    'True where the caller''s statements all share one snapshot, so that they miss what commits meanwhile.';
+
+create or replace function pgque._need_read_committed(what text)
+returns void
+language plpgsql
+as $$
+begin
+    if pgque._isolated_from_commits() then
+        raise exception '% needs a READ COMMITTED transaction, this one is %',
+            what, upper(current_setting('transaction_isolation'))
+            using errcode = 'PQ013', hint = 'Call it in a transaction of its own.';
+    end if;
+end
+$$;
+comment on function pgque._need_read_committed(text) is
+    'PQ013 where the transaction''s snapshot may be older than what the call decides upon.';
+
+-- Set-up
+
+create or replace function pgque.create_queue(queue text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    id int;
+    log text;
+begin
+    if coalesce(queue, '') = '' then
+        raise exception 'queue name must not be empty' using errcode = '22023';
+    elsif octet_length(queue) > 57 then
+        raise exception 'queue name too long: % bytes (max 57)', octet_length(queue) using errcode = '22023';
+    end if;
+    if exists (select from pgque.queue q where q.queue_name = create_queue.queue) then
+        return 0;
+    end if;
+    id := nextval('pgque.queue_queue_id_seq');
+    log := 'pgque.event_' || id;
+    -- Two creators of one name: the second waits for the first's commit here.
+    insert into pgque.queue (queue_id, queue_name, queue_data_pfx, queue_event_seq)
+    values (id, create_queue.queue, log, log || '_id_seq')
+    on conflict on constraint queue_queue_name_key do nothing;
+    if not found then
+        return 0;
+    end if;
+    execute format('create sequence %s_id_seq', log);
+    execute format(
+        'create table %s (
+            ev_id bigint not null,
+            ev_time timestamptz not null,
+            ev_txid xid8 not null,
+            ev_owner int,
+            ev_retry int,
+            ev_type text,
+            ev_data text,
+            ev_extra1 text,
+            ev_extra2 text,
+            ev_extra3 text,
+            ev_extra4 text
+        )', log);
+    execute format('create index event_%s_txid on %s (ev_txid, ev_id)', id, log);
+    execute format('create index event_%s_id on %s (ev_id)', id, log);
+    execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', id, log);
+    for child in 0 .. 2 loop
+        execute format('create table %s_%s (like %1$s including all)', log, child);
+        execute format('alter table %s_%s inherit %1$s', log, child);
+        execute format('revoke all on %s_%s from public', log, child);
+        -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
+        execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
+    end loop;
+    execute format('revoke all on %s from public', log);
+    execute format('revoke all on sequence %s_id_seq from public', log);
+    execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._insert_first_tick(id);
+    return 1;
+end
+$$;
+comment on function pgque.create_queue(text) is
+    'Makes the queue, its log and its first tick: 1; 0 where it exists. 22023 for an empty name or more than 57 bytes.';
+
+create or replace function pgque.drop_queue(queue text, force boolean)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+begin
+    -- Waits for subscribers that are being added: their foreign key locks the queue's row.
+    perform from pgque.queue t where t.queue_id = q.queue_id for update;
+    if not found then
+        raise exception 'queue not found: %', queue using errcode = 'PQ001';
+    end if;
+    if not coalesce(force, false) and exists (select from pgque.subscriber where sub_queue = q.queue_id) then
+        raise exception 'cannot drop queue, consumers still attached'
+            using errcode = 'PQ009',
+                detail = format('queue: %s', queue),
+                hint = 'Unsubscribe them first, or call pgque.drop_queue(queue, true).';
+    end if;
+    delete from pgque.retry_queue where ev_queue = q.queue_id;
+    delete from pgque.dead_letter where dl_queue_id = q.queue_id;
+    delete from pgque.subscriber where sub_queue = q.queue_id and sub_group is not null;
+    delete from pgque.subscriber where sub_queue = q.queue_id;
+    delete from pgque.queue where queue_id = q.queue_id;
+    -- Ticks and cursors of the queue go with the next rotation of the ledger.
+    execute format('drop table %s cascade', q.queue_data_pfx);
+    execute format('drop sequence %s', q.queue_event_seq);
+    return 1;
+end
+$$;
+comment on function pgque.drop_queue(text, boolean) is
+    'Drops the queue with its log, retries and dead letters. Without force PQ009 while anybody is subscribed.';
+
+create or replace function pgque.drop_queue(queue text)
+returns int
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgque.drop_queue(queue, false)
+$$;
+comment on function pgque.drop_queue(text) is 'drop_queue(queue, false).';
+
+create or replace function pgque.set_queue_config(queue text, param text, value text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+    settings constant text[] := '{ticker_max_count,ticker_max_lag,ticker_idle_period,ticker_paused,rotation_period,'
+        'external_ticker,max_retries,disable_insert}';
+    column_type text;
+    number_value numeric;
+begin
+    if param is null or param <> all (settings) then
+        raise exception 'unknown queue setting: %', coalesce(param, '<NULL>')
+            using errcode = '22023', hint = 'Settings: ' || array_to_string(settings, ', ') || '.';
+    end if;
+    select format_type(a.atttypid, null) into column_type
+    from pg_attribute a
+    where a.attrelid = 'pgque.queue'::regclass
+        and a.attname = 'queue_' || param;
+    if value is null then
+        execute format('update pgque.queue set %I = default where queue_id = $1', 'queue_' || param) using q.queue_id;
+        return 1;
+    end if;
+    begin
+        if column_type = 'interval' then
+            number_value := extract(epoch from value::interval);
+        elsif column_type = 'boolean' then
+            perform value::boolean;
+        else
+            number_value := value::int;
+        end if;
+    exception
+        when data_exception then
+            raise exception '% must be of type %, not %', param, column_type, quote_literal(value)
+                using errcode = '22023';
+    end;
+    if param = 'ticker_max_count' and number_value < 1 then
+        raise exception '% must be >= 1', param using errcode = '22023';
+    elsif param = 'rotation_period' and number_value <= 0 then
+        raise exception '% must be > 0', param using errcode = '22023';
+    elsif number_value < 0 then
+        raise exception '% must be >= 0', param using errcode = '22023';
+    end if;
+    execute format('update pgque.queue set %I = $2::%s where queue_id = $1', 'queue_' || param, column_type)
+        using q.queue_id, value;
+    return 1;
+end
+$$;
+comment on function pgque.set_queue_config(text, text, text) is
+    'Changes one setting of a queue; NULL restores its default. 22023 for an unknown setting or a bad value.';
+
+-- Writing
+
+create or replace function pgque._append(
+    queue_name text, ev_type text, ev_data text,
+    ev_extra1 text default null, ev_extra2 text default null, ev_extra3 text default null, ev_extra4 text default null
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    q record;
+    txid xid8;
+    id bigint;
+begin
+    select t.queue_cur_table, t.queue_data_pfx, t.queue_event_seq, t.queue_disable_insert into q
+    from pgque.queue t
+    where t.queue_name = _append.queue_name;
+    if not found or q.queue_disable_insert then
+        perform pgque._need_writable(queue_name);
+    end if;
+    txid := pg_current_xact_id(); -- before nextval: see the head of this file
+    id := nextval(q.queue_event_seq::regclass);
+    execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
+        || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
+        || ' values ($1, clock_timestamp(), $2, $3, $4, $5, $6, $7, $8)'
+        using id, txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+    if (select last_value from pgque.wake_flag) = 2 then
+        perform pgque._wake_ticker();
+    end if;
+    return id;
+end
+$$;
+comment on function pgque._append(text, text, text, text, text, text, text) is
+    'Appends one event to the log and returns its id.';
+
+create or replace function pgque._need_writable(queue_name text)
+returns pgque.queue
+language plpgsql
+as $$
+declare
+    q pgque.queue := pgque._queue(queue_name);
+begin
+    if q.queue_disable_insert then
+        raise exception 'Insert into queue disallowed: %', queue_name
+            using errcode = 'PQ006',
+                hint = format('Allow it with pgque.set_queue_config(%L, ''disable_insert'', ''false'').', queue_name);
+    end if;
+    return q;
+end
+$$;
+comment on function pgque._need_writable(text) is 'The queue, if it takes events: else PQ001 or PQ006.';
+
+create or replace function pgque._wake_ticker()
+returns void
+language plpgsql
+as $$
+begin
+    -- Lowered first, so that of many sends only those in this instant notify.
+    perform setval('pgque.wake_flag', 1);
+    perform pg_notify('pgque_ticker', '');
+end
+$$;
+comment on function pgque._wake_ticker() is 'Lowers the flag of a sleeping ticker and notifies it when this transaction commits.';
+
+create or replace function pgque.insert_event(queue_name text, ev_type text, ev_data text)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, ev_type, ev_data);
+end
+$$;
+comment on function pgque.insert_event(text, text, text) is 'Sends one event in the caller''s transaction: its id.';
+
+create or replace function pgque.insert_event(
+    queue_name text, ev_type text, ev_data text,
+    ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+end
+$$;
+comment on function pgque.insert_event(text, text, text, text, text, text, text) is
+    'Sends one event with its four extra fields in the caller''s transaction: its id.';
+
+-- Rotation
+
+create or replace function pgque._log_has_unseen(q pgque.queue, child text)
+returns boolean
+language plpgsql
+as $$
+declare
+    unseen boolean;
+begin
+    -- Every position, and the newest tick, at which the next subscriber will stand.
+    execute format(
+        'select coalesce(bool_or(
+            t.tick_id is null
+            or exists (
+                select
+                from %1$s e
+                where e.ev_txid >= pg_snapshot_xmax(t.tick_snapshot)
+                    and (e.ev_owner is not null or e.ev_id > t.tick_floor)
+            )
+            or exists (
+                select
+                from pg_snapshot_xip(t.tick_snapshot) as txid
+                join %1$s e on e.ev_txid = txid
+                where e.ev_owner is not null or e.ev_id > t.tick_floor
+            )
+        ), true)
+        from (
+            select distinct (pgque._position(s.sub_id)).cur_tick as tick_id
+            from pgque.subscriber s
+            where s.sub_queue = $1
+            union
+            select (pgque._last_tick($1)).tick_id
+        ) position
+        left join pgque.tick t on t.tick_queue = $1 and t.tick_id = position.tick_id
+        where position.tick_id is not null', child)
+        into unseen
+        using q.queue_id;
+    return unseen;
+end
+$$;
+comment on function pgque._log_has_unseen(pgque.queue, text) is
+    'Whether a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
+
+create or replace function pgque._lock_exclusively(tables text)
+returns boolean
+language plpgsql
+set lock_timeout = '20ms'
+as $$
+begin
+    execute format('lock table %s in access exclusive mode', tables);
+    return true;
+exception
+    when lock_not_available or deadlock_detected then
+        return false;
+end
+$$;
+comment on function pgque._lock_exclusively(text) is
+    'Locks tables against everybody, if that takes no longer than a moment: whoever comes meanwhile waits as long.';
+
+create or replace function pgque._truncate_child(q pgque.queue, child text)
+returns boolean
+language plpgsql
+as $$
+begin
+    if pg_relation_size(child::regclass) = 0 then
+        return true;
+    elsif pgque._log_has_unseen(q, child) or not pgque._lock_exclusively(child) then
+        return false;
+    elsif pgque._log_has_unseen(q, child) then
+        return false; -- committed between the look and the lock; nobody can add a row now
+    end if;
+    -- History begins with the first tick that saw all of what goes.
+    execute format(
+        'update pgque.queue set queue_history_tick = coalesce((
+            select t.tick_id
+            from pgque.tick t, (select max(ev_txid) as txid from %1$s) newest
+            where t.tick_queue = $1
+                and t.tick_id >= $2
+                and (newest.txid is null or pg_snapshot_xmax(t.tick_snapshot) > newest.txid)
+                and not exists (
+                    select
+                    from pg_snapshot_xip(t.tick_snapshot) as txid
+                    join %1$s e on e.ev_txid = txid
+                )
+            order by t.tick_id
+            limit 1
+        ), $3) where queue_id = $1', child)
+        using q.queue_id, q.queue_history_tick, (pgque._last_tick(q.queue_id)).tick_id;
+    execute format('truncate table %s', child);
+    return true;
+end
+$$;
+comment on function pgque._truncate_child(pgque.queue, text) is
+    'Empties a child of the log if everybody has seen it and nobody is at it: whether it is empty now.';
+
+create or replace function pgque.maint_rotate_tables_step1(queue text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    q pgque.queue;
+    next_table int;
+begin
+    perform pgque._need_read_committed('maint_rotate_tables_step1');
+    q := pgque._queue(queue);
+    select * into q from pgque.queue t where t.queue_id = q.queue_id for no key update skip locked;
+    if not found or clock_timestamp() - q.queue_switch_time < q.queue_rotation_period then
+        return 0;
+    end if;
+    if (select sum(pg_relation_size(c.inhrelid)) from pg_inherits c where c.inhparent = q.queue_data_pfx::regclass) = 0 then
+        return 0; -- an idle queue writes nothing
+    end if;
+    next_table := (q.queue_cur_table + 1) % q.queue_ntables;
+    if not pgque._truncate_child(q, q.queue_data_pfx || '_' || next_table) then
+        return 0;
+    end if;
+    update pgque.queue
+    set queue_cur_table = next_table,
+        queue_switch_time = clock_timestamp()
+    where queue_id = q.queue_id;
+    return 1;
+end
+$$;
+comment on function pgque.maint_rotate_tables_step1(text) is
+    'Once per rotation_period: empties the oldest child of the log, if everybody has seen it, and writes to it from now on: '
+    '1; 0 where it is too early, still needed or in use.';
+
+create or replace function pgque.maint_rotate_tables_step2()
+returns int
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select 0
+$$;
+comment on function pgque.maint_rotate_tables_step2() is
+    'Does nothing and returns 0: rotation needs no second step. Kept for callers of PgQ.';

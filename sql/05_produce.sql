@@ -1,0 +1,127 @@
+-- Sending.
+--
+-- Invariant: a send is part of the caller's transaction and touches nothing but the log: it takes no
+-- lock that another send or a reader waits for, and does not notify, save once where the ticker sleeps.
+
+create or replace function pgque.send(queue_name text, payload text)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, 'default', payload);
+end
+$$;
+comment on function pgque.send(text, text) is 'Sends the text, byte for byte, with type default: the event''s id.';
+
+create or replace function pgque.send(queue_name text, payload jsonb)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, 'default', payload::text);
+end
+$$;
+comment on function pgque.send(text, jsonb) is 'Sends the value as canonical JSON text with type default: the event''s id.';
+
+create or replace function pgque.send(queue_name text, type_name text, payload text)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, type_name, payload);
+end
+$$;
+comment on function pgque.send(text, text, text) is 'Sends the text, byte for byte, with a type: the event''s id.';
+
+create or replace function pgque.send(queue_name text, type_name text, payload jsonb)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append(queue_name, type_name, payload::text);
+end
+$$;
+comment on function pgque.send(text, text, jsonb) is 'Sends the value as canonical JSON text with a type: the event''s id.';
+
+create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[])
+returns bigint[]
+language plpgsql
+as $$
+declare
+    q pgque.queue;
+    txid xid8;
+    sequence_id regclass;
+    ids bigint[];
+begin
+    if payloads is null then
+        raise exception 'payloads must not be null' using errcode = '22023';
+    end if;
+    if cardinality(payloads) = 0 then
+        return '{}';
+    end if;
+    q := pgque._need_writable(queue_name);
+    txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
+    sequence_id := q.queue_event_seq::regclass;
+    ids := array(select nextval(sequence_id) from generate_series(1, cardinality(payloads)));
+    execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
+        || ' (ev_id, ev_time, ev_txid, ev_type, ev_data)'
+        || ' select id, clock_timestamp(), $1, $2, payload from unnest($3, $4) as event (id, payload)'
+        using txid, type_name, ids, payloads;
+    if (select last_value from pgque.wake_flag) = 2 then
+        perform pgque._wake_ticker();
+    end if;
+    return ids;
+end
+$$;
+comment on function pgque._append_batch(text, text, text[]) is
+    'Appends one event per payload: the ids in the order of the payloads.';
+
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[])
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append_batch(queue_name, type_name, payloads);
+end
+$$;
+comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
+
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads jsonb[])
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append_batch(queue_name, type_name, payloads::text[]);
+end
+$$;
+comment on function pgque.send_batch(text, text, jsonb[]) is
+    'Sends many JSON values of one type: ids in the order of the input.';
+
+create or replace function pgque.send_batch(queue_name text, payloads text[])
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append_batch(queue_name, 'default', payloads);
+end
+$$;
+comment on function pgque.send_batch(text, text[]) is 'Sends many texts with type default: ids in the order of the input.';
+
+create or replace function pgque.send_batch(queue_name text, payloads jsonb[])
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._append_batch(queue_name, 'default', payloads::text[]);
+end
+$$;
+comment on function pgque.send_batch(text, jsonb[]) is
+    'Sends many JSON values with type default: ids in the order of the input.';

@@ -1,0 +1,476 @@
+-- Consuming: subscribe, receive, ack, seek, and PgQ's calls for the same.
+--
+-- Invariant: what ack covers is what the batch returned last, no more: a batch that was cut at
+-- max_return ends at its last event (cur_upto), and the next one goes on from there in the same
+-- window. A look for work takes no lock and writes nothing.
+
+create or replace function pgque._consumer_id(consumer text)
+returns int
+language plpgsql
+as $$
+declare
+    id int;
+begin
+    if coalesce(consumer, '') = '' then
+        raise exception 'consumer name must not be empty' using errcode = '22023';
+    end if;
+    select n.co_id into id from pgque.consumer n where n.co_name = consumer;
+    if not found then
+        insert into pgque.consumer (co_name)
+        values (consumer)
+        on conflict (co_name) do nothing;
+        select n.co_id into strict id from pgque.consumer n where n.co_name = consumer;
+    end if;
+    return id;
+end
+$$;
+comment on function pgque._consumer_id(text) is 'The id of a consumer name, made where it is new.';
+
+create or replace function pgque._add_subscriber(queue_id int, consumer text, group_id int, start bigint)
+returns int
+language plpgsql
+as $$
+declare
+    c pgque.cursor;
+begin
+    -- The foreign key locks the queue's row: drop_queue waits for us or we for it.
+    insert into pgque.subscriber (sub_queue, sub_consumer, sub_group)
+    values (queue_id, pgque._consumer_id(consumer), group_id)
+    on conflict (sub_queue, sub_consumer) do nothing
+    returning sub_id into c.cur_sub;
+    if c.cur_sub is null then
+        return null;
+    end if;
+    c.cur_seq := 0;
+    c.cur_tick := start;
+    perform pgque._move(c);
+    return c.cur_sub;
+end
+$$;
+comment on function pgque._add_subscriber(int, text, int, bigint) is
+    'Subscribes a name at a tick (a member: at none): the new sub_id, NULL where it is subscribed already.';
+
+create or replace function pgque._need_tick(q pgque.queue, wanted bigint)
+returns bigint
+language plpgsql
+as $$
+declare
+    newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
+begin
+    -- Having read the ledger, this transaction keeps it from being truncated until it ends.
+    if wanted is null or wanted > newest or wanted < q.queue_history_tick
+        or not exists (select from pgque.tick t where t.tick_queue = q.queue_id and t.tick_id = wanted)
+    then
+        raise exception 'tick not found: % in queue %', coalesce(wanted::text, '<NULL>'), q.queue_name
+            using errcode = 'PQ011',
+                hint = format('The history that is kept goes from tick %s to %s.', q.queue_history_tick, newest);
+    end if;
+    return wanted;
+end
+$$;
+comment on function pgque._need_tick(pgque.queue, bigint) is 'The tick, if it lies in the history that is kept: else PQ011.';
+
+create or replace function pgque.register_consumer(queue text, consumer text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+    newest pgque.tick := pgque._last_tick(q.queue_id);
+begin
+    if newest.tick_id is null then
+        raise exception 'could not serialize access: the ticks of queue % have moved on', queue
+            using errcode = 'serialization_failure', hint = 'Retry the transaction.';
+    end if;
+    return (pgque._add_subscriber(q.queue_id, consumer, null, newest.tick_id) is not null)::int;
+end
+$$;
+comment on function pgque.register_consumer(text, text) is
+    'Subscribes a consumer at the newest tick: 1; 0 where it is subscribed already.';
+
+create or replace function pgque.register_consumer_at(queue text, consumer text, tick_id bigint)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+begin
+    -- Rotation updates this row before it truncates, so the history cannot shrink under us.
+    select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
+    return (pgque._add_subscriber(q.queue_id, consumer, null, pgque._need_tick(q, tick_id)) is not null)::int;
+end
+$$;
+comment on function pgque.register_consumer_at(text, text, bigint) is
+    'Subscribes a consumer at a tick within the history that is kept: 1; 0 where it is subscribed already; else PQ011.';
+
+create or replace function pgque.subscribe(queue text, consumer text)
+returns int
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgque.register_consumer(queue, consumer)
+$$;
+comment on function pgque.subscribe(text, text) is
+    'Subscribes a consumer at the newest tick: 1; 0 where it is subscribed already. Events sent later are delivered.';
+
+create or replace function pgque.unregister_consumer(queue text, consumer text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    s pgque.subscriber;
+begin
+    perform pgque._queue(queue);
+    begin
+        s := pgque._subscriber(queue, consumer);
+    exception
+        when sqlstate 'PQ002' then
+            return 0;
+    end;
+    perform from pgque.subscriber t where t.sub_id = s.sub_id for update;
+    if not found then
+        return 0;
+    end if;
+    perform pgque._refuse_cooperative(s, consumer);
+    delete from pgque.retry_queue where ev_owner = s.sub_id;
+    delete from pgque.subscriber where sub_id = s.sub_id;
+    return 1;
+end
+$$;
+comment on function pgque.unregister_consumer(text, text) is
+    'Ends a subscription and forgets its retries; dead letters stay: 1; 0 where it was not subscribed.';
+
+create or replace function pgque.unsubscribe(queue text, consumer text)
+returns int
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgque.unregister_consumer(queue, consumer)
+$$;
+comment on function pgque.unsubscribe(text, text) is 'unregister_consumer under the shorter name.';
+
+-- Receiving
+
+create or replace function pgque._has_work(s pgque.subscriber)
+returns boolean
+language plpgsql
+as $$
+declare
+    c pgque.cursor := pgque._position(s.sub_id);
+begin
+    return c.cur_sub is null -- let the locked path find out why
+        or c.cur_batch is not null
+        or c.cur_next_tick is not null
+        or c.cur_tick < (pgque._last_tick(s.sub_queue)).tick_id
+        or pgque._isolated_from_commits();
+end
+$$;
+comment on function pgque._has_work(pgque.subscriber) is 'Whether it is worth locking the subscriber: reads only.';
+
+create or replace function pgque._check_max_return(max_return int)
+returns void
+language plpgsql
+as $$
+begin
+    if max_return is null or max_return < 1 then
+        raise exception 'max_return must be >= 1' using errcode = '22023';
+    end if;
+end
+$$;
+comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
+
+create or replace function pgque._receive(queue text, consumer text, max_return int, merged boolean)
+returns setof pgque.message
+language plpgsql
+as $$
+declare
+    s pgque.subscriber;
+    c pgque.cursor;
+    log text;
+    earlier pgque.tick;
+    later pgque.tick;
+    m pgque.message;
+    rows int;
+    old_upto bigint;
+    moved boolean := false;
+begin
+    perform pgque._check_max_return(max_return);
+    s := pgque._subscriber(queue, consumer);
+    perform pgque._refuse_cooperative(s, consumer);
+    if not pgque._has_work(s) then
+        return;
+    end if;
+    c := pgque._lock_normal(s, queue, consumer);
+    log := (select q.queue_data_pfx from pgque.queue q where q.queue_id = s.sub_queue);
+    earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
+    loop
+        if c.cur_next_tick is not null then
+            later := pgque._get_tick(s.sub_queue, c.cur_next_tick);
+        else
+            later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end);
+            exit when later.tick_id is null;
+        end if;
+        m.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
+        rows := 0;
+        for m.msg_id, m.created_at, m.retry_count, m.type, m.payload, m.extra1, m.extra2, m.extra3, m.extra4 in
+            select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+            from pgque._events(log, s.sub_id, earlier, later, c.cur_place, null, max_return)
+        loop
+            rows := rows + 1;
+            return next m;
+        end loop;
+        old_upto := c.cur_upto;
+        c.cur_upto := case when rows = max_return then m.msg_id end;
+        if rows > 0 then
+            if moved or c.cur_batch is null or c.cur_upto is distinct from old_upto then
+                c.cur_batch := m.batch_id;
+                c.cur_next_tick := later.tick_id;
+                perform pgque._move(c);
+            end if;
+            return;
+        end if;
+        -- Nothing in it for this consumer: finished here and now, and on to the next window.
+        c.cur_tick := later.tick_id;
+        c.cur_next_tick := null;
+        c.cur_place := null;
+        c.cur_batch := null;
+        earlier := later;
+        moved := true;
+    end loop;
+    if moved then
+        perform pgque._move(c);
+    end if;
+end
+$$;
+comment on function pgque._receive(text, text, int, boolean) is
+    'Opens the next batch or returns the open one again: at most max_return events of one window.';
+
+create or replace function pgque.receive(queue text, consumer text, max_return int default 100)
+returns setof pgque.message
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return query select * from pgque._receive(queue, consumer, max_return, false);
+end
+$$;
+comment on function pgque.receive(text, text, int) is
+    'The next batch, or the open one again until it is acked: at most max_return messages of one tick window, by msg_id. '
+    'An empty result means that nothing is ready. Waits while another transaction handles a batch of this consumer.';
+
+create or replace function pgque.receive_merged(queue text, consumer text, max_return int default 100)
+returns setof pgque.message
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    perform
+    from pgque.subscriber s
+    where s.sub_id = (pgque._subscriber(queue, consumer)).sub_id
+        and pgque._has_work(s)
+    for update nowait;
+    return query select * from pgque._receive(queue, consumer, max_return, true);
+end
+$$;
+comment on function pgque.receive_merged(text, text, int) is
+    'receive for a loop: several ready windows as one batch of at most max_return messages, and 55P03 at once, '
+    'rather than a wait, while another transaction handles a batch of this consumer.';
+
+create or replace function pgque.ack(batch_id bigint)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._find_batch(batch_id, true);
+    s pgque.subscriber;
+begin
+    if c.cur_sub is null then
+        raise warning 'batch % is not open: it was finished or taken over, or never existed', batch_id;
+        return 0;
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    perform pgque._finish_batch(c, s);
+    return 1;
+end
+$$;
+comment on function pgque.ack(bigint) is
+    'Finishes a batch, so that what it returned is never delivered to this consumer again: 1; 0 with a WARNING where '
+    'the batch is not open.';
+
+create or replace function pgque.finish_batch(batch_id bigint)
+returns int
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select pgque.ack(batch_id)
+$$;
+comment on function pgque.finish_batch(bigint) is 'ack under PgQ''s name.';
+
+create or replace function pgque._open_window(queue text, consumer text, min_lag interval, min_count int, min_interval interval)
+returns pgque.cursor
+language plpgsql
+as $$
+declare
+    s pgque.subscriber := pgque._subscriber(queue, consumer);
+    c pgque.cursor;
+    earlier pgque.tick;
+    later pgque.tick;
+begin
+    perform pgque._refuse_cooperative(s, consumer);
+    if not pgque._has_work(s) then
+        return null;
+    end if;
+    c := pgque._lock_normal(s, queue, consumer);
+    if c.cur_batch is not null then
+        return c;
+    end if;
+    if c.cur_next_tick is null then
+        earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
+        later := pgque._window_end_custom(s.sub_queue, earlier, min_lag, min_count, min_interval);
+        if later.tick_id is null then
+            return null;
+        end if;
+        c.cur_next_tick := later.tick_id;
+    end if;
+    c.cur_batch := nextval('pgque.batch_id_seq');
+    return pgque._move(c);
+end
+$$;
+comment on function pgque._open_window(text, text, interval, int, interval) is
+    'Opens a whole window as a batch, or returns the open batch; a row of NULLs where nothing is ready.';
+
+create or replace function pgque.next_batch(queue text, consumer text)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return (pgque._open_window(queue, consumer, null, null, null)).cur_batch;
+end
+$$;
+comment on function pgque.next_batch(text, text) is
+    'Opens the next window as a batch, empty or not, or returns the open batch; NULL where nothing is ready.';
+
+create or replace function pgque.next_batch_custom(
+    queue text, consumer text, min_lag interval, min_count int, min_interval interval,
+    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
+    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
+)
+returns record
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._open_window(queue, consumer, min_lag, min_count, min_interval);
+    queue_id int := (pgque._queue(queue)).queue_id;
+    t pgque.tick;
+begin
+    batch_id := c.cur_batch;
+    t := pgque._get_tick(queue_id, c.cur_next_tick);
+    cur_tick_id := t.tick_id;
+    cur_tick_time := t.tick_time;
+    cur_tick_event_seq := t.tick_event_seq;
+    t := pgque._get_tick(queue_id, c.cur_tick);
+    prev_tick_id := t.tick_id;
+    prev_tick_time := t.tick_time;
+    prev_tick_event_seq := t.tick_event_seq;
+end
+$$;
+comment on function pgque.next_batch_custom(text, text, interval, int, interval) is
+    'next_batch_info for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
+
+create or replace function pgque.next_batch_info(
+    queue text, consumer text,
+    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
+    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
+)
+returns record
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.next_batch_custom(queue, consumer, null, null, null)
+$$;
+comment on function pgque.next_batch_info(text, text) is 'next_batch with the two ticks of the window.';
+
+-- Seeking
+
+create or replace function pgque._seek(queue text, consumer text, tick_id bigint, at timestamptz)
+returns bigint
+language plpgsql
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+    s pgque.subscriber := pgque._subscriber(queue, consumer);
+    c pgque.cursor;
+begin
+    if s.sub_group is not null then
+        perform pgque._refuse_cooperative(s, consumer);
+    end if;
+    -- Rotation updates this row before it truncates, so the history cannot shrink under us.
+    select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
+    c := pgque._lock_position(s.sub_id);
+    if c.cur_sub is null then
+        perform pgque._raise_not_subscribed(queue, consumer);
+    elsif c.cur_batch is not null or exists (
+        select
+        from pgque.subscriber m
+        where m.sub_group = s.sub_id
+            and (pgque._position(m.sub_id)).cur_next_tick is not null
+    ) then
+        raise exception 'consumer % on queue % holds a batch', consumer, queue
+            using errcode = 'PQ012', hint = 'Finish it with pgque.ack(batch_id) before you seek.';
+    end if;
+    if at is not null then
+        select t.tick_id into tick_id
+        from pgque.tick t
+        where t.tick_queue = q.queue_id
+            and t.tick_time <= at
+        order by t.tick_id desc
+        limit 1;
+    end if;
+    c.cur_tick := pgque._need_tick(q, tick_id);
+    c.cur_next_tick := null;
+    c.cur_place := null;
+    perform pgque._move(c);
+    return c.cur_tick;
+end
+$$;
+comment on function pgque._seek(text, text, bigint, timestamptz) is 'Moves a consumer to a tick, or to the last tick at a time.';
+
+create or replace function pgque.seek(queue text, consumer text, tick_id bigint)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._seek(queue, consumer, tick_id, null);
+end
+$$;
+comment on function pgque.seek(text, text, bigint) is
+    'Moves a consumer to a tick within the history that is kept (else PQ011), unless it holds a batch (PQ012): the tick.';
+
+create or replace function pgque.seek(queue text, consumer text, at timestamptz)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque._seek(queue, consumer, null, at);
+end
+$$;
+comment on function pgque.seek(text, text, timestamptz) is
+    'Moves a consumer to the last tick at or before a time, so that what was sent afterwards is delivered: the tick.';

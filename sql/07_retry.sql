@@ -1,0 +1,267 @@
+-- Retries: nack, and the way back into the log.
+--
+-- Invariant: nack reads the one event it is about, by its id, and moves nothing: the batch still has
+-- to be acked. An event waits at most once per consumer (primary key of retry_queue). Maintenance
+-- puts what is due back into the log, for its owner alone, with its ev_id and ev_time.
+
+create or replace function pgque._batch_event(c pgque.cursor, s pgque.subscriber, event_id bigint)
+returns pgque.retry_queue
+language plpgsql
+as $$
+declare
+    earlier pgque.tick := pgque._get_tick(s.sub_queue, c.cur_tick);
+    later pgque.tick := pgque._get_tick(s.sub_queue, c.cur_next_tick);
+    e pgque.retry_queue;
+begin
+    if earlier.tick_floor is distinct from later.tick_floor
+        or event_id <= c.cur_place
+        or event_id > coalesce(c.cur_upto, c.cur_end)
+    then
+        return e;
+    end if;
+    e.ev_queue := s.sub_queue;
+    e.ev_owner := coalesce(s.sub_group, s.sub_id);
+    execute format(
+        'select ev_id, ev_time, ev_txid, coalesce(ev_retry, 0), ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
+        'from %s '
+        'where ev_id = $1 and (ev_owner = $2 or (ev_owner is null and ev_id > $3)) '
+        'and not pg_visible_in_snapshot(ev_txid, $4) and pg_visible_in_snapshot(ev_txid, $5) '
+        'order by ev_retry desc nulls last limit 1',
+        (select queue_data_pfx from pgque.queue where queue_id = s.sub_queue))
+        into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
+            e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+        using event_id, e.ev_owner, earlier.tick_floor, earlier.tick_snapshot, later.tick_snapshot;
+    return e;
+end
+$$;
+comment on function pgque._batch_event(pgque.cursor, pgque.subscriber, bigint) is
+    'One event of an open batch as a row for the retry queue, without its time; ev_id is NULL where it is not in the batch.';
+
+create or replace function pgque._retry(e pgque.retry_queue, retry_after timestamptz)
+returns int
+language plpgsql
+as $$
+begin
+    insert into pgque.retry_queue (
+        ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+        ev_extra1, ev_extra2, ev_extra3, ev_extra4
+    )
+    values (
+        retry_after, e.ev_queue, e.ev_id, e.ev_time, e.ev_txid, e.ev_owner, e.ev_retry + 1, e.ev_type, e.ev_data,
+        e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+    )
+    on conflict (ev_owner, ev_id) do nothing;
+    return found::int;
+end
+$$;
+comment on function pgque._retry(pgque.retry_queue, timestamptz) is
+    'Lets an event wait for its next attempt: 1; 0 where it waits already.';
+
+create or replace function pgque.nack(
+    batch_id bigint, msg pgque.message, retry_after interval default '60 seconds', reason text default null
+)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    e pgque.retry_queue;
+begin
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    e := pgque._batch_event(c, s, msg.msg_id);
+    if e.ev_id is null then
+        raise exception 'msg_id % not found in batch %', coalesce(msg.msg_id::text, '<NULL>'), batch_id
+            using errcode = 'PQ004', hint = 'nack takes a message of the batch that is open.';
+    end if;
+    if e.ev_retry < (select q.queue_max_retries from pgque.queue q where q.queue_id = s.sub_queue) then
+        perform pgque._retry(e, clock_timestamp() + coalesce(retry_after, interval '60 seconds'));
+    else
+        perform pgque._bury(e, coalesce(reason, format('failed after %s retries', e.ev_retry)));
+    end if;
+    return 1;
+end
+$$;
+comment on function pgque.nack(bigint, pgque.message, interval, text) is
+    'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter. '
+    'Trusts msg.msg_id alone. PQ003, PQ004. The batch still has to be acked.';
+
+create or replace function pgque.event_retry(batch_id bigint, event_id bigint, retry_time timestamptz)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    e pgque.retry_queue;
+begin
+    if retry_time is null then
+        raise exception 'retry_time must not be null' using errcode = '22023';
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    e := pgque._batch_event(c, s, event_id);
+    if e.ev_id is null then
+        raise exception 'event not found: % in batch %', coalesce(event_id::text, '<NULL>'), batch_id
+            using errcode = 'PQ004', hint = 'event_retry takes an event of the batch that is open.';
+    end if;
+    return pgque._retry(e, retry_time);
+end
+$$;
+comment on function pgque.event_retry(bigint, bigint, timestamptz) is
+    'Lets one event of an open batch come back at a time, however often it was tried: 1; 0 where it waits already.';
+
+create or replace function pgque.event_retry(batch_id bigint, event_id bigint, retry_seconds int)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pgque.event_retry(batch_id, event_id, clock_timestamp() + make_interval(secs => retry_seconds));
+end
+$$;
+comment on function pgque.event_retry(bigint, bigint, int) is 'event_retry after so many seconds.';
+
+create or replace function pgque.batch_retry(batch_id bigint, retry_seconds int)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    waiting int;
+begin
+    if retry_seconds is null then
+        raise exception 'retry_seconds must not be null' using errcode = '22023';
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    insert into pgque.retry_queue (
+        ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+        ev_extra1, ev_extra2, ev_extra3, ev_extra4
+    )
+    select
+        clock_timestamp() + make_interval(secs => retry_seconds), s.sub_queue, ev_id, ev_time, ev_txid::text::xid8,
+        coalesce(s.sub_group, s.sub_id), ev_retry + 1, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+    from pgque._batch_events(batch_id)
+    on conflict (ev_owner, ev_id) do nothing;
+    get diagnostics waiting = row_count;
+    return waiting;
+end
+$$;
+comment on function pgque.batch_retry(bigint, int) is
+    'Lets every event of an open batch come back after so many seconds: how many do that did not wait already.';
+
+-- Back into the log
+
+create or replace function pgque._append_retries(q pgque.queue, at_most int)
+returns int
+language plpgsql
+as $$
+declare
+    txid xid8 := pg_current_xact_id();
+    appended int;
+begin
+    perform nextval(q.queue_event_seq::regclass); -- tells the ticker that there is something new
+    execute format(
+        'with due as (
+            delete from pgque.retry_queue r
+            where (r.ev_owner, r.ev_id) in (
+                select d.ev_owner, d.ev_id
+                from pgque.retry_queue d
+                where d.ev_queue = $1 and d.ev_retry_after <= clock_timestamp()
+                order by d.ev_retry_after
+                limit $3
+                for update skip locked
+            )
+            returning r.*
+        )
+        insert into %s_%s (
+            ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select ev_id, ev_time, $2, ev_owner, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        from due
+        order by ev_id', q.queue_data_pfx, q.queue_cur_table)
+        using q.queue_id, txid, at_most;
+    get diagnostics appended = row_count;
+    return appended;
+end
+$$;
+comment on function pgque._append_retries(pgque.queue, int) is
+    'Moves events that are due from the retry queue to the log: how many.';
+
+create or replace function pgque.maint_retry_events()
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+declare
+    q pgque.queue;
+    appended int;
+    total int := 0;
+begin
+    perform pgque._need_read_committed('maint_retry_events');
+    for q in
+        select t.*
+        from pgque.queue t
+        where exists (select from pgque.retry_queue r where r.ev_retry_after <= clock_timestamp())
+            and exists (
+                select
+                from pgque.retry_queue r
+                where r.ev_queue = t.queue_id
+                    and r.ev_retry_after <= clock_timestamp()
+            )
+        order by t.queue_id
+    loop
+        begin
+            loop
+                appended := pgque._append_retries(q, 5000);
+                total := total + appended;
+                exit when appended < 5000;
+            end loop;
+        exception
+            when others then
+                raise warning 'pgque: no retries for queue %: % (%)', q.queue_name, sqlerrm, sqlstate;
+        end;
+    end loop;
+    return total;
+end
+$$;
+comment on function pgque.maint_retry_events() is
+    'Puts every retry that is due back into its queue''s log: how many. Belongs in a transaction of its own.';
+
+create or replace function pgque._retry_unseen_redeliveries(q pgque.queue)
+returns void
+language plpgsql
+as $$
+begin
+    -- Redeliveries keep their old ev_id, so a floor cannot tell the lives of the log apart for them.
+    execute format(
+        'insert into pgque.retry_queue (
+            ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select distinct on (e.ev_owner, e.ev_id)
+            clock_timestamp(), $1, e.ev_id, e.ev_time, e.ev_txid, e.ev_owner, e.ev_retry, e.ev_type, e.ev_data,
+            e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+        from %s e
+        join pgque.subscriber s on e.ev_owner in (s.sub_id, s.sub_group)
+        join pgque.tick t on t.tick_queue = $1 and t.tick_id = (pgque._position(s.sub_id)).cur_tick
+        where e.ev_owner is not null
+            and not pg_visible_in_snapshot(e.ev_txid, t.tick_snapshot)
+        order by e.ev_owner, e.ev_id, e.ev_retry desc
+        on conflict (ev_owner, ev_id) do nothing', q.queue_data_pfx)
+        using q.queue_id;
+    execute format('delete from %s where ev_owner is not null', q.queue_data_pfx);
+end
+$$;
+comment on function pgque._retry_unseen_redeliveries(pgque.queue) is
+    'Takes redeliveries that were not seen out of the log, to be put back with a transaction id of this cluster.';

@@ -1,0 +1,168 @@
+-- What monitoring reads.
+--
+-- Invariant: figures come from ticks, cursors and sequences, never from counting events, so that
+-- looking costs the same at any backlog. Counts are of ids: a rolled-back send counts as one.
+
+create or replace function pgque.version()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select '0.1.0'
+$$;
+comment on function pgque.version() is 'The version of pgque that installed this schema.';
+
+create or replace function pgque.get_queue_info(queue text)
+returns table (
+    queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
+    queue_switch_time timestamptz, queue_external_ticker boolean, queue_ticker_paused boolean,
+    queue_ticker_max_count int, queue_ticker_max_lag interval, queue_ticker_idle_period interval,
+    ticker_lag interval, ev_per_sec double precision, ev_new bigint, last_tick_id bigint
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if $1 is not null then
+        perform pgque._queue($1);
+    end if;
+    return query
+    select
+        q.queue_name, q.queue_ntables, q.queue_cur_table, q.queue_rotation_period, q.queue_switch_time,
+        q.queue_external_ticker, q.queue_ticker_paused, q.queue_ticker_max_count, q.queue_ticker_max_lag,
+        q.queue_ticker_idle_period,
+        clock_timestamp() - last.tick_time,
+        (last.tick_event_seq - before.tick_event_seq)
+            / nullif(extract(epoch from clock_timestamp() - before.tick_time), 0)::double precision,
+        greatest(pgque._sequence_value(q.queue_event_seq) - last.tick_seq_after, 0),
+        last.tick_id
+    from pgque.queue q
+    cross join lateral pgque._last_tick(q.queue_id) last
+    left join lateral (
+        select t.tick_event_seq, t.tick_time
+        from pgque.tick t
+        where t.tick_queue = q.queue_id
+            and t.tick_time >= clock_timestamp() - interval '1 minute'
+            and t.tick_id > last.tick_id - 100000
+        order by t.tick_id
+        limit 1
+    ) before on true
+    where $1 is null or q.queue_name = $1
+    order by q.queue_name;
+end
+$$;
+comment on function pgque.get_queue_info(text) is
+    'One queue, or with NULL all: settings, age of the newest tick, events a second over the last minute, events not ticked yet.';
+
+create or replace function pgque.get_queue_info()
+returns table (
+    queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
+    queue_switch_time timestamptz, queue_external_ticker boolean, queue_ticker_paused boolean,
+    queue_ticker_max_count int, queue_ticker_max_lag interval, queue_ticker_idle_period interval,
+    ticker_lag interval, ev_per_sec double precision, ev_new bigint, last_tick_id bigint
+)
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.get_queue_info(null)
+$$;
+comment on function pgque.get_queue_info() is 'Every queue: see get_queue_info(queue).';
+
+create or replace function pgque.get_consumer_info(queue text, consumer text)
+returns table (
+    queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
+    current_batch bigint, next_tick bigint, pending_events bigint
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if $1 is not null then
+        perform pgque._queue($1);
+        if $2 is not null then
+            perform pgque._subscriber($1, $2);
+        end if;
+    end if;
+    return query
+    select
+        q.queue_name,
+        n.co_name,
+        case
+            when t.tick_id is null then null
+            when t.tick_id = last.tick_id and c.cur_batch is null and seq.value <= t.tick_seq_after then interval '0'
+            else clock_timestamp() - t.tick_time
+        end,
+        clock_timestamp() - c.cur_time,
+        c.cur_tick,
+        c.cur_batch,
+        case when c.cur_batch is not null then c.cur_next_tick end,
+        case when t.tick_id is not null then greatest(seq.value - greatest(t.tick_seq_after, c.cur_place), 0) end
+    from pgque.subscriber s
+    join pgque.queue q on q.queue_id = s.sub_queue
+    join pgque.consumer n on n.co_id = s.sub_consumer
+    cross join lateral pgque._position(s.sub_id) c
+    cross join lateral pgque._last_tick(s.sub_queue) last
+    cross join lateral pgque._sequence_value(q.queue_event_seq) seq (value)
+    left join pgque.tick t on t.tick_queue = s.sub_queue and t.tick_id = c.cur_tick
+    where ($1 is null or q.queue_name = $1)
+        and ($2 is null or n.co_name = $2)
+    order by q.queue_name, n.co_name;
+end
+$$;
+comment on function pgque.get_consumer_info(text, text) is
+    'Where consumers stand; NULL means all. lag is the age of what is done, 0 where nothing is left to do; last_seen the time '
+    'since the last batch or sign of life.';
+
+create or replace function pgque.get_consumer_info(queue text)
+returns table (
+    queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
+    current_batch bigint, next_tick bigint, pending_events bigint
+)
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.get_consumer_info($1, null)
+$$;
+comment on function pgque.get_consumer_info(text) is 'Every consumer of a queue: see get_consumer_info(queue, consumer).';
+
+create or replace function pgque.get_consumer_info()
+returns table (
+    queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
+    current_batch bigint, next_tick bigint, pending_events bigint
+)
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.get_consumer_info(null, null)
+$$;
+comment on function pgque.get_consumer_info() is 'Every consumer of every queue: see get_consumer_info(queue, consumer).';
+
+create or replace function pgque.get_batch_info(
+    batch_id bigint, out queue_name text, out consumer_name text, out batch_start timestamptz,
+    out batch_end timestamptz, out prev_tick_id bigint, out tick_id bigint, out lag interval,
+    out seq_start bigint, out seq_end bigint
+)
+returns record
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, false);
+begin
+    select
+        q.queue_name, n.co_name, earlier.tick_time, later.tick_time, earlier.tick_id, later.tick_id,
+        clock_timestamp() - later.tick_time,
+        greatest(earlier.tick_event_seq, c.cur_place),
+        least(later.tick_event_seq, c.cur_upto, c.cur_end)
+        into queue_name, consumer_name, batch_start, batch_end, prev_tick_id, tick_id, lag, seq_start, seq_end
+    from pgque.subscriber s
+    join pgque.queue q on q.queue_id = s.sub_queue
+    join pgque.consumer n on n.co_id = s.sub_consumer
+    join pgque.tick earlier on earlier.tick_queue = s.sub_queue and earlier.tick_id = c.cur_tick
+    join pgque.tick later on later.tick_queue = s.sub_queue and later.tick_id = c.cur_next_tick
+    where s.sub_id = c.cur_sub;
+end
+$$;
+comment on function pgque.get_batch_info(bigint) is 'Whose an open batch is and which window it covers. PQ003 where it is not open.';

@@ -173,18 +173,19 @@ declare
 begin
     perform pgque._queue(queue);
     m := pgque._member(queue, consumer, subconsumer);
-    if m.sub_id is not null then
-        c := pgque._lock_position(m.sub_id);
-    end if;
-    if c.cur_sub is null then
+    if m.sub_id is null then
         return 0;
     end if;
-    perform pgque._move(c);
-    return 1;
+    perform from pgque.subscriber t where t.sub_id = m.sub_id for update skip locked;
+    if found then
+        c := pgque._lock_position(m.sub_id);
+        perform pgque._move(c);
+    end if;
+    return 1; -- whoever holds the row is the member at work: nobody takes over from it
 end
 $$;
 comment on function pgque.touch_subconsumer(text, text, text) is
-    'Says that a member is alive, so that nobody takes its batch over: 1; 0 where there is no such member.';
+    'Says that a member is alive, so that nobody takes its batch over: 1; 0 where there is no such member. Never waits.';
 
 -- Allocation
 
@@ -430,101 +431,3 @@ end
 $$;
 comment on function pgque.receive_coop_merged(text, text, text, int, interval) is
     'receive_coop for a loop: several ready windows as one batch of at most max_return messages.';
-
-create or replace function pgque._open_window_coop(
-    queue text, consumer text, subconsumer text, min_lag interval, min_count int, min_interval interval,
-    dead_interval interval
-)
-returns pgque.cursor
-language plpgsql
-as $$
-declare
-    m pgque.subscriber;
-    c pgque.cursor;
-    g pgque.cursor;
-    dead pgque.cursor;
-    earlier pgque.tick;
-    later pgque.tick;
-begin
-    m := pgque._need_member(queue, consumer, subconsumer, dead_interval);
-    if not pgque._has_member_work(m, dead_interval) then
-        return null;
-    end if;
-    c := pgque._lock_position(m.sub_id);
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
-    elsif c.cur_batch is not null then
-        return c;
-    end if;
-    if c.cur_next_tick is null then
-        g := pgque._lock_position(m.sub_group);
-        if dead_interval is not null then
-            dead := pgque._dead_sibling(m, dead_interval, true);
-        end if;
-        if dead.cur_sub is not null then
-            c := pgque._take_over(c, dead);
-        else
-            earlier := pgque._get_tick(m.sub_queue, g.cur_tick);
-            if g.cur_next_tick is not null then
-                later := pgque._get_tick(m.sub_queue, g.cur_next_tick);
-            else
-                later := pgque._window_end_custom(m.sub_queue, earlier, min_lag, min_count, min_interval);
-                if later.tick_id is null then
-                    return null;
-                end if;
-            end if;
-            c.cur_tick := g.cur_tick;
-            c.cur_next_tick := later.tick_id;
-            c.cur_place := g.cur_place;
-            g.cur_tick := later.tick_id;
-            g.cur_next_tick := null;
-            g.cur_place := null;
-            perform pgque._move(g);
-        end if;
-    end if;
-    c.cur_upto := c.cur_end;
-    c.cur_batch := nextval('pgque.batch_id_seq');
-    return pgque._move(c);
-end
-$$;
-comment on function pgque._open_window_coop(text, text, text, interval, int, interval, interval) is
-    'Gives a member a whole window as a batch, or its open batch; a row of NULLs where nothing is ready.';
-
-create or replace function pgque.next_batch(
-    queue text, consumer text, subconsumer text, dead_interval interval default null
-)
-returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-as $$
-begin
-    return (pgque._open_window_coop(
-        queue, consumer, subconsumer, null, null, null, dead_interval)).cur_batch;
-end
-$$;
-comment on function pgque.next_batch(text, text, text, interval) is
-    'Opens the group''s next window as a batch of one member, or returns its open batch; NULL where nothing is ready.';
-
-create or replace function pgque.next_batch_custom(
-    queue text, consumer text, subconsumer text, min_lag interval, min_count int,
-    min_interval interval, dead_interval interval default null,
-    out batch_id bigint, out prev_tick_id bigint, out next_tick_id bigint
-)
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-as $$
-declare
-    c pgque.cursor := pgque._open_window_coop(
-        queue, consumer, subconsumer, min_lag, min_count, min_interval, dead_interval);
-begin
-    batch_id := c.cur_batch;
-    prev_tick_id := c.cur_tick;
-    next_tick_id := c.cur_next_tick;
-end
-$$;
-comment on function pgque.next_batch_custom(text, text, text, interval, int, interval, interval) is
-    'next_batch for a member, for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';

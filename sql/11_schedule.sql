@@ -4,99 +4,6 @@
 -- together the second leaves to the first, without waiting for more than a moment. The decisions need
 -- a fresh snapshot, so they are refused outside of READ COMMITTED.
 
--- The ledger: ticks and cursors
-
-create or replace function pgque._copy_ledger(from_child int, to_child int)
-returns void
-language plpgsql
-as $$
-begin
-    execute format(
-        'insert into pgque.cursor_%s
-        select c.*
-        from pgque.subscriber s
-        cross join lateral pgque._position(s.sub_id) newest
-        join pgque.cursor_%s c on c.cur_sub = newest.cur_sub and c.cur_seq = newest.cur_seq
-        on conflict do nothing', to_child, from_child);
-    -- Ticks where somebody stands, the ends of each life of a log, and history, the thinner the older.
-    execute format(
-        'with stands as (
-            select s.sub_queue, newest.cur_tick, newest.cur_next_tick
-            from pgque.subscriber s
-            cross join lateral pgque._position(s.sub_id) newest
-        ),
-        kept as (
-            select sub_queue as queue_id, cur_tick as tick_id from stands
-            union
-            select sub_queue, cur_next_tick from stands
-            union
-            select t.tick_queue, unnest(array[min(t.tick_id), max(t.tick_id)])
-            from pgque.tick t
-            group by t.tick_queue, t.tick_floor
-            union
-            select t.tick_queue, max(t.tick_id)
-            from pgque.tick t
-            join pgque.queue q on q.queue_id = t.tick_queue and t.tick_id >= q.queue_history_tick
-            cross join lateral (
-                select case
-                    when t.tick_time > clock_timestamp() - interval ''10 minutes'' then 1
-                    when t.tick_time > clock_timestamp() - interval ''1 day'' then 60
-                    else 3600
-                end as seconds
-            ) bucket
-            group by t.tick_queue, bucket.seconds, floor(extract(epoch from t.tick_time) / bucket.seconds)
-        )
-        insert into pgque.tick_%s
-        select t.*
-        from pgque.tick_%s t
-        join kept k on k.queue_id = t.tick_queue and k.tick_id = t.tick_id
-        join pgque.queue q on q.queue_id = t.tick_queue
-        on conflict do nothing', to_child, from_child);
-end
-$$;
-comment on function pgque._copy_ledger(int, int) is
-    'Copies what is still needed from one child of the ledger to the other. Needs both locked against writers of the first.';
-
-create or replace function pgque.maint_rotate_ledger()
-returns int
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    settings pgque.config;
-    other int;
-    written bigint;
-begin
-    perform pgque._need_read_committed('maint_rotate_ledger');
-    select * into settings from pgque.config for no key update skip locked;
-    if not found then
-        return 0;
-    end if;
-    other := 1 - settings.ledger_child;
-    if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
-        -- Written to until the last switch, and by those who had read the setting before it.
-        if not pgque._lock_exclusively(format('pgque.tick_%1$s, pgque.cursor_%1$s', other)) then
-            return 0;
-        end if;
-        perform pgque._copy_ledger(other, settings.ledger_child);
-        execute format('truncate table pgque.tick_%1$s, pgque.cursor_%1$s', other);
-        update pgque.config
-        set ledger_kept_bytes = pg_relation_size(format('pgque.tick_%s', settings.ledger_child))
-            + pg_relation_size(format('pgque.cursor_%s', settings.ledger_child));
-        return 1;
-    end if;
-    written := pg_relation_size(format('pgque.tick_%s', settings.ledger_child))
-        + pg_relation_size(format('pgque.cursor_%s', settings.ledger_child));
-    if written < settings.ledger_max_bytes + 2 * settings.ledger_kept_bytes then
-        return 0;
-    end if;
-    update pgque.config set ledger_child = other;
-    return 1;
-end
-$$;
-comment on function pgque.maint_rotate_ledger() is
-    'Gives back the space of old ticks and cursors by TRUNCATE, or begins a new child where the current one is full: 1, or 0.';
-
 create or replace function pgque.maint()
 returns int
 language plpgsql security definer
@@ -126,6 +33,34 @@ end
 $$;
 comment on function pgque.maint() is
     'Puts retries back, rotates the logs that are due and the ledger: number of things done. In a transaction of its own.';
+
+-- Inside a process (ticker.py)
+
+create or replace function pgque.ticker_may_sleep()
+returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select
+        from pgque.queue q
+        cross join lateral pgque._last_tick(q.queue_id) last
+        where last.tick_waiting <> '{}'
+            and not q.queue_ticker_paused
+            and not q.queue_external_ticker
+    ) then
+        return false;
+    end if;
+    if (select last_value from pgque.wake_flag) <> 2 then
+        perform setval('pgque.wake_flag', 2);
+    end if;
+    return true;
+end
+$$;
+comment on function pgque.ticker_may_sleep() is
+    'True: the flag is up and the next send notifies channel pgque_ticker; look once more before you sleep. '
+    'False: a transaction is open that may hold events, so keep looking.';
 
 -- Inside a scheduler
 

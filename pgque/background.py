@@ -1,0 +1,54 @@
+"""What long-running parts share: stopping, signals, and patience after an error."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+
+
+class Backoff:
+    """Pauses between attempts: doubled each time up to ten seconds, with full jitter."""
+
+    def __init__(self) -> None:
+        self._ceiling = FIRST_PAUSE
+
+    def next(self) -> float:
+        """Return the next pause in seconds."""
+        pause = random.uniform(self._ceiling / 4, self._ceiling)  # noqa: S311
+        self._ceiling = min(self._ceiling * 2, LONGEST_PAUSE)
+        return pause
+
+    def reset(self) -> None:
+        """Begin anew, after something has worked."""
+        self._ceiling = FIRST_PAUSE
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and SIGINT within the block; a second one acts as it did before.
+
+    Only the main thread can have signal handlers: in any other this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+        stop()
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

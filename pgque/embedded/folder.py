@@ -1,0 +1,138 @@
+"""The data folder of an embedded server: its layout, its lock, what may be in its way.
+
+In it: `lock`, held as long as a server of ours runs here; `log`, what PostgreSQL wrote
+since its last start; `data`, the cluster itself, with its socket.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import platformdirs
+
+from pgque.embedded.binaries import Account, EmbeddedError
+
+LONGEST_SOCKET_PATH = 103
+"""Bytes in a Unix socket's path on the meanest platform, macOS."""
+
+
+def default_data_dir() -> Path:
+    """Return the folder that `pgque dev` keeps its data in.
+
+    Root's home is closed to the account that runs PostgreSQL, so root gets a system folder.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/pgque/dev")
+    return Path(platformdirs.user_data_dir("pgque")) / "dev"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The places inside one data folder."""
+
+    home: Path
+
+    @property
+    def data(self) -> Path:
+        """The cluster, `PGDATA`."""
+        return self.home / "data"
+
+    @property
+    def log(self) -> Path:
+        """The server's log since its last start."""
+        return self.home / "log"
+
+    def version(self) -> int | None:
+        """Return the major version that made the cluster, None where there is none yet."""
+        try:
+            return int((self.data / "PG_VERSION").read_text())
+        except FileNotFoundError:
+            return None
+
+    def create(self, account: Account | None) -> None:
+        """Make the folder where it is missing; see that ``account`` can enter it."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if account else 0o700)
+        except OSError as error:
+            raise EmbeddedError(f"cannot make the data folder: {error}") from error
+        if account is not None and not account.can_enter(self.home):
+            raise EmbeddedError(
+                f"PostgreSQL may not run as root, and its own user cannot enter {self.home}: "
+                "choose a data folder that others can reach, below /var/lib for one"
+            )
+
+    def lock(self) -> int:
+        """Take the folder's lock; return the descriptor that holds it.
+
+        Raises `EmbeddedError` where another process runs or starts a server here.
+        """
+        try:
+            descriptor = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise EmbeddedError(f"cannot use the data folder: {error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise EmbeddedError(
+                f"a server already runs in {self.home}: connect to {self.running_dsn()}"
+            ) from None
+        return descriptor
+
+    def refuse_stranger(self) -> None:
+        """Raise where a server runs in the cluster although nobody holds the lock.
+
+        A leftover file that names a process of another kind is removed: after a crash of
+        the machine its number may well belong to somebody else.
+        """
+        pid_file = self.data / "postmaster.pid"
+        try:
+            pid = int(pid_file.read_text().split("\n")[0])
+        except (FileNotFoundError, ValueError):
+            return
+        if _is_server(pid, self.data):
+            raise EmbeddedError(
+                f"process {pid} runs PostgreSQL in {self.data} and is not ours: "
+                f"stop it first, with kill -INT {pid}"
+            )
+        pid_file.unlink(missing_ok=True)
+
+    def fits_socket(self) -> bool:
+        """Tell whether the path of a socket beside the data is short enough for one."""
+        return len(os.fsencode(self.data / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH
+
+    def running_dsn(self) -> str:
+        """Return how to connect to the server that runs here, as its own file says."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().split("\n")
+            return make_dsn(socket_dir=lines[4], port=lines[3])
+        except (OSError, IndexError):
+            return "it in a moment, it is about to start or to stop"
+
+    def log_tail(self, lines: int = 5) -> str:
+        """Return the last lines of the log, for an error message."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def make_dsn(socket_dir: str, port: str, dbname: str = "postgres") -> str:
+    """Return the superuser's connection string for a socket."""
+    host = quote(socket_dir, safe="/")
+    return f"postgresql://postgres@/{quote(dbname)}?host={host}&port={port}"
+
+
+def _is_server(pid: int, data: Path) -> bool:
+    import psutil
+
+    try:
+        command = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+    return str(data) in command

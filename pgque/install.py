@@ -1,0 +1,240 @@
+"""Install, check and remove the schema `pgque` in a database."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgque.errors import (
+    PgqueError,
+    PgquePermissionDenied,
+    PgqueReadOnly,
+    PgqueSchemaMissing,
+    PgqueSchemaNewer,
+    PgqueServerTooOld,
+    mapped,
+)
+
+SCHEMA_VERSION = 1
+"""The version of the schema that this client installs and speaks to."""
+
+OLDEST_SERVER = 14
+
+Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+
+_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/01_tables.sql
+_ATTEMPTS = 12
+
+# Roles belong to the whole cluster: an installer in another database may create or grant the
+# same ones at this moment, which no lock of this database can keep away.
+_COLLISIONS = (
+    pg.UniqueViolation,
+    pg.DuplicateObject,
+    pg.DuplicateSchema,
+    pg.DeadlockDetected,
+    pg.SerializationFailure,
+)
+
+
+def sql_files() -> list[Path]:
+    """Return the engine's SQL files in the order of their installation."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "sql", here.parent / "sql"):
+        files = sorted(folder.glob("[0-9][0-9]_*.sql"))
+        if files:
+            return files
+    raise PgqueError(f"the SQL files of pgque are missing beside {here}: install pgque again")
+
+
+def script() -> str:
+    """Return the whole schema as one script, to be pasted into a console.
+
+    It is one transaction and may be run again at any time.
+    """
+    head = f"-- pgque: schema version {SCHEMA_VERSION}. Run it as the owner of the database."
+    return f"{head}\nbegin;\n\n{_body()}\ncommit;\n"
+
+
+def install(target: str | Connection) -> int:
+    """Install the schema, or bring it up to date; return its version.
+
+    ``target`` is a connection string or a connection. All happens in one transaction; on a
+    connection that is in a transaction already it is left to the caller to commit. Installing
+    again changes nothing, and several installers at once wait for each other.
+
+    Raises `PgqueServerTooOld`, `PgqueReadOnly`, `PgqueSchemaNewer`, `PgquePermissionDenied`
+    (which names the right that is missing) or `PgqueConnectionError`.
+    """
+    body = _body().encode()
+
+    def work(conn: Connection) -> int:
+        _check_rights(conn)
+        found = _read_version(conn)
+        if found is not None and found > SCHEMA_VERSION:
+            raise PgqueSchemaNewer(_newer(found))
+        _query(conn, body)
+        return SCHEMA_VERSION
+
+    with _connection(target) as conn:
+        _check_server(conn)
+        return _locked(conn, work)
+
+
+def uninstall(target: str | Connection) -> bool:
+    """Drop the schema with everything in it (`pgque.uninstall`); False where there is none.
+
+    The roles stay: other databases of the cluster may use them.
+    """
+
+    def work(conn: Connection) -> bool:
+        if not _value(conn, b"select to_regnamespace('pgque') is not null"):
+            return False
+        _query(conn, b"select pgque.uninstall()")
+        return True
+
+    with _connection(target) as conn:
+        _check_server(conn)
+        return _locked(conn, work)
+
+
+def schema_version(target: str | Connection) -> int | None:
+    """Return the version of the installed schema, None where there is none.
+
+    Raises `PgquePermissionDenied` for a role that is neither reader, writer nor admin.
+    """
+    with _connection(target) as conn, mapped:
+        return _read_version(conn)
+
+
+def check_schema(target: str | Connection) -> None:
+    """Raise `PgqueSchemaMissing` or `PgqueSchemaNewer` where this client cannot work."""
+    found = schema_version(target)
+    if found is None:
+        raise PgqueSchemaMissing(
+            f"the schema pgque is not in this database\n{PgqueSchemaMissing.advice}"
+        )
+    if found > SCHEMA_VERSION:
+        raise PgqueSchemaNewer(_newer(found))
+
+
+def _newer(found: int) -> str:
+    return (
+        f"the schema in this database has version {found}, this client knows {SCHEMA_VERSION}: "
+        "upgrade the Python package pgque"
+    )
+
+
+def _body() -> str:
+    return "\n".join(file.read_text(encoding="utf-8") for file in sql_files())
+
+
+@contextmanager
+def _connection(target: str | Connection) -> Iterator[Connection]:
+    if isinstance(target, psycopg.Connection):
+        yield target
+        return
+    with mapped:
+        conn = psycopg.connect(
+            target,
+            autocommit=True,
+            client_encoding="utf8",
+            fallback_application_name="pgque install",
+        )
+    with conn:
+        yield conn
+
+
+def _locked(conn: Connection, work: Callable[[Connection], T]) -> T:
+    """Do ``work`` in one transaction, alone in this database; again after a collision."""
+    own = conn.info.transaction_status == TransactionStatus.IDLE
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with mapped, conn.transaction():
+                if own:
+                    # A snapshot from before the lock would not see what was waited for.
+                    _query(conn, b"set transaction isolation level read committed")
+                _query(conn, _LOCK)
+                return work(conn)
+        except PgqueError as error:
+            if attempt == _ATTEMPTS or not _is_collision(error.__cause__):
+                raise
+            time.sleep(random.uniform(0.02, 0.05) * attempt)  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+def _is_collision(cause: BaseException | None) -> bool:
+    if isinstance(cause, pg.InternalError_):
+        return "concurrently" in str(cause)
+    return isinstance(cause, _COLLISIONS)
+
+
+def _check_server(conn: Connection) -> None:
+    version = conn.info.server_version
+    if version < OLDEST_SERVER * 10_000:
+        raise PgqueServerTooOld(
+            f"this is PostgreSQL {version // 10_000}, pgque needs {OLDEST_SERVER} or later"
+        )
+
+
+def _check_rights(conn: Connection) -> None:
+    """Raise the named error for what would make the script fail half way."""
+    recovering, read_only, mine, creates = _row(
+        conn,
+        b"""
+        select pg_is_in_recovery(),
+               current_setting('transaction_read_only')::boolean,
+               (select pg_has_role(n.nspowner, 'usage')
+                  from pg_namespace n
+                 where n.nspname = 'pgque'),
+               has_database_privilege(current_database(), 'create')
+        """,
+    )
+    if recovering:
+        raise PgqueReadOnly("this server is a standby: install on its primary")
+    if read_only:
+        raise PgqueReadOnly("this session is read-only (default_transaction_read_only)")
+    user, database = conn.info.user, conn.info.dbname
+    if mine is False:
+        raise PgquePermissionDenied(f"the schema pgque belongs to another role than {user}")
+    if not creates:
+        raise PgquePermissionDenied(
+            f"{user} may not create a schema: grant create on database {database} to {user}"
+        )
+
+
+def _read_version(conn: Connection) -> int | None:
+    try:
+        if _value(conn, b"select to_regclass('pgque.config') is null"):
+            return None
+        return int(_value(conn, b"select schema_version from pgque.config"))
+    except pg.InsufficientPrivilege as error:
+        user = conn.info.user
+        raise PgquePermissionDenied(
+            f"{user} may not use the schema pgque: grant pgque_reader or pgque_writer to {user}"
+        ) from error
+
+
+def _query(conn: Connection, statements: bytes) -> None:
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statements)
+
+
+def _row(conn: Connection, statement: bytes) -> tuple[Any, ...]:
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(statement).fetchone()
+        assert row is not None
+        return row
+
+
+def _value(conn: Connection, statement: bytes) -> Any:
+    return _row(conn, statement)[0]

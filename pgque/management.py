@@ -1,0 +1,162 @@
+"""Queues, ticks, information and dead letters: all of the client but the way of a message."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+from itertools import starmap
+
+from pgque.calls import Calls, to_interval
+from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
+
+
+class Management(Calls):
+    """What needs `pgque_admin`, and what monitoring reads with `pgque_reader`."""
+
+    def create_queue(self, queue: str) -> int:
+        """Make a queue: 1, or 0 where it exists. Calls `pgque.create_queue`; needs pgque_admin.
+
+        Raises `PgqueInvalidArgument` for an empty name and for more than 57 bytes.
+        """
+        return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
+
+    def drop_queue(self, queue: str, *, force: bool = False) -> int:
+        """Drop a queue with its events, retries and dead letters: 1. Calls `pgque.drop_queue`.
+
+        ``force`` drops it although consumers are attached. Needs pgque_admin. Raises
+        `PgqueQueueNotFound`, and `PgqueQueueInUse` without ``force``.
+        """
+        return int(
+            self._value("select pgque.drop_queue(%s::text, %s::boolean)", (queue, bool(force)))
+        )
+
+    def set_queue_config(
+        self, queue: str, param: str, value: str | float | bool | timedelta | None
+    ) -> int:
+        """Change one setting of a queue: 1. Calls `pgque.set_queue_config`; needs pgque_admin.
+
+        ``param`` is ``ticker_max_count``, ``ticker_max_lag``, ``ticker_idle_period``,
+        ``ticker_paused``, ``rotation_period``, ``external_ticker`` or ``max_retries``. ``value``
+        is a text as PostgreSQL reads it, a number, a bool, a timedelta, or None for the default.
+        Raises `PgqueQueueNotFound` and `PgqueInvalidArgument`.
+        """
+        if isinstance(value, timedelta):
+            value = f"{value // timedelta(microseconds=1)} microseconds"
+        text = None if value is None else str(value)
+        return int(
+            self._value(
+                "select pgque.set_queue_config(%s::text, %s::text, %s::text)", (queue, param, text)
+            )
+        )
+
+    def ticker(self, queue: str) -> int | None:
+        """Tick a queue if a tick is due: its id, else None. Calls `pgque.ticker(queue)`.
+
+        It covers what was committed before; give it a transaction of its own. Needs pgque_admin.
+        Raises `PgqueQueueNotFound`, `PgqueTickerStopped` where the queue is paused or ticked from
+        outside, `PgqueIsolationError` outside READ COMMITTED.
+        """
+        tick = self._value("select pgque.ticker(%s::text)", (queue,))
+        return None if tick is None else int(tick)
+
+    def ticker_all(self) -> int:
+        """Tick every queue that is due: how many were ticked. Calls `pgque.ticker()`.
+
+        A fault in one queue does not stop the others. Needs pgque_admin and READ COMMITTED
+        (`PgqueIsolationError`).
+        """
+        return int(self._value("select pgque.ticker()"))
+
+    def force_next_tick(self, queue: str) -> int | None:
+        """Let the next call of the ticker tick this queue, whether it is due or not.
+
+        Returns the id of the newest tick so far, None where there is none. Calls
+        `pgque.force_next_tick`; needs pgque_admin. Raises `PgqueQueueNotFound` and
+        `PgqueTickerStopped`.
+        """
+        tick = self._value("select pgque.force_next_tick(%s::text)", (queue,))
+        return None if tick is None else int(tick)
+
+    def force_tick(self, queue: str) -> int | None:
+        """Call `force_next_tick`, whose former name this is. Deprecated: it warns."""
+        warnings.warn("force_tick is now called force_next_tick", DeprecationWarning, stacklevel=2)
+        return self.force_next_tick(queue)
+
+    def queue_info(self, queue: str | None = None) -> list[QueueInfo]:
+        """Return one queue's settings and state, or without ``queue`` those of all, by name.
+
+        Calls `pgque.get_queue_info`; needs pgque_reader. Raises `PgqueQueueNotFound`.
+        """
+        rows = self._rows(
+            """
+            select queue_name, queue_ntables, queue_cur_table, queue_rotation_period,
+                   queue_switch_time, queue_external_ticker, queue_ticker_paused,
+                   queue_ticker_max_count, queue_ticker_max_lag, queue_ticker_idle_period,
+                   ticker_lag, ev_per_sec, ev_new, last_tick_id
+              from pgque.get_queue_info(%s::text)
+            """,
+            (queue,),
+        )
+        return list(starmap(QueueInfo, rows))
+
+    def consumer_info(
+        self, queue: str | None = None, consumer: str | None = None
+    ) -> list[ConsumerInfo]:
+        """Return where consumers stand, by queue and name; None means all.
+
+        Calls `pgque.get_consumer_info`; needs pgque_reader. Raises `PgqueQueueNotFound` and
+        `PgqueConsumerNotFound`.
+        """
+        rows = self._rows(
+            """
+            select queue_name, consumer_name, lag, last_seen, last_tick, current_batch, next_tick,
+                   pending_events
+              from pgque.get_consumer_info(%s::text, %s::text)
+            """,
+            (queue, consumer),
+        )
+        return list(starmap(ConsumerInfo, rows))
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """Return at most ``limit`` dead letters of a queue, newest first.
+
+        Calls `pgque.dlq_inspect`; needs pgque_reader. Raises `PgqueQueueNotFound` and
+        `PgqueInvalidArgument`.
+        """
+        rows = self._rows(
+            """
+            select d.dl_id, d.dl_queue_id, d.dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id,
+                   d.ev_time, d.ev_txid::text::bigint, d.ev_retry, d.ev_type, d.ev_data,
+                   d.ev_extra1, d.ev_extra2, d.ev_extra3, d.ev_extra4, c.co_name
+              from pgque.dlq_inspect(%s::text, %s::int) d
+              join pgque.consumer c on c.co_id = d.dl_consumer_id
+             order by d.dl_id desc
+            """,
+            (queue, limit),
+        )
+        return list(starmap(DeadLetter, rows))
+
+    def replay(self, dead_letter_id: int) -> int:
+        """Send a dead letter again, to every consumer of its queue, and remove it: the event id.
+
+        Calls `pgque.dlq_replay`; needs pgque_writer. Raises `PgqueDeadLetterNotFound`.
+        """
+        return int(self._value("select pgque.dlq_replay(%s::bigint)", (dead_letter_id,)))
+
+    def replay_all(self, queue: str) -> ReplayResult:
+        """Send every dead letter of a queue again; those that fail stay and are counted.
+
+        Calls `pgque.dlq_replay_all`; needs pgque_writer. Raises `PgqueQueueNotFound`.
+        """
+        (row,) = self._rows(
+            "select replayed, failed, first_error from pgque.dlq_replay_all(%s::text)", (queue,)
+        )
+        return ReplayResult(*row)
+
+    def purge(self, queue: str, older_than: timedelta | float = timedelta(days=30)) -> int:
+        """Delete dead letters older than ``older_than`` (seconds or a timedelta): how many.
+
+        Calls `pgque.dlq_purge`; needs pgque_admin. Raises `PgqueQueueNotFound`.
+        """
+        age = to_interval(older_than, "older_than")
+        return int(self._value("select pgque.dlq_purge(%s::text, %s::interval)", (queue, age)))

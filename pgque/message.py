@@ -1,0 +1,264 @@
+"""What is sent and what is received: payloads, events and messages.
+
+Everything that can be known to be wrong with a payload is found here, before anything is sent, so
+that a bad payload never costs the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pgque.errors import PgqueInvalidArgument, PgquePayloadError
+
+MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
+"""The most that one call sends: bytes of UTF-8, of one payload or of a whole batch together.
+
+PostgreSQL holds up to 1 GiB in a text, but not even a quarter of that in a jsonb string, and each
+megabyte of a payload is several in the server's memory while it is stored.
+"""
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+# JSON writes NUL as an escape that text can hold and jsonb cannot. An even number of backslashes
+# before it are escaped backslashes.
+_ESCAPED_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A payload with its type, for `PgqueClient.send` in place of a payload.
+
+    ``payload`` is anything that `send` takes; ``type`` is what consumers choose handlers by.
+    """
+
+    payload: Any
+    type: str = "default"
+
+
+class Message:
+    """An event as a consumer receives it. Do not change its attributes.
+
+    ``msg_id``      id of the event, int; the same at every delivery
+    ``batch_id``    the open batch that it came with, int: what `ack` and `nack` take
+    ``type``        str
+    ``payload``     the stored text as it is; None for an SQL NULL. `json` decodes it
+    ``retry_count`` how often it was nacked before, int
+    ``created_at``  when it was sent, an aware datetime
+    ``extra1`` … ``extra4``  str or None; `key` is extra1 and `headers` is extra2 decoded
+    """
+
+    __slots__ = (
+        "_headers",
+        "_json",
+        "batch_id",
+        "created_at",
+        "extra1",
+        "extra2",
+        "extra3",
+        "extra4",
+        "msg_id",
+        "payload",
+        "retry_count",
+        "type",
+    )
+
+    _headers: dict[str, Any] | None
+    _json: Any
+
+    # Runs once per message received: assignments and nothing else.
+    def __init__(
+        self,
+        msg_id: int,
+        batch_id: int,
+        type: str,  # noqa: A002
+        payload: str | None,
+        retry_count: int,
+        created_at: datetime,
+        extra1: str | None = None,
+        extra2: str | None = None,
+        extra3: str | None = None,
+        extra4: str | None = None,
+    ) -> None:
+        self.msg_id = msg_id
+        self.batch_id = batch_id
+        self.type = type
+        self.payload = payload
+        self.retry_count = retry_count
+        self.created_at = created_at
+        self.extra1 = extra1
+        self.extra2 = extra2
+        self.extra3 = extra3
+        self.extra4 = extra4
+
+    def json(self) -> Any:
+        """Return the payload decoded from JSON; None where it is NULL.
+
+        It is decoded at the first call; later calls return the same object. Raises
+        `PgquePayloadError` (a ValueError) where the payload is not JSON.
+        """
+        if not hasattr(self, "_json"):
+            self._json = _decode(self.payload, f"the payload of message {self.msg_id}")
+        return self._json
+
+    @property
+    def key(self) -> str | None:
+        """What `send` was given as ``key``: `extra1`."""
+        return self.extra1
+
+    @property
+    def headers(self) -> dict[str, Any] | None:
+        """What `send` was given as ``headers``: `extra2` decoded, at the first access.
+
+        Raises `PgquePayloadError` where `extra2` is not a JSON object.
+        """
+        if not hasattr(self, "_headers"):
+            what = f"extra2 of message {self.msg_id}"
+            found = _decode(self.extra2, what)
+            if found is not None and not isinstance(found, dict):
+                raise PgquePayloadError(f"{what} is not a JSON object")
+            self._headers = found
+        return self._headers
+
+    def _fields(self) -> tuple[Any, ...]:
+        return (
+            self.msg_id,
+            self.batch_id,
+            self.type,
+            self.payload,
+            self.retry_count,
+            self.created_at,
+            self.extra1,
+            self.extra2,
+            self.extra3,
+            self.extra4,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash((self.batch_id, self.msg_id))
+
+    def __repr__(self) -> str:
+        payload = self.payload
+        if payload is not None and len(payload) > 60:
+            payload = payload[:57] + "..."
+        return (
+            f"Message(msg_id={self.msg_id}, batch_id={self.batch_id}, type={self.type!r}, "
+            f"payload={payload!r}, retry_count={self.retry_count})"
+        )
+
+
+def encode_payload(payload: Any) -> str:
+    """Return the text to store for a payload: a str as it is, anything else as compact JSON.
+
+    None is JSON ``null``; keys of dicts are what `json` makes of them. Raises `PgquePayloadError`
+    for NUL, lone surrogates, NaN and infinities, for what JSON has no word for and for more than
+    `MAX_PAYLOAD_BYTES`.
+    """
+    text, size = _encode(payload, "the payload")
+    _check_size(size)
+    return text
+
+
+def encode_payloads(payloads: Iterable[Any]) -> list[str]:
+    """Return the texts to store for a batch, as `encode_payload` does; the limit is for all."""
+    if isinstance(payloads, (str, bytes, Mapping, Event)) or not isinstance(payloads, Iterable):
+        raise PgqueInvalidArgument(
+            f"payloads must be a list of payloads, not {type(payloads).__name__}; "
+            "send() takes a single one"
+        )
+    texts = []
+    total = 0
+    for number, payload in enumerate(payloads):
+        text, size = _encode(payload, f"payload {number}")
+        total += size
+        _check_size(total)
+        texts.append(text)
+    return texts
+
+
+def encode_key(key: str | None) -> str | None:
+    """Return a key as it is, if it is a text that PostgreSQL can hold."""
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise PgqueInvalidArgument(f"key must be a str, not {type(key).__name__}")
+    text, size = _encode(key, "the key")
+    _check_size(size)
+    return text
+
+
+def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
+    """Return headers as a JSON object."""
+    if headers is None:
+        return None
+    if not isinstance(headers, Mapping):
+        raise PgqueInvalidArgument(f"headers must be a mapping, not {type(headers).__name__}")
+    text, size = _encode(dict(headers), "headers")
+    _check_size(size)
+    return text
+
+
+def _encode(value: Any, what: str) -> tuple[str, int]:
+    """Return the text of a value and its size in bytes."""
+    if type(value) is str:
+        text = value
+    elif isinstance(value, str):
+        # A subclass may be an Enum, which psycopg would write in its own way.
+        text = str.__str__(value)
+    else:
+        text = _encode_json(value, what)
+    if "\0" in text:
+        raise PgquePayloadError(f"{what} contains a NUL character, which PostgreSQL cannot store")
+    if text.isascii():
+        return text, len(text)
+    try:
+        return text, len(text.encode())
+    except UnicodeEncodeError as error:
+        raise PgquePayloadError(
+            f"{what} contains a lone surrogate at position {error.start}: it is not valid Unicode"
+        ) from error
+
+
+def _encode_json(value: Any, what: str) -> str:
+    if isinstance(value, Event):
+        raise PgquePayloadError(f"{what} is an Event: only send() takes one, not a list of them")
+    try:
+        text = _ENCODER.encode(value)
+    except RecursionError as error:
+        raise PgquePayloadError(f"{what} is nested too deeply for JSON") from error
+    except (TypeError, ValueError) as error:
+        raise PgquePayloadError(
+            f"{what} cannot be written as JSON: {error}. "
+            "Convert it first, or send a str, which is stored as it is"
+        ) from error
+    if "\\u0000" in text and _ESCAPED_NUL.search(text):
+        raise PgquePayloadError(f"{what} contains a NUL character, which PostgreSQL cannot store")
+    return text
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_PAYLOAD_BYTES:
+        raise PgquePayloadError(
+            f"too much for one call: {size} bytes, the limit is {MAX_PAYLOAD_BYTES}. "
+            "Send a batch in smaller parts; store a large object elsewhere and send where it is"
+        )
+
+
+def _decode(text: str | None, what: str) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise PgquePayloadError(f"{what} is nested too deeply to be decoded") from error
+    except ValueError as error:
+        raise PgquePayloadError(f"{what} is not JSON: {error}") from error

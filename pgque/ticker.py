@@ -1,0 +1,209 @@
+"""The ticker: a process, or a thread of a consumer, that ticks, retries and maintains.
+
+Several may run. A session lock decides which one leads; the others stand by and try again twice a
+second, so a leader that was killed is replaced as soon as the server has noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from typing_extensions import LiteralString
+
+import psycopg
+
+from pgque.background import Backoff, stop_on_signals
+from pgque.client import check_connection
+from pgque.errors import PgqueError, mapped
+from pgque.wakeup import Wakeup
+
+logger = logging.getLogger("pgque.ticker")
+
+CHANNEL = "pgque_ticker"
+STANDBY_PAUSE = 0.5
+AWAKE_FOR = 0.2
+UNRESOLVED_PAUSE = 0.025
+ASLEEP_PAUSE = 0.25
+RETRY_EVERY = 0.1
+MAINTAIN_EVERY = 1.0
+REPEAT_WARNING_AFTER = 60.0
+
+
+class Ticker:
+    """Ticks every queue of a database, puts retries back and rotates, as long as it leads.
+
+    :param dsn: where to connect, a libpq connection string; the role needs pgque_admin.
+    :param interval: seconds between two looks while there is traffic, default 0.002. Without
+        traffic it looks four times a second and is woken by the first send.
+    :param listen: further channels to listen to.
+    :param on_notify: called, in the thread of `run`, with the channels that were notified, and
+        with an empty set after each connection.
+    :param required: whether `run` raises when the role may not tick; else it only listens.
+
+    Calls `pgque.ticker`, `pgque.maint_retry_events`, `pgque.maint` and `pgque.ticker_may_sleep`.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        interval: float = 0.002,
+        listen: Iterable[str] = (),
+        on_notify: Callable[[set[str]], None] | None = None,
+        required: bool = True,
+    ) -> None:
+        self._dsn = dsn
+        self._interval = interval
+        self._channels = (CHANNEL, *listen)
+        self._on_notify = on_notify or (lambda channels: None)
+        self._required = required
+        self._stop = threading.Event()
+        self._leading = False
+        self._listening = False
+        self._warned: dict[str, float] = {}
+        self._chores: list[Callable[[psycopg.Connection[Any]], None]] = []
+
+    @property
+    def leading(self) -> bool:
+        """Whether this ticker leads at the moment."""
+        return self._leading
+
+    @property
+    def listening(self) -> bool:
+        """Whether notifications reach this ticker: there is a connection, and no pooler in it."""
+        return self._listening
+
+    def add_chore(self, chore: Callable[[psycopg.Connection[Any]], None]) -> None:
+        """Run something at each round, at least twice a second, on the ticker's connection."""
+        self._chores.append(chore)
+
+    def run(self) -> None:
+        """Tick until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
+
+        :raises PgqueError: where the first connection fails or finds no schema that it can use.
+        """
+        backoff = Backoff()
+        connected_before = False
+        with stop_on_signals(self.stop):
+            while not self._stop.is_set():
+                try:
+                    with Wakeup(self._dsn, self._channels) as wakeup:
+                        check_connection(wakeup.conn)
+                        may_tick = self._prepare(wakeup)
+                        connected_before = True
+                        backoff.reset()
+                        self._serve(wakeup, may_tick)
+                except PgqueError as error:
+                    if not connected_before:
+                        raise
+                    pause = backoff.next()
+                    logger.warning("ticker: %s; again in %.1f s", error, pause)
+                    self._stop.wait(pause)
+                finally:
+                    self._leading = self._listening = False
+
+    def stop(self) -> None:
+        """Let `run` return within half a second. May be called from any thread."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until `stop` is called."""
+        self._stop.wait(seconds)
+
+    def _prepare(self, wakeup: Wakeup) -> bool:
+        wakeup.conn.add_notice_handler(self._log_notice)
+        with mapped:
+            row = wakeup.conn.execute(
+                "select has_function_privilege('pgque.ticker()', 'execute')"
+            ).fetchone()
+            may_tick = row is not None and bool(row[0])
+            if self._required and not may_tick:
+                wakeup.conn.execute("select pgque.ticker()")  # raises, and says what is missing
+            if not wakeup.pooled:
+                # Ticks lost in a crash are taken again: nobody has acked what they covered.
+                wakeup.conn.execute("set synchronous_commit = off")
+                wakeup.conn.execute("set default_transaction_isolation = 'read committed'")
+        self._listening = not wakeup.pooled
+        self._on_notify(set())
+        return may_tick
+
+    def _serve(self, wakeup: Wakeup, may_tick: bool) -> None:
+        rounds = _Rounds(wakeup.conn, self._interval)
+        while not self._stop.is_set():
+            if may_tick and not self._leading:
+                self._leading = self._take_the_lead(wakeup)
+            with mapped:
+                for chore in self._chores:
+                    chore(wakeup.conn)
+                pause = rounds.look() if self._leading else STANDBY_PAUSE
+            channels = wakeup.wait(pause)
+            if CHANNEL in channels:
+                rounds.wake()
+            if channels:
+                self._on_notify(channels)
+
+    def _take_the_lead(self, wakeup: Wakeup) -> bool:
+        if wakeup.pooled:
+            return True  # no session can hold a lock there; each queue's own lock is enough
+        with mapped:
+            row = wakeup.conn.execute("select pg_try_advisory_lock(1885827447, 0)").fetchone()
+        if row is None or not row[0]:
+            return False
+        logger.info("ticker: leading")
+        return True
+
+    def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        text = notice.message_primary or ""
+        now = time.monotonic()
+        if now - self._warned.get(text, -REPEAT_WARNING_AFTER) >= REPEAT_WARNING_AFTER:
+            self._warned = {text: now} if len(self._warned) > 100 else {**self._warned, text: now}
+            logger.warning("ticker: %s", text)
+
+
+class _Rounds:
+    """What the leader does next, and how long it may pause afterwards."""
+
+    def __init__(self, conn: psycopg.Connection[Any], interval: float) -> None:
+        self._conn = conn
+        self._interval = interval
+        self._retried = self._maintained = float("-inf")
+        self._asleep = False
+        self.wake()
+
+    def wake(self) -> None:
+        self._asleep = False
+        self._active = time.monotonic()
+
+    def look(self) -> float:
+        now = time.monotonic()
+        if self._call("select pgque.ticker()"):
+            self.wake()
+        if now - self._maintained >= MAINTAIN_EVERY:
+            self._maintained = self._retried = now
+            self._call("select pgque.maint()")
+        elif now - self._retried >= RETRY_EVERY:
+            self._retried = now
+            self._call("select pgque.maint_retry_events()")
+        if now - self._active < AWAKE_FOR:
+            return self._interval
+        if not self._call("select pgque.ticker_may_sleep()"):
+            return UNRESOLVED_PAUSE
+        if not self._asleep:
+            self._asleep = True
+            return 0  # the flag is up now: look once more for what was sent before it was
+        return ASLEEP_PAUSE
+
+    def _call(self, query: LiteralString) -> Any:
+        row = self._conn.execute(query).fetchone()
+        return row and row[0]
+
+

@@ -1,0 +1,319 @@
+-- Whole windows as batches: PgQ's own calls, for consumers that read and finish window by window.
+--
+-- Invariant: a batch opened here goes to the end of its window, however large, and may be empty. The
+-- events come from get_batch_events or get_batch_cursor; ack, nack and the fencing are those of 04.
+
+create or replace function pgque._window_end_custom(
+    queue_id int, start pgque.tick, min_lag interval, min_count int, min_interval interval
+)
+returns pgque.tick
+language plpgsql stable
+as $$
+declare
+    t pgque.tick := pgque._window_end(queue_id, start, null);
+begin
+    if t.tick_floor <> start.tick_floor
+        or (min_lag is null and min_count is null and min_interval is null)
+    then
+        return t;
+    end if;
+    select * into t
+    from pgque.tick k
+    where k.tick_queue = queue_id
+        and k.tick_id > start.tick_id
+        and k.tick_floor = start.tick_floor
+        and (min_lag is null or k.tick_time <= clock_timestamp() - min_lag)
+        and (
+            (min_count is null and min_interval is null)
+            or k.tick_event_seq - start.tick_event_seq >= min_count
+            or k.tick_time - start.tick_time >= min_interval
+        )
+    order by k.tick_id
+    limit 1;
+    return t;
+end
+$$;
+comment on function pgque._window_end_custom(int, pgque.tick, interval, int, interval) is
+    'The first tick that ends a window as large and as old as is wanted.';
+
+create or replace function pgque.get_batch_events(
+    batch_id bigint,
+    out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int, out ev_type text,
+    out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
+)
+returns setof record
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return query select * from pgque._batch_events(batch_id);
+end
+$$;
+comment on function pgque.get_batch_events(bigint) is
+    'The events that finish_batch(batch_id) will cover, by ev_id. PQ003 where the batch is not open.';
+
+create or replace function pgque._batch_events(batch_id bigint)
+returns table (
+    ev_id bigint, ev_time timestamptz, ev_txid bigint, ev_retry int, ev_type text, ev_data text,
+    ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+)
+language plpgsql
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, false);
+    s pgque.subscriber;
+begin
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    return query
+    select *
+    from pgque._events(
+        (select queue_data_pfx from pgque.queue where queue_id = s.sub_queue),
+        coalesce(s.sub_group, s.sub_id),
+        pgque._get_tick(s.sub_queue, c.cur_tick),
+        pgque._get_tick(s.sub_queue, c.cur_next_tick),
+        c.cur_place,
+        c.cur_upto,
+        null
+    );
+end
+$$;
+comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';
+
+create or replace function pgque.get_batch_cursor(
+    batch_id bigint, cursor_name text, quick_limit int, extra_where text,
+    out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int, out ev_type text,
+    out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
+)
+returns setof record
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    events refcursor := cursor_name;
+begin
+    if cursor_name is null then
+        raise exception 'cursor_name must not be null' using errcode = '22023';
+    elsif quick_limit is null or quick_limit < 0 then
+        raise exception 'quick_limit must be >= 0' using errcode = '22023';
+    end if;
+    perform pgque._need_batch(batch_id, false);
+    open events no scroll for execute
+        'select * from pgque._batch_events($1)' || coalesce(' where (' || extra_where || ')', '')
+        using batch_id;
+    for row_number in 1 .. quick_limit loop
+        fetch events into ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+        exit when not found;
+        return next;
+    end loop;
+end
+$$;
+comment on function pgque.get_batch_cursor(bigint, text, int, text) is
+    'Returns the first quick_limit events of a batch; FETCH from the named cursor gives the rest, within the transaction. '
+    'extra_where is SQL over the columns of the result and runs with the rights of pgque''s owner: administrators only.';
+
+create or replace function pgque.get_batch_cursor(
+    batch_id bigint, cursor_name text, quick_limit int,
+    out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int, out ev_type text,
+    out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
+)
+returns setof record
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.get_batch_cursor(batch_id, cursor_name, quick_limit, null)
+$$;
+comment on function pgque.get_batch_cursor(bigint, text, int) is 'get_batch_cursor without a condition.';
+
+create or replace function pgque._open_window(queue text, consumer text, min_lag interval, min_count int, min_interval interval)
+returns pgque.cursor
+language plpgsql
+as $$
+declare
+    s pgque.subscriber := pgque._subscriber(queue, consumer);
+    c pgque.cursor;
+    earlier pgque.tick;
+    later pgque.tick;
+begin
+    perform pgque._refuse_cooperative(s, consumer);
+    if not pgque._has_work(s) then
+        return null;
+    end if;
+    c := pgque._lock_normal(s, queue, consumer);
+    if c.cur_batch is not null then
+        return c;
+    end if;
+    if c.cur_next_tick is null then
+        earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
+        later := pgque._window_end_custom(s.sub_queue, earlier, min_lag, min_count, min_interval);
+        if later.tick_id is null then
+            return null;
+        end if;
+        c.cur_next_tick := later.tick_id;
+    end if;
+    c.cur_batch := nextval('pgque.batch_id_seq');
+    return pgque._move(c);
+end
+$$;
+comment on function pgque._open_window(text, text, interval, int, interval) is
+    'Opens a whole window as a batch, or returns the open batch; a row of NULLs where nothing is ready.';
+
+create or replace function pgque.next_batch(queue text, consumer text)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return (pgque._open_window(queue, consumer, null, null, null)).cur_batch;
+end
+$$;
+comment on function pgque.next_batch(text, text) is
+    'Opens the next window as a batch, empty or not, or returns the open batch; NULL where nothing is ready.';
+
+create or replace function pgque.next_batch_custom(
+    queue text, consumer text, min_lag interval, min_count int, min_interval interval,
+    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
+    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
+)
+returns record
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._open_window(queue, consumer, min_lag, min_count, min_interval);
+    queue_id int := (pgque._queue(queue)).queue_id;
+    t pgque.tick;
+begin
+    batch_id := c.cur_batch;
+    t := pgque._get_tick(queue_id, c.cur_next_tick);
+    cur_tick_id := t.tick_id;
+    cur_tick_time := t.tick_time;
+    cur_tick_event_seq := t.tick_event_seq;
+    t := pgque._get_tick(queue_id, c.cur_tick);
+    prev_tick_id := t.tick_id;
+    prev_tick_time := t.tick_time;
+    prev_tick_event_seq := t.tick_event_seq;
+end
+$$;
+comment on function pgque.next_batch_custom(text, text, interval, int, interval) is
+    'next_batch_info for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
+
+create or replace function pgque.next_batch_info(
+    queue text, consumer text,
+    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
+    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
+)
+returns record
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.next_batch_custom(queue, consumer, null, null, null)
+$$;
+comment on function pgque.next_batch_info(text, text) is 'next_batch with the two ticks of the window.';
+
+-- For a member of a cooperative group
+
+create or replace function pgque._open_window_coop(
+    queue text, consumer text, subconsumer text, min_lag interval, min_count int, min_interval interval,
+    dead_interval interval
+)
+returns pgque.cursor
+language plpgsql
+as $$
+declare
+    m pgque.subscriber;
+    c pgque.cursor;
+    g pgque.cursor;
+    dead pgque.cursor;
+    earlier pgque.tick;
+    later pgque.tick;
+begin
+    m := pgque._need_member(queue, consumer, subconsumer, dead_interval);
+    if not pgque._has_member_work(m, dead_interval) then
+        return null;
+    end if;
+    c := pgque._lock_position(m.sub_id);
+    if c.cur_sub is null then
+        perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
+    elsif c.cur_batch is not null then
+        return c;
+    end if;
+    if c.cur_next_tick is null then
+        g := pgque._lock_position(m.sub_group);
+        if dead_interval is not null then
+            dead := pgque._dead_sibling(m, dead_interval, true);
+        end if;
+        if dead.cur_sub is not null then
+            c := pgque._take_over(c, dead);
+        else
+            earlier := pgque._get_tick(m.sub_queue, g.cur_tick);
+            if g.cur_next_tick is not null then
+                later := pgque._get_tick(m.sub_queue, g.cur_next_tick);
+            else
+                later := pgque._window_end_custom(m.sub_queue, earlier, min_lag, min_count, min_interval);
+                if later.tick_id is null then
+                    return null;
+                end if;
+            end if;
+            c.cur_tick := g.cur_tick;
+            c.cur_next_tick := later.tick_id;
+            c.cur_place := g.cur_place;
+            g.cur_tick := later.tick_id;
+            g.cur_next_tick := null;
+            g.cur_place := null;
+            perform pgque._move(g);
+        end if;
+    end if;
+    c.cur_upto := c.cur_end;
+    c.cur_batch := nextval('pgque.batch_id_seq');
+    return pgque._move(c);
+end
+$$;
+comment on function pgque._open_window_coop(text, text, text, interval, int, interval, interval) is
+    'Gives a member a whole window as a batch, or its open batch; a row of NULLs where nothing is ready.';
+
+create or replace function pgque.next_batch(
+    queue text, consumer text, subconsumer text, dead_interval interval default null
+)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    return (pgque._open_window_coop(
+        queue, consumer, subconsumer, null, null, null, dead_interval)).cur_batch;
+end
+$$;
+comment on function pgque.next_batch(text, text, text, interval) is
+    'Opens the group''s next window as a batch of one member, or returns its open batch; NULL where nothing is ready.';
+
+create or replace function pgque.next_batch_custom(
+    queue text, consumer text, subconsumer text, min_lag interval, min_count int,
+    min_interval interval, dead_interval interval default null,
+    out batch_id bigint, out prev_tick_id bigint, out next_tick_id bigint
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    c pgque.cursor := pgque._open_window_coop(
+        queue, consumer, subconsumer, min_lag, min_count, min_interval, dead_interval);
+begin
+    batch_id := c.cur_batch;
+    prev_tick_id := c.cur_tick;
+    next_tick_id := c.cur_next_tick;
+end
+$$;
+comment on function pgque.next_batch_custom(text, text, text, interval, int, interval, interval) is
+    'next_batch for a member, for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';

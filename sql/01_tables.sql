@@ -116,7 +116,7 @@ create table if not exists pgque.tick_1 (like pgque.tick including all) inherits
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
 comment on column pgque.tick.tick_event_seq is 'The event sequence at the tick, or what an external ticker said it was.';
 comment on column pgque.tick.tick_seq_before is
-    'The sequence read before the snapshot: a transaction that began after the snapshot has greater ids only.';
+    'Transactions that the snapshot puts at its xmax or above have only ids greater than this.';
 comment on column pgque.tick.tick_seq_after is 'The sequence read after the snapshot: every event it sees has at most this id.';
 comment on column pgque.tick.tick_waiting is
     'Transactions that may hold ids up to tick_seq_after and had not finished: when one does, a tick is due.';

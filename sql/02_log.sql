@@ -1,7 +1,7 @@
 -- The log: one parent table per queue with children _0, _1, _2, written in turn.
 --
 -- Invariant: an event is written with the id of its top-level transaction, and that id is assigned
--- before its ev_id is taken. Hence a transaction that began after a tick has only ids above the
+-- before its ev_id is taken. Hence a transaction that got its id after a tick has only ids above the
 -- tick's tick_seq_before. Readers go through the parent, since a producer whose snapshot is older
 -- than a rotation writes to the child before. What is truncated, and when, is in 13_rotate.sql.
 

@@ -2,7 +2,10 @@
 --
 -- Invariant: the ticks of a queue are taken one at a time, each under the queue's advisory lock, in
 -- a READ COMMITTED transaction, and its snapshot is read after the lock: so a later tick sees all
--- that an earlier one saw. A tick is due when it may see something new:
+-- that an earlier one saw. Every transaction that the tick's snapshot puts at its xmax or above got
+-- its id after tick_seq_before was read, so its events have greater ids (_snapshot says how).
+--
+-- A tick is due when it may see something new:
 --   * an id was taken since the last tick read the sequence, or
 --   * a transaction has finished that may hold an id counted before (tick_waiting).
 -- The second finds the late commit: its id was counted by a tick that could not see its event.
@@ -23,24 +26,33 @@ comment on function pgque._sequence_value(text) is 'The last value handed out, 0
 
 create or replace function pgque._snapshot()
 returns pg_snapshot
-language plpgsql
+language plpgsql volatile
 as $$
 declare
+    own xid8 := pg_current_xact_id(); -- before the snapshot: whoever gets an id later gets a greater one
     snap pg_snapshot := pg_current_snapshot();
-    own xid8 := pg_current_xact_id_if_assigned();
+    xmax xid8 := greatest(pg_snapshot_xmax(snap), own);
 begin
-    -- PostgreSQL leaves the own transaction out of the list of those in progress. What it sends after
-    -- the tick would lie outside of every batch, so it counts as in progress like any other.
-    if own is null or not pg_visible_in_snapshot(own, snap) then
-        return snap;
-    end if;
+    -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run
+    -- already and have sent. None of them has finished, so they are listed as in progress up to the
+    -- own id. The own transaction, which PostgreSQL leaves out, counts as in progress too: what it
+    -- sends after the tick would else lie outside of every batch.
     return (
-        select format('%s:%s:%s', min(x), pg_snapshot_xmax(snap), string_agg(x::text, ',' order by x))
-        from (select pg_snapshot_xip(snap) union all select own) running (x)
+        select format('%s:%s:%s', coalesce(min(txid), xmax), xmax, string_agg(txid::text, ',' order by txid))
+        from (
+            select pg_snapshot_xip(snap)
+            union
+            select between_them::text::xid8
+            from generate_series(pg_snapshot_xmax(snap)::text::bigint, own::text::bigint - 1) as between_them
+            union
+            select own
+            where own < xmax
+        ) running (txid)
     )::pg_snapshot;
 end
 $$;
-comment on function pgque._snapshot() is 'What is committed now; the caller''s own transaction is not.';
+comment on function pgque._snapshot() is
+    'What is committed now. Every transaction that it puts at its xmax or above got its id after the call, or is the own one.';
 
 create or replace function pgque._last_tick(queue_id int)
 returns pgque.tick
@@ -107,7 +119,7 @@ $$;
 comment on function pgque._finished(xid8[], pg_snapshot) is 'Whether the snapshot sees the end of any of these transactions.';
 
 create or replace function pgque._take_tick(
-    q pgque.queue, wait boolean default true, external_tick bigint default null,
+    q pgque.queue, seq_before bigint, wait boolean default true, external_tick bigint default null,
     external_time timestamptz default null, external_seq bigint default null
 )
 returns bigint
@@ -130,25 +142,28 @@ begin
         raise exception 'queue % has lost its ticks', q.queue_name
             using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
     end if;
-    if pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot()) then
+    if pgque._is_from_the_future(last.tick_snapshot) then
         last := pgque._rebase_ticks(q, last);
     end if;
 
+    moved := pgque._sequence_value(q.queue_event_seq) > last.tick_seq_before;
+    if external_tick is null and not pgque._is_due(q, last, moved) then
+        return null;
+    end if;
+
     t := last;
-    t.tick_seq_before := pgque._sequence_value(q.queue_event_seq);
     t.tick_snapshot := pgque._snapshot();
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
+    -- The last tick's value will do as well: its own transaction has finished, so that the ids from
+    -- this xmax on were assigned after it.
+    t.tick_seq_before := greatest(seq_before, last.tick_seq_before);
     t.tick_time := clock_timestamp();
-    moved := t.tick_seq_before > last.tick_seq_before;
-    if moved then
-        t.tick_waiting := array(select pg_snapshot_xip(t.tick_snapshot));
-    else
-        t.tick_waiting := array(
-            select txid
-            from unnest(last.tick_waiting) as txid
-            where not pg_visible_in_snapshot(txid, t.tick_snapshot)
-        );
-    end if;
+    t.tick_waiting := array(
+        select txid
+        from unnest(case when moved then array(select pg_snapshot_xip(t.tick_snapshot)) else last.tick_waiting end) as txid
+        where not pg_visible_in_snapshot(txid, t.tick_snapshot)
+            and txid <> pg_current_xact_id() -- what it sent lies above tick_seq_before
+    );
 
     if external_tick is not null then
         if external_tick <= last.tick_id then
@@ -162,20 +177,6 @@ begin
         t.tick_time := coalesce(external_time, t.tick_time);
         t.tick_event_seq := external_seq;
     else
-        if not q.queue_force_tick then
-            if moved then
-                if t.tick_seq_after - last.tick_seq_after < q.queue_ticker_max_count
-                    and t.tick_time - last.tick_time < q.queue_ticker_max_lag
-                then
-                    return null;
-                end if;
-            elsif cardinality(t.tick_waiting) = cardinality(last.tick_waiting)
-                and (q.queue_ticker_idle_period <= interval '0'
-                    or t.tick_time - last.tick_time < q.queue_ticker_idle_period)
-            then
-                return null;
-            end if;
-        end if;
         t.tick_id := last.tick_id + 1;
         t.tick_event_seq := t.tick_seq_after;
     end if;
@@ -188,56 +189,42 @@ begin
     return t.tick_id;
 end
 $$;
-comment on function pgque._take_tick(pgque.queue, boolean, bigint, timestamptz, bigint) is
-    'Takes a tick of the queue if one is due and tells its listeners: the tick id; NULL where none was due.';
+comment on function pgque._take_tick(pgque.queue, bigint, boolean, bigint, timestamptz, bigint) is
+    'Takes a tick of the queue if one is due and tells its listeners: the tick id; NULL where none was due. '
+    'seq_before is the sequence, read before this transaction got its id; NULL where that is not known.';
 
--- After a restore into a cluster whose transaction ids are younger, stored snapshots lie in the
--- future. Two ticks close the old life of the log and open the new one: the first sees every old
--- event, the second none of either life, and its floor keeps old transaction ids from being mistaken
--- for new ones. The window between ticks of different floors is empty by definition (04_batch.sql).
-create or replace function pgque._rebase_ticks(q pgque.queue, last pgque.tick)
-returns pgque.tick
+create or replace function pgque._is_due(q pgque.queue, last pgque.tick, moved boolean)
+returns boolean
 language plpgsql
 as $$
 declare
-    last_xmax xid8 := pg_snapshot_xmax(last.tick_snapshot);
-    greatest_txid xid8;
-    boundary bigint;
-    t pgque.tick := last;
+    age interval := clock_timestamp() - last.tick_time;
 begin
-    raise warning 'pgque: queue % was restored from a cluster with greater transaction ids; its ticks are rebased',
-        q.queue_name;
-    execute format(
-        'select max(ev_txid), max(ev_id) from %s where ev_txid >= $1 or ev_txid = any ($2)', q.queue_data_pfx)
-        into greatest_txid, boundary
-        using last_xmax, array(
-            -- Smaller ids may be in use again: such a row counts as new.
-            select txid
-            from pg_snapshot_xip(last.tick_snapshot) as txid
-            where txid >= pg_snapshot_xmax(pg_current_snapshot())
-        );
-    perform pgque._retry_unseen_redeliveries(q);
-    boundary := greatest(boundary, last.tick_seq_after);
-    greatest_txid := greatest(greatest_txid, last_xmax);
-
-    t.tick_id := last.tick_id + 1;
-    t.tick_snapshot := format('%1$s:%1$s:', greatest_txid::text::numeric + 1);
-    t.tick_seq_before := boundary;
-    t.tick_seq_after := boundary;
-    t.tick_event_seq := greatest(boundary, last.tick_event_seq);
-    t.tick_waiting := '{}';
-    perform pgque._insert_tick(t);
-
-    perform nextval(q.queue_event_seq::regclass); -- the next boundary will lie above this one
-    t.tick_id := last.tick_id + 2;
-    t.tick_snapshot := '3:3:';
-    t.tick_floor := boundary;
-    perform pgque._insert_tick(t);
-    return t;
+    return q.queue_force_tick
+        or (moved and (
+            age >= q.queue_ticker_max_lag
+            or pgque._sequence_value(q.queue_event_seq) - last.tick_seq_after >= q.queue_ticker_max_count
+        ))
+        or pgque._finished(last.tick_waiting, pg_current_snapshot())
+        or (q.queue_ticker_idle_period > interval '0' and age >= q.queue_ticker_idle_period);
 end
 $$;
-comment on function pgque._rebase_ticks(pgque.queue, pgque.tick) is
-    'Closes the log''s life in another cluster and returns the first tick of its life in this one.';
+comment on function pgque._is_due(pgque.queue, pgque.tick, boolean) is
+    'Whether a tick may see something new, or is wanted all the same. moved: an id was taken since the last one.';
+
+create or replace function pgque._sequence_value_before(sequence_name text)
+returns bigint
+language plpgsql
+as $$
+begin
+    if pg_current_xact_id_if_assigned() is null then
+        return pgque._sequence_value(sequence_name);
+    end if;
+    return null;
+end
+$$;
+comment on function pgque._sequence_value_before(text) is
+    'The sequence, if this transaction has no id yet; NULL where it has: younger transactions may have taken ids since.';
 
 create or replace function pgque._refuse_ticks(q pgque.queue)
 returns void
@@ -270,7 +257,7 @@ begin
     perform pgque._need_read_committed('ticker');
     q := pgque._queue(queue);
     perform pgque._refuse_ticks(q);
-    return pgque._take_tick(q);
+    return pgque._take_tick(q, pgque._sequence_value_before(q.queue_event_seq));
 end
 $$;
 comment on function pgque.ticker(text) is
@@ -295,7 +282,8 @@ begin
     elsif tick_id is null or event_seq is null then
         raise exception 'tick_id and event_seq must not be null' using errcode = '22023';
     end if;
-    return pgque._take_tick(q, true, tick_id, orig_timestamp, event_seq);
+    return pgque._take_tick(
+        q, pgque._sequence_value_before(q.queue_event_seq), true, tick_id, orig_timestamp, event_seq);
 end
 $$;
 comment on function pgque.ticker(text, bigint, timestamptz, bigint) is
@@ -305,39 +293,48 @@ create or replace function pgque.ticker()
 returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
+    has_id boolean := pg_current_xact_id_if_assigned() is not null;
+    due int[];
+    sequences bigint[];
     q pgque.queue;
     ticked bigint := 0;
 begin
     perform pgque._need_read_committed('ticker');
-    -- Reads only, for all queues at once; what may be due is decided under the lock in _take_tick.
-    for q in
-        select (u).*
-        from pgque.queue u
-        left join lateral (
-            select *
-            from pgque.tick t
-            where t.tick_queue = u.queue_id
-            order by t.tick_id desc
-            limit 1
-        ) last on true
-        where not u.queue_ticker_paused
-            and not u.queue_external_ticker
-            and (
-                coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
-                or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
-                or u.queue_force_tick
-                or (u.queue_ticker_idle_period > interval '0'
-                    and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
-                or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-                or last.tick_id is null
-                or to_regclass(u.queue_event_seq) is null
-            )
-        order by u.queue_id
-    loop
+    -- Reads only, for all queues at once; what is really due is decided under the lock in _take_tick.
+    -- Every sequence is read before the first tick gives this transaction an id.
+    select array_agg(u.queue_id order by u.queue_id), array_agg(seq.value order by u.queue_id)
+        into due, sequences
+    from pgque.queue u
+    cross join lateral (
+        select coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) as value
+    ) seq
+    left join lateral (
+        select *
+        from pgque.tick t
+        where t.tick_queue = u.queue_id
+        order by t.tick_id desc
+        limit 1
+    ) last on true
+    where not u.queue_ticker_paused
+        and not u.queue_external_ticker
+        and (
+            seq.value > last.tick_seq_before
+            or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
+            or u.queue_force_tick
+            or (u.queue_ticker_idle_period > interval '0'
+                and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
+            or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+            or last.tick_id is null
+            or to_regclass(u.queue_event_seq) is null
+        );
+    for i in 1 .. coalesce(cardinality(due), 0) loop
         begin
-            if pgque._take_tick(q, false) is not null then
+            select * into q from pgque.queue u where u.queue_id = due[i];
+            if found and pgque._take_tick(q, case when not has_id then sequences[i] end, false) is not null then
                 ticked := ticked + 1;
             end if;
         exception

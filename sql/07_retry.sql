@@ -237,31 +237,3 @@ end
 $$;
 comment on function pgque.maint_retry_events() is
     'Puts every retry that is due back into its queue''s log: how many. Belongs in a transaction of its own.';
-
-create or replace function pgque._retry_unseen_redeliveries(q pgque.queue)
-returns void
-language plpgsql
-as $$
-begin
-    -- Redeliveries keep their old ev_id, so a floor cannot tell the lives of the log apart for them.
-    execute format(
-        'insert into pgque.retry_queue (
-            ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
-            ev_extra1, ev_extra2, ev_extra3, ev_extra4
-        )
-        select distinct on (e.ev_owner, e.ev_id)
-            clock_timestamp(), $1, e.ev_id, e.ev_time, e.ev_txid, e.ev_owner, e.ev_retry, e.ev_type, e.ev_data,
-            e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-        from %s e
-        join pgque.subscriber s on e.ev_owner in (s.sub_id, s.sub_group)
-        join pgque.tick t on t.tick_queue = $1 and t.tick_id = (pgque._position(s.sub_id)).cur_tick
-        where e.ev_owner is not null
-            and not pg_visible_in_snapshot(e.ev_txid, t.tick_snapshot)
-        order by e.ev_owner, e.ev_id, e.ev_retry desc
-        on conflict (ev_owner, ev_id) do nothing', q.queue_data_pfx)
-        using q.queue_id;
-    execute format('delete from %s where ev_owner is not null', q.queue_data_pfx);
-end
-$$;
-comment on function pgque._retry_unseen_redeliveries(pgque.queue) is
-    'Takes redeliveries that were not seen out of the log, to be put back with a transaction id of this cluster.';

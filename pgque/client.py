@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import starmap
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -24,6 +24,9 @@ from pgque.message import (
     encode_payload,
     encode_payloads,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",

@@ -227,7 +227,7 @@ def from_psycopg(error: psycopg.Error) -> PgqueError:
     text = diagnosis.message_primary or str(error).strip() or type(error).__name__
     if diagnosis.message_detail:
         text += f" ({diagnosis.message_detail})"
-    advice = diagnosis.message_hint or kind.advice
+    advice = kind.advice or diagnosis.message_hint
     return kind(f"{text}\n{advice}" if advice else text, sqlstate=error.sqlstate)
 
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -114,6 +115,21 @@ def schema_version(target: str | Connection) -> int | None:
     """
     with _connection(target) as conn, mapped:
         return _read_version(conn)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What a server runs: ``schema`` is None where pgque is not installed."""
+
+    server: str
+    schema: int | None
+
+
+def server_versions(target: str | Connection) -> Versions:
+    """Return the version of the server and that of the schema in its database."""
+    with _connection(target) as conn, mapped:
+        server = str(_value(conn, b"show server_version"))
+        return Versions(server.split()[0], _read_version(conn))
 
 
 def check_schema(target: str | Connection) -> None:

@@ -10,9 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
-
-from typing_extensions import LiteralString
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -20,6 +18,9 @@ from pgque.background import Backoff, stop_on_signals
 from pgque.client import check_connection
 from pgque.errors import PgqueError, mapped
 from pgque.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 logger = logging.getLogger("pgque.ticker")
 

@@ -3,8 +3,8 @@
 For development and tests: the binaries come in a wheel, the server listens on a Unix
 socket only and ends with the program that started it, however that program ends.
 
-    with embedded.Server() as server:
-        pgque.install(server.dsn)
+    with Server() as server:
+        install(server.dsn)
 """
 
 from pgque.embedded.binaries import VERSIONS, EmbeddedError

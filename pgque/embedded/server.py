@@ -243,15 +243,14 @@ class Server:
         return [(str(source / part), str(target / part)) for part in self._binaries.parts()]
 
     def _place_socket(self, folder: Folder, account: Account | None) -> None:
-        """Put the socket beside the data unless that path is too long for a socket."""
-        if self._socket_dir is not None:
-            return
-        self._socket_dir = folder.data
-        if not folder.fits_socket():
-            self._socket_dir = self._make_temporary()
-            self._socket_dir.chmod(0o700)
-            if account is not None:
-                os.chown(self._socket_dir, account.uid, account.gid)
+        """Make the folder for the socket, beside the data unless its path would be too long."""
+        if self._socket_dir is None:
+            self._socket_dir = folder.socket if folder.fits_socket() else self._make_temporary()
+        # After a crash a leftover lock file in it may name the process of somebody else.
+        shutil.rmtree(self._socket_dir, ignore_errors=True)
+        self._socket_dir.mkdir(mode=0o700)
+        if account is not None:
+            os.chown(self._socket_dir, account.uid, account.gid)
 
     def _await_ready(self, keeper: subprocess.Popen[bytes], folder: Folder) -> None:
         assert keeper.stdout is not None

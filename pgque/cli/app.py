@@ -1,0 +1,54 @@
+"""The commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import psycopg
+import typer
+
+from pgque.cli import demo, dev, install, sql, ticker, uninstall, version
+from pgque.errors import PgqueError
+
+app = typer.Typer(
+    name="pgque",
+    help="Queues of events inside PostgreSQL.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+# In the order of --help: what a newcomer needs first.
+for module in (demo, dev, install, ticker, version, sql, uninstall):
+    app.command(module.__name__.rpartition(".")[2])(module.command)
+
+_show_traceback = False
+
+
+@app.callback()
+def before_any_command(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Keep what is said before the command's name."""
+    global _show_traceback
+    _show_traceback = debug
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return the exit status: 1 after an error, 2 where it was called wrongly."""
+    try:
+        app(arguments, prog_name="pgque")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if _show_traceback:
+            raise
+        typer.echo(f"pgque: {_one_line(error)}", err=True)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, PgqueError | psycopg.Error | OSError):
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text} (pgque --debug … shows where)"

@@ -1,0 +1,38 @@
+"""`pgque dev`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgque.cli.options import log_to_stderr
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data", help="Where the data are kept.", show_default="a folder of the user's"),
+]
+Version = Annotated[
+    int | None,
+    typer.Option("--pg", help="PostgreSQL's major version, 16 or 18.", show_default="the data's"),
+]
+
+
+def command(data: DataDir = None, pg: Version = None) -> None:
+    """Run a PostgreSQL with pgque and a ticker for development, until Ctrl-C.
+
+    The data are there again the next time.
+    """
+    from pgque.embedded import Server, default_data_dir
+    from pgque.install import install
+    from pgque.ticker import Ticker
+
+    log_to_stderr()
+    with Server(data or default_data_dir(), version=pg) as server:
+        install(server.dsn)
+        typer.echo(f"PostgreSQL with pgque runs until Ctrl-C. Its data are in {server.data_dir}.")
+        typer.echo("Connect with:\n")
+        typer.echo(f"    {server.dsn}\n")
+        Ticker(server.dsn).run()
+        typer.echo("Stopping.")

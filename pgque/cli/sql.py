@@ -1,0 +1,12 @@
+"""`pgque sql`."""
+
+from __future__ import annotations
+
+import typer
+
+
+def command() -> None:
+    """Print the schema as one script, to paste into a managed server's console."""
+    from pgque.install import script
+
+    typer.echo(script(), nl=False)

@@ -1,0 +1,89 @@
+"""One process of the demo: ``python -m pgque.demo.worker <role>``, started by the main process.
+
+The plan comes as one line of JSON on standard input, not as arguments, since a DSN may hold a
+password. The same pipe ends when the main process ends, were it by SIGKILL: then so does this one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pgque.demo.consumers import make_audit, make_delays, make_gates
+from pgque.demo.producer import Producer
+from pgque.demo.tables import MEMBERS
+from pgque.errors import PgqueError
+from pgque.ticker import Ticker
+
+GRACE = 2.0
+"""Seconds that a worker has to finish once the main process is gone."""
+
+
+class Job(Protocol):
+    """What a worker does until it is stopped."""
+
+    def stop(self) -> None:
+        """Let the job end soon. From any thread."""
+
+
+def make_job(role: str, dsn: str, rate: float) -> tuple[Job, Callable[[], None]]:
+    """Return the job of a role and the call that does it."""
+    if role == "producer":
+        producer = Producer(dsn, rate)
+        return producer, producer.run
+    if role == "ticker":
+        ticker = Ticker(dsn)
+        return ticker, ticker.run
+    if role in MEMBERS:
+        consumer = make_gates(dsn, role, to_be_killed=role == MEMBERS[0])
+    else:
+        consumer = {"delays": make_delays, "audit": make_audit}[role](dsn)
+    return consumer, consumer.start
+
+
+def main() -> int:
+    """Do the job that the arguments name; return the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    role = sys.argv[1]
+    plan = read_plan()
+    if plan is None:
+        return 1
+    try:
+        job, run = make_job(role, plan["dsn"], plan["rate"])
+        threading.Thread(target=end_with_main, args=(job,), daemon=True).start()
+        run()
+    except PgqueError as error:
+        print(f"{role}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_plan() -> dict[str, Any] | None:
+    """Read the first line of standard input; None where the main process is gone already."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return None
+        line += byte
+    plan: dict[str, Any] = json.loads(line)
+    return plan
+
+
+def end_with_main(job: Job) -> None:
+    """Wait for the end of standard input, then end, if need be by force."""
+    os.read(0, 1)
+    job.stop()
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

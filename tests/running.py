@@ -1,0 +1,63 @@
+"""Running consumers and tickers in threads and processes, and waiting for conditions."""
+
+import contextlib
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from pgque import Consumer, Ticker
+
+PATIENCE = 30.0
+
+
+def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Wait until the condition holds; fail where it does not within half a minute."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not come true within {PATIENCE:.0f} s")
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def running(part: Consumer | Ticker) -> Iterator[threading.Thread]:
+    """Run a consumer or a ticker in a thread; what it raises is raised at the end."""
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            if isinstance(part, Consumer):
+                part.start()
+            else:
+                part.run()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        part.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "it did not stop"
+        if errors:
+            raise errors[0]
+
+
+@contextlib.contextmanager
+def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python script in a process of its own; it is killed at the end."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()

@@ -1,0 +1,156 @@
+"""Consumers as members of a cooperative group."""
+
+import threading
+import time
+
+import pytest
+
+import pgque
+from pgque import Consumer, Message, PgqueClient
+from tests.running import eventually, process, running
+
+
+@pytest.fixture
+def client(dsn, queue):
+    with pgque.connect(dsn, autocommit=True) as client:
+        client.subscribe_subconsumer(queue, "group", "first")
+        yield client
+
+
+@pytest.fixture
+def member(dsn, queue):
+    """Make a member of the group."""
+
+    def member(name: str, **options) -> Consumer:
+        options = {"max_messages": 10, "retry_after": 0, **options}
+        return Consumer(dsn, queue=queue, name="group", subconsumer=name, **options)
+
+    return member
+
+
+def test_members_handle_at_the_same_time(client, member, queue):
+    together = threading.Barrier(3, timeout=20)
+    consumers = [member(f"m{n}", max_messages=1) for n in range(3)]
+    met: list[int] = []
+    for consumer in consumers:
+        consumer.on("default")(lambda msg: met.append(together.wait()))
+    client.send_batch(queue, "default", range(3))
+    with running(consumers[0]), running(consumers[1]), running(consumers[2]):
+        eventually(lambda: len(met) == 3 or together.broken)
+    assert sorted(met) == [0, 1, 2]
+
+
+def test_p1_every_message_goes_to_one_member(client, member, queue):
+    got: list[tuple[str, int]] = []
+    consumers = {name: member(name) for name in ("a", "b", "c")}
+    for name, consumer in consumers.items():
+        consumer.on("default")(lambda msg, name=name: got.append((name, msg.msg_id)))
+    ids = []
+    with running(consumers["a"]), running(consumers["b"]), running(consumers["c"]):
+        for _ in range(20):
+            ids += client.send_batch(queue, "default", range(25))
+        eventually(lambda: len(got) >= len(ids))
+    assert sorted(msg_id for _, msg_id in got) == ids
+
+
+def test_p9_the_batch_of_a_killed_member_is_taken_over(dsn, client, member, queue, autoconn):
+    autoconn.execute("create table handled (id bigint, member text)")
+    ids = client.send_batch(queue, "default", range(10))
+    client.ticker(queue)
+    script = """
+        import os, signal, sys
+        import pgque
+
+        consumer = pgque.Consumer(sys.argv[1], queue=sys.argv[2], name="group", subconsumer="dies")
+
+        @consumer.on("default")
+        def handle(msg, client):
+            client.conn.execute("insert into handled values (%s, 'dies')", [msg.msg_id])
+            if msg.json() == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        consumer.start()
+    """
+    with process(script, dsn, queue) as child:
+        assert child.wait(30) == -9
+    heir = member("heir", dead_interval=0.5)
+
+    @heir.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s, 'heir')", [msg.msg_id])
+
+    with running(heir):
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (10,))
+    rows = autoconn.execute("select id, member from handled order by id").fetchall()
+    assert rows == [(i, "heir") for i in ids]
+
+
+def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, queue, autoconn):
+    autoconn.execute("create table handled (id bigint, member text)")
+    [sent] = client.send_batch(queue, "default", ["x"])
+    zombie, heir = member("zombie"), member("heir", dead_interval=0.3)
+    entered, taken_over = threading.Event(), threading.Event()
+
+    @zombie.on("default")
+    def sleeps(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s, 'zombie')", [msg.msg_id])
+        entered.set()
+        taken_over.wait(20)  # without dead_interval it gives no sign of life
+
+    @heir.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s, 'heir')", [msg.msg_id])
+
+    handled = "select id, member from handled"
+    with running(zombie):
+        assert entered.wait(20)
+        with running(heir):
+            eventually(lambda: autoconn.execute(handled).fetchall())
+        taken_over.set()
+    assert autoconn.execute(handled).fetchall() == [(sent, "heir")]
+
+
+def test_a_member_at_work_gives_signs_of_life(client, member, queue):
+    client.send(queue, "x")
+    slow, heir = member("slow", dead_interval=1), member("heir", dead_interval=1)
+    got: list[str] = []
+
+    @slow.on("default")
+    def works(msg: Message) -> None:
+        got.append("slow")
+        time.sleep(3)
+
+    heir.on("default")(lambda msg: got.append("heir"))
+    with running(slow):
+        eventually(lambda: got)
+        with running(heir):
+            eventually(lambda: not slow._handling)
+    assert got == ["slow"]
+
+
+def test_stop_in_a_batch_leaves_the_rest_with_the_member(client, member, queue):
+    client.send_batch(queue, "default", range(10))
+    client.ticker(queue)
+    got: list[int] = []
+    consumer = member("first")
+
+    @consumer.on("default")
+    def handle(msg: Message) -> None:
+        got.append(msg.json())
+        if len(got) == 4:
+            consumer.stop()
+
+    with running(consumer) as thread:
+        thread.join()
+    rest = client.receive_coop(queue, "group", "first")
+    assert [m.json() for m in rest] == [4, 5, 6, 7, 8, 9]
+
+
+def test_group_and_member_are_made_where_they_are_missing(dsn, queue, autoconn):
+    got: list[Message] = []
+    consumer = Consumer(dsn, queue=queue, name="new_group", subconsumer="only")
+    consumer.on("default")(got.append)
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
+        eventually(lambda: len(got) == 1)

@@ -1,0 +1,122 @@
+"""The ticker process: leading, standing by, taking over."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import pgque
+from pgque import Ticker
+from tests.running import eventually, process, running
+
+SCRIPT = """
+    import sys, pgque
+    pgque.Ticker(sys.argv[1]).run()
+"""
+
+
+def ticks(autoconn, queue) -> int:
+    row = autoconn.execute(
+        "select count(*) from pgque.tick join pgque.queue on queue_id = tick_queue "
+        "where queue_name = %s",
+        [queue],
+    ).fetchone()
+    return row[0]
+
+
+def send_until_ticked(autoconn, queue) -> None:
+    before = ticks(autoconn, queue)
+    autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
+    eventually(lambda: ticks(autoconn, queue) > before, "a tick")
+
+
+def test_a_ticker_ticks_what_is_sent(dsn, queue, autoconn):
+    with running(Ticker(dsn)):
+        send_until_ticked(autoconn, queue)
+
+
+def test_a_ticker_that_rests_is_woken_by_a_send(dsn, queue, autoconn):
+    flag = "select last_value from pgque.wake_flag"
+    with running(Ticker(dsn)):
+        eventually(lambda: autoconn.execute(flag).fetchone() == (2,), "rest")
+        send_until_ticked(autoconn, queue)
+        eventually(lambda: autoconn.execute(flag).fetchone() == (2,), "rest again")
+
+
+def test_of_several_one_leads(dsn, queue, autoconn):
+    tickers = [Ticker(dsn) for _ in range(3)]
+    with running(tickers[0]), running(tickers[1]), running(tickers[2]):
+        eventually(lambda: all(t.listening for t in tickers))
+        eventually(lambda: sum(t.leading for t in tickers) == 1)
+        send_until_ticked(autoconn, queue)
+        assert sum(t.leading for t in tickers) == 1
+
+
+def leader(autoconn) -> int | None:
+    row = autoconn.execute("select detail from pgque.status() where component = 'ticker'").fetchone()
+    return int(row[0].split()[1]) if row[0].startswith("backend") else None
+
+
+def test_a_killed_leader_is_replaced_within_two_seconds(dsn, queue, autoconn):
+    with process(SCRIPT, dsn) as first:
+        eventually(lambda: leader(autoconn))
+        before = leader(autoconn)
+        standby = Ticker(dsn)
+        with running(standby):
+            eventually(lambda: standby.listening)
+            os.kill(first.pid, signal.SIGKILL)
+            killed = time.monotonic()
+            eventually(lambda: standby.leading)
+            assert time.monotonic() - killed < 2
+            assert leader(autoconn) != before
+            send_until_ticked(autoconn, queue)
+
+
+def test_a_ticker_puts_retries_back(dsn, queue, consumer, autoconn):
+    with running(Ticker(dsn)), pgque.connect(dsn, autocommit=True) as client:
+        sent = client.send(queue, "x")
+        eventually(lambda: client.receive(queue, consumer))
+        [message] = client.receive(queue, consumer)
+        client.nack(message.batch_id, message, retry_after=0.05)
+        client.ack(message.batch_id)
+        eventually(lambda: client.receive(queue, consumer))
+        [again] = client.receive(queue, consumer)
+        assert (again.msg_id, again.retry_count) == (sent, 1)
+
+
+def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoconn):
+    ticker = Ticker(dsn)
+    with running(ticker):
+        eventually(lambda: leader(autoconn))
+        autoconn.execute("select pg_terminate_backend(%s)", [leader(autoconn)])
+        eventually(lambda: ticker.leading)
+        send_until_ticked(autoconn, queue)
+
+
+def test_sigterm_ends_it_with_status_0(dsn, autoconn):
+    with process(SCRIPT, dsn) as child:
+        eventually(lambda: leader(autoconn))
+        child.terminate()
+        assert child.wait(10) == 0
+
+
+def test_run_raises_where_no_server_answers():
+    with pytest.raises(pgque.PgqueConnectionError):
+        Ticker("host=127.0.0.1 port=1 connect_timeout=2").run()
+
+
+def test_run_raises_where_the_schema_is_missing(empty_dsn):
+    with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):
+        Ticker(empty_dsn).run()
+
+
+def test_run_raises_without_the_right_to_tick(dsn, autoconn):
+    autoconn.execute(
+        "do $$ begin create role reads_only login in role pgque_reader; "
+        "exception when duplicate_object then null; end $$"
+    )
+    from psycopg.conninfo import make_conninfo
+
+    with pytest.raises(pgque.PgquePermissionDenied, match="pgque_admin"):
+        Ticker(make_conninfo(dsn, user="reads_only")).run()

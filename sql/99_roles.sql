@@ -2,7 +2,8 @@
 --
 -- Invariant: nothing here is for PUBLIC. Writer and reader are siblings, the admin is a member of
 -- both and may call everything but uninstall, which is for the owner. Names that begin with _ are
--- internal: they run with the rights of the function that calls them.
+-- internal: they run with the rights of the function that calls them. Capture triggers run with
+-- the rights of whoever changes the table, so writers may call what these call.
 
 do $$
 declare
@@ -78,6 +79,16 @@ grant execute on function
     pgque.insert_event(text, text, text, text, text, text, text),
     pgque.dlq_replay(bigint),
     pgque.dlq_replay_all(text),
+    pgque.jsontriga(),
+    pgque.logutriga(),
+    pgque.sqltriga(),
+    pgque._capture(text, text[], text, text, text, oid, text, text, record, record),
+    pgque._capture_options(text[]),
+    pgque._capture_table(oid, text, jsonb),
+    pgque._capture_values(record, text[], text),
+    pgque._capture_urlencode(text),
+    pgque._capture_row(text, record, text[], text),
+    pgque._capture_statement(text[], text[], text[], text[], text[]),
     pgque.version()
 to pgque_writer;
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import starmap
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -24,9 +24,6 @@ from pgque.message import (
     encode_payload,
     encode_payloads,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
@@ -318,7 +315,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
 
     ``dsn`` is a libpq connection string or URL. Without ``autocommit`` the first call begins a
     transaction, which ``client.conn.commit()`` commits; leaving ``with connect(dsn) as client:``
-    closes the connection and does not commit.
+    closes the connection and does not commit. Behind a pooler in transaction mode that knows no
+    prepared statements set ``client.conn.prepare_threshold = None`` first.
 
     Raises `PgqueConnectionError` where no server answers, `PgqueServerTooOld` before PostgreSQL 14,
     `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of

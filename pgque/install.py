@@ -83,7 +83,13 @@ def install(target: str | Connection) -> int:
         found = _read_version(conn)
         if found is not None and found > SCHEMA_VERSION:
             raise PgqueSchemaNewer(_newer(found))
-        _query(conn, body)
+        try:
+            _query(conn, body)
+        except pg.InsufficientPrivilege as error:
+            advice = error.diag.message_hint or "install as the owner of the database"
+            raise PgquePermissionDenied(
+                f"{error.diag.message_primary}\n{advice}", sqlstate=error.sqlstate
+            ) from error
         return SCHEMA_VERSION
 
     with _connection(target) as conn:

@@ -20,7 +20,7 @@ class Management(Calls):
         """
         return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
 
-    def drop_queue(self, queue: str, *, force: bool = False) -> int:
+    def drop_queue(self, queue: str, force: bool = False) -> int:
         """Drop a queue with its events, retries and dead letters: 1. Calls `pgque.drop_queue`.
 
         ``force`` drops it although consumers are attached. Needs pgque_admin. Raises

@@ -28,6 +28,8 @@ class ClientPool:
     ``max_idle``                seconds after which a spare connection is closed (600)
     ``check``                   test each connection before it is handed out, which costs a round
                                 trip and spares callers the errors after a server's restart (False)
+    ``prepare_threshold``       after how many calls a statement is prepared (5); None: never, which
+                                a pooler in transaction mode may need
     ``name``                    appears in psycopg's log and thread names
     ``open``                    open at once; else call `open` later, as after a fork (True)
 
@@ -45,13 +47,14 @@ class ClientPool:
         max_lifetime: float = 3600.0,
         max_idle: float = 600.0,
         check: bool = False,
+        prepare_threshold: int | None = 5,
         name: str | None = None,
         open: bool = True,  # noqa: A002
     ) -> None:
         self._dsn = dsn
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             dsn,
-            kwargs=dict(CONNECTION_DEFAULTS),
+            kwargs={**CONNECTION_DEFAULTS, "prepare_threshold": prepare_threshold},
             min_size=min_size,
             max_size=max_size,
             timeout=timeout,

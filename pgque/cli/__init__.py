@@ -10,7 +10,7 @@ def main() -> None:
     try:
         from pgque.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        if error.name != "typer":
             raise
-        sys.exit(f"pgque: {error.name} is missing: pip install 'pgque[cli]'")
+        sys.exit("pgque: typer is missing: pip install 'pgque[cli]'")
     sys.exit(run(sys.argv[1:]))

@@ -49,6 +49,8 @@ def run(arguments: list[str]) -> int:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is missing: pip install 'pgque[demo]'"
     if isinstance(error, PgqueError | psycopg.Error | OSError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (pgque --debug … shows where)"

@@ -10,8 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
+from typing import TypeVar
 
 from pgque.demo.flights import read_rows
+from pgque.demo.tables import MAX_RETRIES
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Delays = Mapping[str, tuple[int, Decimal]]
 """For each carrier its departures and their mean delay in minutes."""
@@ -41,6 +46,8 @@ class Outcome:
     dead: Counter[str]
     delay_table: Delays
     gate_table: Gates
+    dead_retries: frozenset[int]
+    """After how many retries flights became dead letters."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ def compare(truth: Truth, outcome: Outcome) -> Verdict:
     ]
     differences = _differ("delays of", truth.delays, outcome.delay_table)
     differences += _differ("flights at", truth.gates, outcome.gate_table)
+    if wrong := sorted(outcome.dead_retries - {MAX_RETRIES}):
+        differences.append(f"dead letters after {wrong} retries, not after {MAX_RETRIES}")
     return Verdict(counts, differences)
 
 
@@ -115,14 +124,14 @@ def count(name: str, expected: frozenset[str], found: Counter[str]) -> Count:
     """Find the flights that are missing, counted more than once, or not expected."""
     return Count(
         name,
-        flights=found.total() if hasattr(found, "total") else sum(found.values()),
+        flights=found.total(),
         lost=sorted(expected - found.keys()),
         twice=sorted(flight for flight, times in found.items() if times > 1),
         unknown=sorted(found.keys() - expected),
     )
 
 
-def _differ(what: str, expected: Mapping[object, object], found: Mapping[object, object]) -> list[str]:
+def _differ(what: str, expected: Mapping[K, V], found: Mapping[K, V]) -> list[str]:
     keys = sorted({*expected, *found}, key=str)
     return [
         f"{what} {key}: {_show(found.get(key))}, but by the file {_show(expected.get(key))}"

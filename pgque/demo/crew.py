@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ class Worker:
         self.role = role
         self.expected_to_end = role == "producer"
         self.killed = False
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         # A session of its own: Ctrl-C in the terminal is for the main process alone.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pgque.demo.worker", role],
@@ -36,10 +37,9 @@ class Worker:
 
     def _tell(self, plan: dict[str, object]) -> None:
         assert self._process.stdin is not None
-        try:
+        # Where it has ended already, `check` says why.
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(plan).encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it has ended already: `check` says why
 
     @property
     def pid(self) -> int:
@@ -99,6 +99,11 @@ class Crew:
 
     def __getitem__(self, role: str) -> Worker:
         return self._workers[role]
+
+    @property
+    def killed(self) -> set[str]:
+        """The roles whose process was killed."""
+        return {role for role, worker in self._workers.items() if worker.killed}
 
     def check(self) -> None:
         """Raise `PgqueError` where a process has ended by itself."""

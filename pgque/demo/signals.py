@@ -16,7 +16,7 @@ from typing import Any
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """A signal asked for the end. psycopg cancels the running query on a KeyboardInterrupt."""
 
 

@@ -156,6 +156,7 @@ class Watch:
             dead=Counter(json.loads(letter.ev_data or "")["id"] for letter in letters),
             delay_table={carrier: (number, mean) for carrier, number, mean in by_carrier},
             gate_table={(airport, day): number for airport, day, number in by_gate},
+            dead_retries=frozenset(letter.ev_retry or 0 for letter in letters),
         )
 
     def _flights(self, query: LiteralString, values: Sequence[object] = ()) -> Counter[str]:

@@ -1,0 +1,161 @@
+"""The course of the demo, from the first process to the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pgque.client import PgqueClient, connect
+from pgque.demo.check import Verdict, compare, sum_up
+from pgque.demo.crew import Crew
+from pgque.demo.report import report
+from pgque.demo.signals import Signals
+from pgque.demo.tables import MEMBERS, set_up, take_lock, tear_down
+from pgque.demo.takeover import Takeover
+from pgque.demo.view import Scene, View
+from pgque.demo.watch import Reading, Watch
+from pgque.embedded import Server
+from pgque.errors import PgqueConnectionError, PgqueError, PgqueSchemaMissing
+from pgque.install import check_schema, install
+
+LOOK_EVERY = 0.2
+GIVE_UP_AFTER = 20.0
+"""Seconds without any progress, once all is sent, after which the rest counts as lost."""
+SETTLE = 1.0
+"""Seconds in which flights that come twice could still show up."""
+
+
+@contextmanager
+def database(dsn: str | None, signals: Signals, say: Callable[[str], None]) -> Iterator[str]:
+    """Yield the DSN of a database with the schema: the given one, or an embedded server's."""
+    if dsn is None:
+        say("starting an embedded PostgreSQL with a temporary data folder ...")
+        with Server() as server:
+            signals.check()
+            install(server.dsn)
+            yield server.dsn
+        return
+    with signals.breaking_in():
+        try:
+            check_schema(dsn)
+        except PgqueSchemaMissing:
+            say("the schema pgque is not in this database: installing it")
+            install(dsn)
+            say("it will stay there; `pgque uninstall` removes it")
+    yield dsn
+
+
+@contextmanager
+def tables(dsn: str, signals: Signals, say: Callable[[str], None]) -> Iterator[PgqueClient]:
+    """Yield a connection to the demo's own queue and tables, which are removed afterwards."""
+    with signals.breaking_in():
+        client = connect(dsn, autocommit=True)
+    with client:
+        take_lock(client)
+        with signals.breaking_in():
+            if set_up(client):
+                say("removed what an earlier demo had left behind")
+        try:
+            yield client
+        finally:
+            _clean_up(client, dsn, say)
+
+
+def _clean_up(client: PgqueClient, dsn: str, say: Callable[[str], None]) -> None:
+    try:
+        if client.conn.broken:
+            client = connect(dsn, autocommit=True)
+        tear_down(client)
+    except PgqueError as error:
+        say(f"the demo's tables could not be removed, the next demo will do it: {error}")
+
+
+class Run:
+    """One run in a database that is prepared for it."""
+
+    def __init__(
+        self, dsn: str, client: PgqueClient, rate: float, signals: Signals, view: View
+    ) -> None:
+        self._watch = Watch(client)
+        self._signals = signals
+        self._view = view
+        self._truth = sum_up()
+        self._crew = Crew(dsn, rate)
+        self._began = time.monotonic()
+        self._takeover = Takeover(self._crew, self._watch, self._tell)
+        self._scene = Scene(total=len(self._truth.flights))
+
+    def run(self) -> bool:
+        """Send all flights, wait until all are handled, print the reckoning: is all right?"""
+        with self._view, self._crew:
+            for role in ("ticker", "delays", *MEMBERS, "audit"):
+                self._start(role)
+            self._start("producer")
+            reading = self._watch_until_done()
+            self._watch_for(SETTLE)
+        verdict = self._reckon()
+        for line in report(verdict, self._watch.calls(), reading.retries):
+            self._view.say(line)
+        return verdict.right
+
+    def _start(self, role: str) -> None:
+        self._signals.check()
+        self._crew.start(role)
+        self._scene.processes[role] = self._crew[role].pid
+
+    def _watch_until_done(self) -> Reading:
+        progress: tuple[int, ...] = ()
+        progressed = time.monotonic()
+        while True:
+            reading = self._look()
+            if self._is_done(reading):
+                return reading
+            if reading.progress != progress or self._crew["producer"].running:
+                progress, progressed = reading.progress, time.monotonic()
+            if time.monotonic() - progressed > GIVE_UP_AFTER:
+                self._tell(f"nothing has happened for {GIVE_UP_AFTER:.0f} s: giving up")
+                return reading
+            time.sleep(LOOK_EVERY)
+
+    def _watch_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._look()
+            time.sleep(LOOK_EVERY)
+
+    def _look(self) -> Reading:
+        self._signals.check()
+        try:
+            reading = self._watch.read()
+            self._takeover.advance(self._watch.new_notes())
+        except PgqueConnectionError:
+            self._crew.check()
+            raise
+        self._crew.check()
+        self._scene.elapsed = time.monotonic() - self._began
+        self._scene.reading = reading
+        self._scene.killed = self._crew.killed
+        self._view.show(self._scene)
+        return reading
+
+    def _is_done(self, reading: Reading) -> bool:
+        flights, cancelled = len(self._truth.flights), len(self._truth.cancelled)
+        consumers = reading.consumers
+        return (
+            reading.sent >= flights
+            and consumers["delays"].delivered >= flights
+            and consumers["gates"].delivered >= flights
+            and consumers["audit"].delivered >= flights - cancelled
+            and reading.dead >= cancelled
+        )
+
+    def _reckon(self) -> Verdict:
+        verdict = compare(self._truth, self._watch.outcome())
+        if not self._takeover.done:
+            verdict.differences.append("no batch of a killed member was taken over")
+        return verdict
+
+    def _tell(self, text: str) -> None:
+        elapsed = time.monotonic() - self._began
+        self._scene.happenings.append(f"{elapsed:5.1f} s  {text}")

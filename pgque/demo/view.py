@@ -1,0 +1,109 @@
+"""What people see while the demo runs: plain lines here, a live picture in `picture`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from typing_extensions import Self
+
+from pgque.demo.watch import Figures, Reading
+
+LINE_EVERY = 1.0
+
+
+@dataclass
+class Scene:
+    """All that there is to show."""
+
+    total: int
+    processes: dict[str, int] = field(default_factory=dict)
+    killed: set[str] = field(default_factory=set)
+    reading: Reading | None = None
+    elapsed: float = 0.0
+    happenings: list[str] = field(default_factory=list)
+
+
+class View(Protocol):
+    """Shows scenes within its block, and single lines at any time."""
+
+    def show(self, scene: Scene) -> None:
+        """Show how things stand."""
+
+    def say(self, line: str) -> None:
+        """Print one line that stays."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class PlainView:
+    """A line about each second, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._last = float("-inf")
+
+    def show(self, scene: Scene) -> None:
+        """Print what has happened, and the figures if it is time for them."""
+        for line in scene.happenings[self._told :]:
+            self.say(line)
+        self._told = len(scene.happenings)
+        if scene.elapsed - self._last >= LINE_EVERY and scene.reading is not None:
+            self._last = scene.elapsed
+            self.say("  ".join(_describe(scene, scene.reading)))
+
+    def say(self, line: str) -> None:
+        """Print one line at once, also into a pipe."""
+        print(line, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+def choose_view(plain: bool | None) -> View:
+    """Return the live picture for a terminal, plain lines for anything else.
+
+    ``plain`` decides where it is not None; without rich there are only plain lines.
+    """
+    if plain is None:
+        plain = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+    if plain:
+        return PlainView()
+    try:
+        from pgque.demo.picture import LiveView
+    except ModuleNotFoundError:
+        return PlainView()
+    return LiveView()
+
+
+def _describe(scene: Scene, reading: Reading) -> Iterator[str]:
+    yield f"{scene.elapsed:5.1f} s"
+    yield f"sent {reading.sent:,}/{scene.total:,}"
+    for name, figures in reading.consumers.items():
+        yield f"{name} {figures.delivered:,} ({describe_times(figures)})"
+    yield f"retries {reading.retries}"
+    yield f"dead letters {reading.dead}"
+
+
+def describe_times(figures: Figures) -> str:
+    """Return lag and latency in words."""
+    lag, median, p99 = (show_time(s) for s in (figures.lag, figures.median, figures.p99))
+    return f"lag {lag}, median {median}, p99 {p99}"
+
+
+def show_time(seconds: float | None) -> str:
+    """Return a time with its unit: milliseconds below a second."""
+    if seconds is None:
+        return "-"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    decimals = 1 if 0 < seconds < 0.01 else 0
+    return f"{seconds * 1000:.{decimals}f} ms"

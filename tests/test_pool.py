@@ -1,0 +1,163 @@
+"""The pool: one block is one transaction."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgque
+from pgque import ClientPool, PgqueClient
+
+
+@pytest.fixture
+def pool(dsn: str) -> Iterator[ClientPool]:
+    with ClientPool(dsn, min_size=1, max_size=2, timeout=20) as pool:
+        yield pool
+
+
+def send_and_fail(client: PgqueClient, queue: str) -> None:
+    client.send(queue, "undone")
+    raise KeyError
+
+
+def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[Any]) -> None:
+    killer.execute("select pg_terminate_backend(%s)", [client.conn.info.backend_pid])
+    client.send("anywhere", "x")
+
+
+def pending(conn: psycopg.Connection[Any], queue: str, consumer: str) -> list[str | None]:
+    """The payloads that a consumer is given after a tick."""
+    client = PgqueClient(conn)
+    client.force_next_tick(queue)
+    client.ticker(queue)
+    return [message.payload for message in client.receive(queue, consumer)]
+
+
+def test_the_block_commits(
+    pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
+    with pool.client() as client:
+        client.send(queue, "a")
+        client.send(queue, "b")
+    assert pending(autoconn, queue, consumer) == ["a", "b"]
+
+
+def test_an_error_rolls_back(
+    pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
+    with pytest.raises(KeyError), pool.client() as client:
+        send_and_fail(client, queue)
+    with pytest.raises(pgque.PgqueQueueNotFound), pool.client() as client:
+        client.send_batch("nowhere", "t", [client.send(queue, "undone")])
+    with pool.client() as client:
+        client.send(queue, "kept")
+    assert pending(autoconn, queue, consumer) == ["kept"]
+
+
+def test_errors_of_the_application_pass(pool: ClientPool) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero), pool.client() as client:
+        client.conn.execute("select 1/0")
+
+
+def test_an_error_at_commit_is_named(pool: ClientPool, autoconn: psycopg.Connection[Any]) -> None:
+    autoconn.execute(
+        "create table once (id int primary key deferrable initially deferred);"
+        "insert into once values (1)"
+    )
+    with pytest.raises(pgque.PgqueError, match="once_pkey") as caught, pool.client() as client:
+        client.conn.execute("insert into once values (1)")
+    assert isinstance(caught.value.__cause__, psycopg.errors.UniqueViolation)
+    with pool.client() as client:
+        client.queue_info()
+
+
+def test_closing_a_lent_client_does_nothing(pool: ClientPool) -> None:
+    with pool.client() as client:
+        client.close()
+        client.queue_info()
+
+
+def test_connections_are_shared_by_threads(
+    pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
+    def send(number: int) -> None:
+        with pool.client() as client:
+            client.send(queue, str(number))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sent = pending(autoconn, queue, consumer)
+    assert sorted(int(payload or "") for payload in sent) == list(range(10))
+    assert pool.pool.get_stats()["pool_size"] <= 2
+
+
+def test_no_connection_is_free(dsn: str) -> None:
+    with ClientPool(dsn, max_size=1) as pool, pool.client():
+        no_room = pytest.raises(pgque.PgqueConnectionError, match="max_size")
+        with no_room as caught, pool.client(timeout=0.01):
+            pass
+        assert isinstance(caught.value.__cause__, psycopg.OperationalError)
+
+
+def test_a_broken_connection_is_replaced(
+    pool: ClientPool,
+    autoconn: psycopg.Connection[Any],
+    queue: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR, "psycopg.pool")
+    with pytest.raises(pgque.PgqueConnectionError), pool.client() as client:
+        send_on_a_dead_connection(client, autoconn)
+    with pool.client() as client:
+        client.send(queue, "y")
+
+
+def test_check_spares_the_caller_a_dead_connection(
+    dsn: str, autoconn: psycopg.Connection[Any], queue: str
+) -> None:
+    with ClientPool(dsn, max_size=1, check=True) as pool:
+        with pool.client() as client:
+            pid = client.conn.info.backend_pid
+        autoconn.execute("select pg_terminate_backend(%s, 10000)", [pid])
+        with pool.client() as client:
+            client.send(queue, "x")
+
+
+def test_opening_says_at_once_what_is_wrong(empty_dsn: str) -> None:
+    with pytest.raises(pgque.PgqueSchemaMissing):
+        ClientPool(empty_dsn)
+    with pytest.raises(pgque.PgqueConnectionError):
+        ClientPool("host=127.0.0.1 port=1 dbname=x")
+    with pytest.raises(pgque.PgqueInvalidArgument):
+        ClientPool("nonsense")
+
+
+def test_open_later_and_close(dsn: str, queue: str) -> None:
+    pool = ClientPool(dsn, open=False)
+    with pytest.raises(pgque.PgqueConnectionError), pool.client():
+        pass
+    pool.open()
+    pool.open()
+    with pool.client() as client:
+        client.send(queue, "x")
+    pool.close()
+    with pytest.raises(pgque.PgqueConnectionError), pool.client():
+        pass
+    with pytest.raises(pgque.PgqueConnectionError):
+        pool.open()
+
+
+def test_without_prepared_statements(dsn: str) -> None:
+    with ClientPool(dsn, max_size=1, prepare_threshold=None) as pool:
+        for _ in range(10):
+            with pool.client() as client:
+                client.queue_info()
+        with pool.client() as client:
+            prepared = client.conn.execute("select count(*) from pg_prepared_statements")
+            assert prepared.fetchone() == (0,)

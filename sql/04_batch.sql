@@ -206,36 +206,39 @@ $$;
 comment on function pgque._window_end(int, pgque.tick, int) is
     'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events.';
 
-create or replace function pgque._event_arm(source text, condition text)
+create or replace function pgque._event_arm(source text, condition text, sorting text)
 returns text
 language sql immutable
 as $$
     select format(
         'select ev_id, ev_time, ev_txid::text::bigint as ev_txid, coalesce(ev_retry, 0) as ev_retry, ev_type, ev_data, '
-        'ev_extra1, ev_extra2, ev_extra3, ev_extra4 from %s where %s order by ev_id limit $9', source, condition)
+        'ev_extra1, ev_extra2, ev_extra3, ev_extra4 from %s e where %s order by %s limit $9', source, condition, sorting)
 $$;
-comment on function pgque._event_arm(text, text) is 'One arm of the union in _window_sql.';
+comment on function pgque._event_arm(text, text, text) is 'One arm of the union in _window_sql.';
 
 -- $1 ids above this, $2 ids up to this, $3 the earlier tick's xmax, $4 the later snapshot, $5 transactions
--- in progress at the earlier tick and finished at the later one, $6 owner, $7 floor, $8 place, $9 limit.
--- Three arms: transactions that began after the earlier tick, by ev_id; those that were in progress, by
--- value; redeliveries to this owner, whose ids are old. Each stops at the limit, so a large window is
--- read in pieces without sorting it.
+-- in progress at the earlier tick and finished at the later one, $6 owner, $7 floor, $8 place, $9 limit,
+-- $10 ids up to this of the last two arms.
+-- Three arms: transactions that began after the earlier tick, by ev_id; redeliveries to this owner, whose
+-- ids are old; transactions that were in progress, by value. Each stops at the limit, so a large window
+-- is read in pieces without sorting it. A log has no statistics worth the name while it is filled, so
+-- each arm is written such that only the index meant for it can serve: (ev_id) for the first, hence
+-- xid8cmp; (ev_owner, ev_txid, ev_id) for the second, hence ev_id + 0; (ev_txid, ev_id) for the third.
 create or replace function pgque._window_sql(log text, late boolean)
 returns text
 language sql immutable
 as $$
     select 'select * from (('
-        || pgque._event_arm(log, 'ev_id > $1 and ev_id <= $2 and ev_owner is null and ev_txid >= $3 '
-            'and pg_visible_in_snapshot(ev_txid, $4)')
+        || pgque._event_arm(log, 'ev_id > $1 and ev_id <= $2 and ev_owner is null and xid8cmp(ev_txid, $3) >= 0 '
+            'and pg_visible_in_snapshot(ev_txid, $4)', 'ev_id')
         || ') union all ('
         || pgque._event_arm(log, 'ev_owner = $6 and ev_txid >= $3 and ev_txid < pg_snapshot_xmax($4) '
-            'and pg_visible_in_snapshot(ev_txid, $4) and ev_id > $8 and ev_id <= $10')
+            'and pg_visible_in_snapshot(ev_txid, $4) and ev_id + 0 > $8 and ev_id + 0 <= $10', 'e.ev_id + 0')
         || case when late then
-            ') union all (select e.* from unnest($5) as txid cross join lateral ('
-            || pgque._event_arm(log, 'ev_txid = txid and ev_id > $8 and ev_id <= $10 '
-                'and (ev_owner = $6 or (ev_owner is null and ev_id > $7))')
-            || ') e'
+            ') union all (select late.* from unnest($5) as txid cross join lateral ('
+            || pgque._event_arm(log, '(ev_txid, ev_id) > (txid, $8) and ev_txid <= txid and ev_id <= $10 '
+                'and (ev_owner = $6 or (ev_owner is null and ev_id > $7))', 'e.ev_txid, e.ev_id')
+            || ') late'
         else '' end
         || ')) event order by ev_id limit $9'
 $$;

@@ -117,7 +117,7 @@ returns boolean
 language sql stable
 as $$
     select coalesce((
-        select (string_to_array(e.extversion, '.'))[1:2]::int[] >= '{1,5}'::int[]
+        select regexp_match(e.extversion, '^(\d+)\.(\d+)')::int[] >= '{1,5}'::int[]
         from pg_extension e
         where e.extname = 'pg_cron'
     ), false)

@@ -468,6 +468,7 @@ def test_an_idle_consumer_and_its_ticker_write_nothing(client, new, queue, autoc
         autoconn.execute("checkpoint")
         quiet = 0
         before = written()
+
         # Other tests share the server: five quiet tenths of a second on end are asked for.
         def is_quiet() -> bool:
             nonlocal quiet, before

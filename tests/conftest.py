@@ -1,0 +1,15 @@
+"""What every test may use; the fixtures themselves are in one file a subject."""
+
+import os
+
+import hypothesis
+
+pytest_plugins = ["tests.fix_server", "tests.fix_database"]
+
+# Tests talk to a database: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("pgque", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pgque")
+
+# What a developer's shell says about PostgreSQL is not what the tests are about.
+for name in [name for name in os.environ if name.startswith("PG") and "PGQUE_TEST" not in name]:
+    del os.environ[name]

@@ -1,0 +1,257 @@
+"""The command line: each command as a process of its own, as a user runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+import pgque
+from pgque.cli import app
+from pgque.install import SCHEMA_VERSION, schema_version, script
+from tests.running import eventually
+
+CHECKOUT = Path(pgque.__file__).resolve().parent.parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**plain, "NO_COLOR": "1", "TERM": "dumb", **more}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pgque", *arguments]
+
+
+def cli(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=CHECKOUT,
+        env=environment(**more),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start commands that go on until stopped; all are stopped at the end."""
+    started = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=CHECKOUT,
+            env=environment(PYTHONUNBUFFERED="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def failed(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    """Check that a command failed in one clear line; return it."""
+    assert done.returncode == status, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pgque: ")
+    return line
+
+
+def test_help_lists_every_command() -> None:
+    done = cli("--help")
+    assert done.returncode == 0
+    for name in ("demo", "dev", "install", "uninstall", "sql", "version", "ticker"):
+        assert f" {name} " in done.stdout
+
+
+def test_without_a_command_it_shows_the_help() -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "Usage: pgque" in done.stdout + done.stderr
+
+
+def test_install_and_uninstall(empty_dsn: str) -> None:
+    for _ in range(2):
+        done = cli("install", "--dsn", empty_dsn)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"The schema pgque is installed, version {SCHEMA_VERSION}.\n"
+    assert schema_version(empty_dsn) == SCHEMA_VERSION
+    done = cli("uninstall", "--dsn", empty_dsn, "--yes")
+    assert (done.returncode, done.stdout) == (0, "The schema pgque is gone.\n")
+    assert schema_version(empty_dsn) is None
+    done = cli("uninstall", "--yes", PGQUE_DSN=empty_dsn)
+    assert (done.returncode, done.stdout) == (0, "There was no schema pgque.\n")
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n\n", 1), ("", 1), ("y\n", 0)])
+def test_uninstall_asks(dsn: str, answer: str, status: int) -> None:
+    done = cli("uninstall", "--dsn", dsn, stdin=answer)
+    assert done.returncode == status
+    assert "Drop pgque with all events from the database pgque_test_" in done.stdout
+    assert (schema_version(dsn) is None) == (status == 0)
+
+
+def test_sql_prints_the_script_alone() -> None:
+    done = cli("sql")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == script()
+
+
+def test_version() -> None:
+    done = cli("version")
+    assert done.returncode == 0
+    assert done.stdout == f"client  0.1.0, for schema version {SCHEMA_VERSION}\n"
+
+
+def test_version_of_a_database(dsn: str, empty_dsn: str) -> None:
+    with psycopg.connect(dsn) as conn:
+        major = conn.info.server_version // 10_000
+    client, schema, server = cli("version", "--dsn", dsn).stdout.splitlines()
+    assert client.startswith("client  0.1.0")
+    assert schema == f"schema  {SCHEMA_VERSION}"
+    assert server.startswith(f"server  PostgreSQL {major}.")
+    assert "schema  not installed" in cli("version", "--dsn", empty_dsn).stdout
+
+
+def test_missing_dsn() -> None:
+    done = cli("install")
+    assert done.returncode == 2
+    assert "--dsn" in done.stderr
+    assert "PGQUE_DSN" in done.stderr
+
+
+def test_no_server() -> None:
+    assert "/nowhere" in failed(cli("install", "--dsn", "host=/nowhere"))
+
+
+def test_dsn_that_is_none() -> None:
+    failed(cli("install", "--dsn", "no such thing"))
+
+
+def test_no_right_to_install(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn) as conn:
+        conn.execute("create role pgque_test_guest login")
+        conn.commit()
+        try:
+            dsn = make_conninfo(empty_dsn, user="pgque_test_guest")
+            assert "grant create on database" in failed(cli("install", "--dsn", dsn))
+        finally:
+            conn.execute("drop role pgque_test_guest")
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = cli("--debug", "install", "--dsn", "host=/nowhere")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "PgqueConnectionError" in done.stderr
+
+
+def test_mistake_of_our_own_says_how_to_see_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pgque.install.script", lambda: 1 / 0)
+    assert app.run(["sql"]) == 1
+    assert capsys.readouterr().err == (
+        "pgque: ZeroDivisionError: division by zero (pgque --debug … shows where)\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        app.run(["--debug", "sql"])
+
+
+def test_missing_extra() -> None:
+    code = "import sys; sys.modules['typer'] = None; from pgque.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "version"], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert "typer is missing: pip install 'pgque[cli]'" in failed(done)
+
+
+def test_missing_package_of_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pgque.install.script", lambda: __import__("no_such_package"))
+    assert app.run(["sql"]) == 1
+    assert capsys.readouterr().err == (
+        "pgque: no_such_package is missing: pip install 'pgque[demo]'\n"
+    )
+
+
+def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Popen[str]]) -> None:
+    process = running("dev", "--data", str(home))
+    printed = [process.stdout.readline() for _ in range(4)]
+    dsn = next(line.strip() for line in printed if "postgresql://" in line)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select pgque.create_queue('kept')")
+        conn.execute("select pgque.subscribe('kept', 'reader')")
+        conn.execute("select pgque.send('kept', 'hello'::text)")
+        receive = "select payload from pgque.receive('kept', 'reader')"
+        eventually(lambda: conn.execute(receive).fetchall() == [("hello",)])
+    assert dsn in failed(cli("dev", "--data", str(home)))
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert output == "Stopping.\n"
+    assert not (home / "data" / "postmaster.pid").exists()
+
+    process = running("dev", "--data", str(home))
+    assert "postgresql://" in "".join(process.stdout.readline() for _ in range(4))
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute("select queue_name from pgque.queue").fetchall() == [("kept",)]
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_dev_without_the_embedded_extra(home: Path) -> None:
+    code = (
+        "import importlib.util, sys; from pgque.embedded import binaries;"
+        "binaries.importlib.util.find_spec = lambda name: None; from pgque.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "dev", "--data", str(home)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert "pip install 'pgque[embedded]'" in failed(done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ticker_ticks_until_stopped(
+    dsn: str,
+    autoconn: psycopg.Connection,
+    queue: str,
+    consumer: str,
+    number: int,
+    running: Callable[..., subprocess.Popen[str]],
+) -> None:
+    process = running("ticker", "--dsn", dsn)
+    autoconn.execute("select pgque.send(%s, 'hello'::text)", [queue])
+    receive = "select payload from pgque.receive(%s, %s)"
+    eventually(lambda: autoconn.execute(receive, [queue, consumer]).fetchall() == [("hello",)])
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+def test_ticker_without_the_schema(empty_dsn: str) -> None:
+    assert "pgque install" in failed(cli("ticker", "--dsn", empty_dsn))

@@ -143,7 +143,9 @@ def server(dsn: str | None) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
-    parser.add_argument("--dsn", help="an own server; its queue 'bench' and table 'plain' are replaced")
+    parser.add_argument(
+        "--dsn", help="an own server; its queue 'bench' and table 'plain' are replaced"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with server(options.dsn) as dsn:

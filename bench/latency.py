@@ -49,7 +49,7 @@ def measure_latency(dsn: str, rates: Iterable[int]) -> Iterator[tuple[int, float
                 part.join()
 
 
-def _measure(client: pgque.PgqueClient, rate: int, delays) -> tuple[float, float]:  # noqa: ANN001
+def _measure(client: pgque.PgqueClient, rate: int, delays) -> tuple[float, float]:
     count = max(rate * SECONDS, 10) if rate < 10 else rate * SECONDS
     began = time.perf_counter()
     for number in range(count):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from pgque.errors import PgqueInvalidArgument, mapped
+
+CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
+    "client_encoding": "utf8",
+    "fallback_application_name": "pgque",
+}
+"""How pgque makes connections of its own. A database in SQL_ASCII would else return bytes."""
 
 
 class Calls:
@@ -38,6 +44,17 @@ class Calls:
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
         return self._rows(query, params)[0][0]
+
+
+def is_pooled(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether a pooler stands between, which may give each transaction another session.
+
+    A pooler makes up the process id that it announces, since its clients share backends. Where it
+    does, prepared statements, session locks and LISTEN are not to be relied upon.
+    """
+    with mapped:
+        row = conn.execute("select pg_backend_pid()", prepare=False).fetchone()
+    return row is not None and row[0] != conn.info.backend_pid
 
 
 def to_interval(value: timedelta | float, name: str) -> timedelta:

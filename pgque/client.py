@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import starmap
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import to_interval
+from pgque.calls import CONNECTION_DEFAULTS, is_pooled, to_interval
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
@@ -24,12 +24,6 @@ from pgque.message import (
     encode_payload,
     encode_payloads,
 )
-
-CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
-    "client_encoding": "utf8",
-    "fallback_application_name": "pgque",
-}
-"""How pgque makes connections of its own. A database in SQL_ASCII would else return bytes."""
 
 
 class PgqueClient(Management):
@@ -325,6 +319,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     with mapped:
         conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
     try:
+        if is_pooled(conn):
+            conn.prepare_threshold = None
         check_connection(conn)
         with mapped:
             conn.autocommit = autocommit

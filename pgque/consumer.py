@@ -21,7 +21,13 @@ from psycopg.pq import TransactionStatus
 from pgque.background import Backoff, stop_on_signals
 from pgque.calls import to_interval
 from pgque.client import PgqueClient, connect
-from pgque.errors import PgqueBusy, PgqueError, PgqueInvalidArgument, PgqueTransactionAborted, mapped
+from pgque.errors import (
+    PgqueBusy,
+    PgqueError,
+    PgqueInvalidArgument,
+    PgqueTransactionAborted,
+    mapped,
+)
 from pgque.handlers import Handler, Handlers
 from pgque.message import Message
 from pgque.ticker import Ticker

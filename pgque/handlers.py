@@ -68,7 +68,7 @@ def _takes_client(function: Callable[..., Any]) -> bool:
             for p in signature.parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
         ]
-        return len(positional) == 2  # noqa: PLR2004
+        return len(positional) == 2
     raise PgqueInvalidArgument(
         f"a handler takes (message) or (message, client), not {function.__qualname__}{signature}"
     )

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pgque.client import CONNECTION_DEFAULTS, PgqueClient, connect
+from pgque.calls import CONNECTION_DEFAULTS
+from pgque.client import PgqueClient, connect
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
 
 logger = logging.getLogger("pgque.pool")

@@ -206,5 +206,3 @@ class _Rounds:
     def _call(self, query: LiteralString) -> Any:
         row = self._conn.execute(query).fetchone()
         return row and row[0]
-
-

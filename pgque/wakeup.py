@@ -6,16 +6,14 @@ none arrives and a session cannot keep a lock; `Wakeup.pooled` says so, and call
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from types import TracebackType
 
 import psycopg
 from psycopg import sql
 
+from pgque.calls import CONNECTION_DEFAULTS, is_pooled
 from pgque.errors import mapped
-
-logger = logging.getLogger("pgque")
 
 
 def queue_channel(queue: str) -> str:
@@ -33,9 +31,9 @@ class Wakeup:
 
     def __init__(self, dsn: str, channels: Iterable[str]) -> None:
         with mapped:
-            self.conn = psycopg.connect(dsn, autocommit=True, application_name="pgque wakeup")
+            self.conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
             try:
-                self.pooled = self._is_pooled()
+                self.pooled = is_pooled(self.conn)
                 if self.pooled:
                     self.conn.prepare_threshold = None
                 else:
@@ -44,11 +42,6 @@ class Wakeup:
             except BaseException:
                 self.conn.close()
                 raise
-
-    def _is_pooled(self) -> bool:
-        # A pooler makes up the process id that it announces, since its clients share backends.
-        row = self.conn.execute("select pg_backend_pid()", prepare=False).fetchone()
-        return row is not None and row[0] != self.conn.info.backend_pid
 
     def wait(self, timeout: float) -> set[str]:
         """Wait up to `timeout` seconds: the channels that were notified, maybe none.

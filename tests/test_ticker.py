@@ -54,7 +54,9 @@ def test_of_several_one_leads(dsn, queue, autoconn):
 
 
 def leader(autoconn) -> int | None:
-    row = autoconn.execute("select detail from pgque.status() where component = 'ticker'").fetchone()
+    row = autoconn.execute(
+        "select detail from pgque.status() where component = 'ticker'"
+    ).fetchone()
     return int(row[0].split()[1]) if row[0].startswith("backend") else None
 
 

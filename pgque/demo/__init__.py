@@ -15,8 +15,8 @@ from pgque.errors import PgqueError
 
 __all__ = ["DEFAULT_RATE", "main", "parse_rate"]
 
-DEFAULT_RATE = 300.0
-"""Events a second: 20 seconds for the whole week."""
+DEFAULT_RATE = 250.0
+"""Events a second: 25 seconds for the whole week."""
 
 
 def parse_rate(text: str) -> float:

@@ -19,7 +19,9 @@ from pgque.embedded import Server
 from pgque.errors import PgqueConnectionError, PgqueError, PgqueSchemaMissing
 from pgque.install import check_schema, install
 
-LOOK_EVERY = 0.2
+LOOK_EVERY = 0.25
+LOOKING = 0.2
+"""The share of the time that looking may take: on a slow machine it happens less often."""
 GIVE_UP_AFTER = 20.0
 """Seconds without any progress, once all is sent, after which the rest counts as lost."""
 SETTLE = 1.0
@@ -82,7 +84,7 @@ class Run:
         self._view = view
         self._truth = sum_up()
         self._crew = Crew(dsn, rate)
-        self._began = time.monotonic()
+        self._began = self._looked = time.monotonic()
         self._takeover = Takeover(self._crew, self._watch, self._tell)
         self._scene = Scene(total=len(self._truth.flights))
 
@@ -116,16 +118,21 @@ class Run:
             if time.monotonic() - progressed > GIVE_UP_AFTER:
                 self._tell(f"nothing has happened for {GIVE_UP_AFTER:.0f} s: giving up")
                 return reading
-            time.sleep(LOOK_EVERY)
+            self._pause()
 
     def _watch_for(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._look()
-            time.sleep(LOOK_EVERY)
+            self._pause()
+
+    def _pause(self) -> None:
+        spent = time.monotonic() - self._looked
+        time.sleep(max(LOOK_EVERY, spent / LOOKING - spent))
 
     def _look(self) -> Reading:
         self._signals.check()
+        self._looked = time.monotonic()
         try:
             reading = self._watch.read()
             self._takeover.advance(self._watch.new_notes())

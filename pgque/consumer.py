@@ -246,7 +246,7 @@ class Consumer:
             if self._stopping.is_set():
                 break
         if handled < len(messages):
-            self._cut_batch(client, handled)
+            batch_id = self._cut_batch(client, messages[:handled])
         # At the end: the first nack locks the member until the commit.
         for message, reason in failed:
             client.nack(batch_id, message, self._retry_after, reason)
@@ -258,12 +258,15 @@ class Consumer:
             )
             raise psycopg.Rollback
 
-    def _cut_batch(self, client: PgqueClient, handled: int) -> None:
-        # To receive the open batch again with a smaller limit makes it that small.
+    def _cut_batch(self, client: PgqueClient, handled: list[Message]) -> int:
+        """Make the open batch as small as what was handled; return its new id."""
         if self._subconsumer is None:
-            client.receive(self._queue, self._name, handled)
+            again = client.receive(self._queue, self._name, len(handled))
         else:
-            self._receive_as_member(client, handled)
+            again = self._receive_as_member(client, len(handled))
+        if [message.msg_id for message in again] == [message.msg_id for message in handled]:
+            return again[0].batch_id
+        return handled[0].batch_id  # taken over meanwhile: the ack will say so
 
     def _handle(self, client: PgqueClient, message: Message) -> str | None:
         """Call the handler of a message; return why it failed, None where it did not."""

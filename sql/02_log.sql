@@ -24,15 +24,6 @@ end
 $$;
 comment on function pgque._queue(text) is 'The queue of that name; PQ001 where there is none.';
 
-create or replace function pgque._isolated_from_commits()
-returns boolean
-language sql volatile
-as $$
-    select current_setting('transaction_isolation') <> 'read committed'
-$$;
-comment on function pgque._isolated_from_commits() is
-    'True where the caller''s statements all share one snapshot, so that they miss what commits meanwhile.';
-
 create or replace function pgque._need_read_committed(what text)
 returns void
 language plpgsql
@@ -130,10 +121,11 @@ begin
                 detail = format('queue: %s', queue),
                 hint = 'Unsubscribe them first, or call pgque.drop_queue(queue, true).';
     end if;
-    delete from pgque.retry_queue where ev_queue = q.queue_id;
-    delete from pgque.dead_letter where dl_queue_id = q.queue_id;
     delete from pgque.subscriber where sub_queue = q.queue_id and sub_group is not null;
     delete from pgque.subscriber where sub_queue = q.queue_id;
+    -- After the subscribers, for each of them may have been about to nack until it was gone.
+    delete from pgque.retry_queue where ev_queue = q.queue_id;
+    delete from pgque.dead_letter where dl_queue_id = q.queue_id;
     delete from pgque.queue where queue_id = q.queue_id;
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
     execute format('drop table %s cascade', q.queue_data_pfx);
@@ -215,15 +207,15 @@ returns bigint
 language plpgsql
 as $$
 declare
-    q record;
+    q pgque.queue;
     txid xid8;
     id bigint;
 begin
-    select t.queue_cur_table, t.queue_data_pfx, t.queue_event_seq, t.queue_disable_insert into q
+    select * into q
     from pgque.queue t
     where t.queue_name = _append.queue_name;
     if not found or q.queue_disable_insert then
-        perform pgque._need_writable(queue_name);
+        q := pgque._need_writable(queue_name);
     end if;
     txid := pg_current_xact_id(); -- before nextval: see the head of this file
     id := nextval(q.queue_event_seq::regclass);
@@ -262,12 +254,18 @@ returns void
 language plpgsql
 as $$
 begin
+    -- A transaction that has notified cannot be prepared. Where some may want to be, the ticker's slow
+    -- look has to find the event.
+    if current_setting('max_prepared_transactions') <> '0' then
+        return;
+    end if;
     -- Lowered first, so that of many sends only those in this instant notify.
     perform setval('pgque.wake_flag', 1);
     perform pg_notify('pgque_ticker', '');
 end
 $$;
-comment on function pgque._wake_ticker() is 'Lowers the flag of a sleeping ticker and notifies it when this transaction commits.';
+comment on function pgque._wake_ticker() is
+    'Lowers the flag of a sleeping ticker and notifies it when this transaction commits; nothing where transactions may be prepared.';
 
 create or replace function pgque.insert_event(queue_name text, ev_type text, ev_data text)
 returns bigint

@@ -3,7 +3,7 @@
 -- Invariant: the ticks of a queue are taken one at a time, each under the queue's advisory lock, in
 -- a READ COMMITTED transaction, and its snapshot is read after the lock: so a later tick sees all
 -- that an earlier one saw. Every transaction that the tick's snapshot puts at its xmax or above got
--- its id after tick_seq_before was read, so its events have greater ids (_snapshot says how).
+-- its id after tick_seq_before was read, so its events have greater ids (_snapshot sees to that).
 --
 -- A tick is due when it may see something new:
 --   * an id was taken since the last tick read the sequence, or
@@ -29,82 +29,30 @@ returns pg_snapshot
 language plpgsql volatile
 as $$
 declare
-    own xid8 := pg_current_xact_id(); -- before the snapshot: whoever gets an id later gets a greater one
-    snap pg_snapshot := pg_current_snapshot();
-    xmax xid8 := greatest(pg_snapshot_xmax(snap), own);
+    snap pg_snapshot;
+    xmax xid8;
 begin
     -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run
-    -- already and have sent. None of them has finished, so they are listed as in progress up to the
-    -- own id. The own transaction, which PostgreSQL leaves out, counts as in progress too: what it
-    -- sends after the tick would else lie outside of every batch.
+    -- already, and have sent, without being listed. So one that is younger still has to finish first.
+    begin
+        perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
+        raise exception using errcode = 'PQ000';
+    exception
+        when sqlstate 'PQ000' then null;
+    end;
+    snap := pg_current_snapshot();
+    xmax := pg_snapshot_xmax(snap);
+    -- It leaves out the own transaction. What that sends after the tick would then lie outside of every
+    -- batch, so it counts as in progress like any other.
     return (
         select format('%s:%s:%s', coalesce(min(txid), xmax), xmax, string_agg(txid::text, ',' order by txid))
-        from (
-            select pg_snapshot_xip(snap)
-            union
-            select between_them::text::xid8
-            from generate_series(pg_snapshot_xmax(snap)::text::bigint, own::text::bigint - 1) as between_them
-            union
-            select own
-            where own < xmax
-        ) running (txid)
+        from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) running (txid)
+        where txid < xmax -- the own one is not, where create_queue runs in an old snapshot
     )::pg_snapshot;
 end
 $$;
 comment on function pgque._snapshot() is
-    'What is committed now. Every transaction that it puts at its xmax or above got its id after the call, or is the own one.';
-
-create or replace function pgque._last_tick(queue_id int)
-returns pgque.tick
-language plpgsql stable
-as $$
-declare
-    last pgque.tick;
-begin
-    select * into last
-    from pgque.tick t
-    where t.tick_queue = queue_id
-    order by t.tick_id desc
-    limit 1;
-    return last;
-end
-$$;
-comment on function pgque._last_tick(int) is 'The newest tick of a queue.';
-
-create or replace function pgque._insert_tick(t pgque.tick)
-returns void
-language plpgsql
-as $$
-begin
-    if (select ledger_child from pgque.config) = 0 then
-        insert into pgque.tick_0 select t.*;
-    else
-        insert into pgque.tick_1 select t.*;
-    end if;
-end
-$$;
-comment on function pgque._insert_tick(pgque.tick) is 'Writes a tick to the current child of the ledger.';
-
-create or replace function pgque._insert_first_tick(queue_id int)
-returns void
-language plpgsql
-as $$
-declare
-    t pgque.tick;
-begin
-    t.tick_queue := queue_id;
-    t.tick_id := 1;
-    t.tick_time := clock_timestamp();
-    t.tick_snapshot := pgque._snapshot();
-    t.tick_event_seq := 0;
-    t.tick_seq_before := 0;
-    t.tick_seq_after := 0;
-    t.tick_waiting := '{}'; -- nobody else can have sent yet
-    t.tick_floor := -1;
-    perform pgque._insert_tick(t);
-end
-$$;
-comment on function pgque._insert_first_tick(int) is 'The tick of a new queue, at which its first subscribers stand.';
+    'What is committed now; the caller''s own transaction is not. Whoever gets an id later gets xmax or a greater one.';
 
 create or replace function pgque._finished(txids xid8[], snap pg_snapshot)
 returns boolean
@@ -119,7 +67,7 @@ $$;
 comment on function pgque._finished(xid8[], pg_snapshot) is 'Whether the snapshot sees the end of any of these transactions.';
 
 create or replace function pgque._take_tick(
-    q pgque.queue, seq_before bigint, wait boolean default true, external_tick bigint default null,
+    q pgque.queue, may_have_sent boolean, wait boolean default true, external_tick bigint default null,
     external_time timestamptz default null, external_seq bigint default null
 )
 returns bigint
@@ -128,7 +76,6 @@ as $$
 declare
     last pgque.tick;
     t pgque.tick;
-    moved boolean;
 begin
     -- A statement of its own: the snapshots below are taken after the lock is held.
     if wait then
@@ -146,23 +93,25 @@ begin
         last := pgque._rebase_ticks(q, last);
     end if;
 
-    moved := pgque._sequence_value(q.queue_event_seq) > last.tick_seq_before;
-    if external_tick is null and not pgque._is_due(q, last, moved) then
+    if external_tick is null and not pgque._is_due(q, last) then
         return null;
     end if;
 
     t := last;
+    t.tick_seq_before := pgque._sequence_value(q.queue_event_seq);
     t.tick_snapshot := pgque._snapshot();
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
-    -- The last tick's value will do as well: its own transaction has finished, so that the ids from
-    -- this xmax on were assigned after it.
-    t.tick_seq_before := greatest(seq_before, last.tick_seq_before);
     t.tick_time := clock_timestamp();
     t.tick_waiting := array(
         select txid
-        from unnest(case when moved then array(select pg_snapshot_xip(t.tick_snapshot)) else last.tick_waiting end) as txid
+        from unnest(
+            case
+                when t.tick_seq_before > last.tick_seq_before then array(select pg_snapshot_xip(t.tick_snapshot))
+                else last.tick_waiting
+            end
+        ) as txid
         where not pg_visible_in_snapshot(txid, t.tick_snapshot)
-            and txid <> pg_current_xact_id() -- what it sent lies above tick_seq_before
+            and (may_have_sent or txid <> pg_current_xact_id())
     );
 
     if external_tick is not null then
@@ -182,49 +131,31 @@ begin
     end if;
 
     perform pgque._insert_tick(t);
-    if q.queue_force_tick then
-        update pgque.queue set queue_force_tick = false where queue_id = q.queue_id;
-    end if;
     perform pg_notify('pgque_' || q.queue_name, t.tick_id::text);
     return t.tick_id;
 end
 $$;
-comment on function pgque._take_tick(pgque.queue, bigint, boolean, bigint, timestamptz, bigint) is
+comment on function pgque._take_tick(pgque.queue, boolean, boolean, bigint, timestamptz, bigint) is
     'Takes a tick of the queue if one is due and tells its listeners: the tick id; NULL where none was due. '
-    'seq_before is the sequence, read before this transaction got its id; NULL where that is not known.';
+    'may_have_sent: whether this transaction had an id before the call, so that its end has to be waited for.';
 
-create or replace function pgque._is_due(q pgque.queue, last pgque.tick, moved boolean)
+create or replace function pgque._is_due(q pgque.queue, last pgque.tick)
 returns boolean
 language plpgsql
 as $$
 declare
     age interval := clock_timestamp() - last.tick_time;
+    seq bigint := pgque._sequence_value(q.queue_event_seq);
 begin
-    return q.queue_force_tick
-        or (moved and (
-            age >= q.queue_ticker_max_lag
-            or pgque._sequence_value(q.queue_event_seq) - last.tick_seq_after >= q.queue_ticker_max_count
-        ))
+    return q.queue_forced_after >= last.tick_id
+        or (seq > last.tick_seq_before
+            and (age >= q.queue_ticker_max_lag or seq - last.tick_seq_after >= q.queue_ticker_max_count))
         or pgque._finished(last.tick_waiting, pg_current_snapshot())
         or (q.queue_ticker_idle_period > interval '0' and age >= q.queue_ticker_idle_period);
 end
 $$;
-comment on function pgque._is_due(pgque.queue, pgque.tick, boolean) is
-    'Whether a tick may see something new, or is wanted all the same. moved: an id was taken since the last one.';
-
-create or replace function pgque._sequence_value_before(sequence_name text)
-returns bigint
-language plpgsql
-as $$
-begin
-    if pg_current_xact_id_if_assigned() is null then
-        return pgque._sequence_value(sequence_name);
-    end if;
-    return null;
-end
-$$;
-comment on function pgque._sequence_value_before(text) is
-    'The sequence, if this transaction has no id yet; NULL where it has: younger transactions may have taken ids since.';
+comment on function pgque._is_due(pgque.queue, pgque.tick) is
+    'Whether a tick may see something new, or is wanted all the same.';
 
 create or replace function pgque._refuse_ticks(q pgque.queue)
 returns void
@@ -252,12 +183,14 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    has_id boolean := pg_current_xact_id_if_assigned() is not null;
     q pgque.queue;
 begin
     perform pgque._need_read_committed('ticker');
     q := pgque._queue(queue);
     perform pgque._refuse_ticks(q);
-    return pgque._take_tick(q, pgque._sequence_value_before(q.queue_event_seq));
+    perform pgque._after_restore();
+    return pgque._take_tick(q, has_id);
 end
 $$;
 comment on function pgque.ticker(text) is
@@ -269,6 +202,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    has_id boolean := pg_current_xact_id_if_assigned() is not null;
     q pgque.queue;
 begin
     perform pgque._need_read_committed('ticker');
@@ -282,8 +216,8 @@ begin
     elsif tick_id is null or event_seq is null then
         raise exception 'tick_id and event_seq must not be null' using errcode = '22023';
     end if;
-    return pgque._take_tick(
-        q, pgque._sequence_value_before(q.queue_event_seq), true, tick_id, orig_timestamp, event_seq);
+    perform pgque._after_restore();
+    return pgque._take_tick(q, has_id, true, tick_id, orig_timestamp, event_seq);
 end
 $$;
 comment on function pgque.ticker(text, bigint, timestamptz, bigint) is
@@ -293,48 +227,43 @@ create or replace function pgque.ticker()
 returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     has_id boolean := pg_current_xact_id_if_assigned() is not null;
-    due int[];
-    sequences bigint[];
+    due pgque.queue[];
     q pgque.queue;
     ticked bigint := 0;
 begin
     perform pgque._need_read_committed('ticker');
+    perform pgque._after_restore();
     -- Reads only, for all queues at once; what is really due is decided under the lock in _take_tick.
-    -- Every sequence is read before the first tick gives this transaction an id.
-    select array_agg(u.queue_id order by u.queue_id), array_agg(seq.value order by u.queue_id)
-        into due, sequences
-    from pgque.queue u
-    cross join lateral (
-        select coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) as value
-    ) seq
-    left join lateral (
-        select *
-        from pgque.tick t
-        where t.tick_queue = u.queue_id
-        order by t.tick_id desc
-        limit 1
-    ) last on true
-    where not u.queue_ticker_paused
-        and not u.queue_external_ticker
-        and (
-            seq.value > last.tick_seq_before
-            or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
-            or u.queue_force_tick
-            or (u.queue_ticker_idle_period > interval '0'
-                and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
-            or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-            or last.tick_id is null
-            or to_regclass(u.queue_event_seq) is null
-        );
-    for i in 1 .. coalesce(cardinality(due), 0) loop
+    due := array(
+        select u
+        from pgque.queue u
+        left join lateral (
+            select *
+            from pgque.tick t
+            where t.tick_queue = u.queue_id
+            order by t.tick_id desc
+            limit 1
+        ) last on true
+        where not u.queue_ticker_paused
+            and not u.queue_external_ticker
+            and (
+                coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
+                or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
+                or u.queue_forced_after >= last.tick_id
+                or (u.queue_ticker_idle_period > interval '0'
+                    and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
+                or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+                or last.tick_id is null
+                or to_regclass(u.queue_event_seq) is null
+            )
+        order by u.queue_id
+    );
+    foreach q in array due loop
         begin
-            select * into q from pgque.queue u where u.queue_id = due[i];
-            if found and pgque._take_tick(q, case when not has_id then sequences[i] end, false) is not null then
+            if pgque._take_tick(q, has_id, false) is not null then
                 ticked := ticked + 1;
             end if;
         exception
@@ -355,10 +284,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     q pgque.queue := pgque._queue(queue);
+    newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
 begin
     perform pgque._refuse_ticks(q);
-    update pgque.queue set queue_force_tick = true where queue_id = q.queue_id and not queue_force_tick;
-    return (pgque._last_tick(q.queue_id)).tick_id;
+    -- The ticker compares and writes nothing back: it never waits for a row of pgque.queue.
+    update pgque.queue set queue_forced_after = newest where queue_id = q.queue_id and queue_forced_after < newest;
+    return newest;
 end
 $$;
 comment on function pgque.force_next_tick(text) is

@@ -6,43 +6,6 @@
 -- collides with that row's key and gets a serialization failure, never an old position.
 -- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), tables.
 
-create or replace function pgque._move(inout c pgque.cursor)
-language plpgsql
-as $$
-begin
-    c.cur_seq := c.cur_seq + 1;
-    c.cur_time := clock_timestamp();
-    if pgque._isolated_from_commits() then
-        -- The children rotate, so the row to collide with may be in either. A conflict with a row that
-        -- the snapshot cannot see is an error of its own (40001) under these isolation levels.
-        insert into pgque.cursor_0 select c.* on conflict do nothing;
-        insert into pgque.cursor_1 select c.* on conflict do nothing;
-    elsif (select ledger_child from pgque.config) = 0 then
-        insert into pgque.cursor_0 select c.*;
-    else
-        insert into pgque.cursor_1 select c.*;
-    end if;
-end
-$$;
-comment on function pgque._move(pgque.cursor) is 'Writes the next row of a cursor: the row as written.';
-
-create or replace function pgque._position(subscriber_id int)
-returns pgque.cursor
-language plpgsql volatile
-as $$
-declare
-    c pgque.cursor;
-begin
-    select * into c
-    from pgque.cursor t
-    where t.cur_sub = subscriber_id
-    order by t.cur_seq desc
-    limit 1;
-    return c;
-end
-$$;
-comment on function pgque._position(int) is 'The newest row of a cursor, as this statement''s snapshot sees it.';
-
 create or replace function pgque._lock_position(subscriber_id int)
 returns pgque.cursor
 language plpgsql volatile
@@ -53,10 +16,11 @@ begin
     perform from pgque.subscriber t where t.sub_id = subscriber_id for update;
     if found then
         c := pgque._position(subscriber_id);
-        if c.cur_sub is null then
-            -- The ledger was rotated after this transaction's snapshot.
-            raise exception 'could not serialize access: the consumer has moved on'
-                using errcode = 'serialization_failure', hint = 'Retry the transaction.';
+        if c.cur_sub is null and pgque._isolated_from_commits() then
+            perform pgque._raise_moved_on('the consumer');
+        elsif c.cur_sub is null then
+            raise exception 'subscription % has lost its place', subscriber_id
+                using errcode = 'PQ011', hint = 'Its rows in pgque.cursor were removed by hand; subscribe it again.';
         end if;
         if pgque._isolated_from_commits() then
             c := pgque._move(c);
@@ -140,59 +104,21 @@ comment on function pgque._refuse_cooperative(pgque.subscriber, text) is
 
 -- Windows
 
-create or replace function pgque._get_tick(queue_id int, tick_id bigint)
-returns pgque.tick
-language plpgsql stable
-as $$
-declare
-    t pgque.tick;
-begin
-    select * into t
-    from pgque.tick k
-    where k.tick_queue = queue_id
-        and k.tick_id = _get_tick.tick_id;
-    if tick_id is not null and t.tick_id is null then
-        if pgque._isolated_from_commits() then
-            -- The ledger was rotated after this transaction's snapshot.
-            raise exception 'could not serialize access: tick % has moved', tick_id
-                using errcode = 'serialization_failure', hint = 'Retry the transaction.';
-        end if;
-        raise exception 'tick not found: %, at which this consumer stands', tick_id
-            using errcode = 'PQ011', hint = 'Move the consumer with pgque.seek(queue, consumer, tick_id).';
-    end if;
-    return t;
-end
-$$;
-comment on function pgque._get_tick(int, bigint) is
-    'A tick at which somebody stands, by its id; a row of NULLs for NULL; PQ011 where it is not kept.';
-
 create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int)
 returns pgque.tick
-language plpgsql stable
+language plpgsql volatile
 as $$
 declare
     t pgque.tick;
     further pgque.tick;
 begin
-    select * into t
-    from pgque.tick k
-    where k.tick_queue = queue_id
-        and k.tick_id > start.tick_id
-    order by k.tick_id
-    limit 1;
+    select * into t from pgque._ticks_after(queue_id, start.tick_id, 1);
     if wanted is null or t.tick_id is null or t.tick_floor <> start.tick_floor then
         return t;
     end if;
     -- Several windows in one, as long as they hold about as many events as are wanted.
     select * into further
-    from (
-        select *
-        from pgque.tick k
-        where k.tick_queue = queue_id
-            and k.tick_id > t.tick_id
-        order by k.tick_id
-        limit 500
-    ) next_ticks
+    from pgque._ticks_after(queue_id, t.tick_id, 500) next_ticks
     where next_ticks.tick_floor = start.tick_floor
         and next_ticks.tick_seq_after <= start.tick_seq_after + wanted
     order by next_ticks.tick_id desc
@@ -218,31 +144,34 @@ comment on function pgque._event_arm(text, text, text) is 'One arm of the union 
 
 -- $1 ids above this, $2 ids up to this, $3 the earlier tick's xmax, $4 the later snapshot, $5 transactions
 -- in progress at the earlier tick and finished at the later one, $6 owner, $7 floor, $8 place, $9 limit,
--- $10 ids up to this of the last two arms.
--- Three arms: transactions that began after the earlier tick, by ev_id; redeliveries to this owner, whose
--- ids are old; transactions that were in progress, by value. Each stops at the limit, so a large window
--- is read in pieces without sorting it. A log has no statistics worth the name while it is filled, so
--- each arm is written such that only the index meant for it can serve: (ev_id) for the first, hence
--- xid8cmp; (ev_owner, ev_txid, ev_id) for the second, hence ev_id + 0; (ev_txid, ev_id) for the third.
-create or replace function pgque._window_sql(log text, late boolean)
+-- $10 transactions of this window with redeliveries to the owner.
+-- Three arms: transactions that began after the earlier tick, by ev_id; those that were in progress, by
+-- value; redeliveries, whose ids are old, by the transaction that put them back. Each stops at the
+-- limit, so a large window is read in pieces without sorting it. A log has no statistics worth the name
+-- while it is filled, so each arm is written such that only the index meant for it can serve: (ev_id) for
+-- the first, hence xid8cmp; (ev_txid, ev_id) and (ev_owner, ev_txid, ev_id) for the others.
+create or replace function pgque._window_sql(log text, late boolean, redelivered boolean)
 returns text
 language sql immutable
 as $$
     select 'select * from (('
         || pgque._event_arm(log, 'ev_id > $1 and ev_id <= $2 and ev_owner is null and xid8cmp(ev_txid, $3) >= 0 '
             'and pg_visible_in_snapshot(ev_txid, $4)', 'ev_id')
-        || ') union all ('
-        || pgque._event_arm(log, 'ev_owner = $6 and ev_txid >= $3 and ev_txid < pg_snapshot_xmax($4) '
-            'and pg_visible_in_snapshot(ev_txid, $4) and ev_id + 0 > $8 and ev_id + 0 <= $10', 'e.ev_id + 0')
         || case when late then
             ') union all (select late.* from unnest($5) as txid cross join lateral ('
-            || pgque._event_arm(log, '(ev_txid, ev_id) > (txid, $8) and ev_txid <= txid and ev_id <= $10 '
+            || pgque._event_arm(log, '(ev_txid, ev_id) > (txid, $8) and ev_txid <= txid and ev_id <= $2 '
                 'and (ev_owner = $6 or (ev_owner is null and ev_id > $7))', 'e.ev_txid, e.ev_id')
             || ') late'
         else '' end
+        || case when redelivered then
+            ') union all (select again.* from unnest($10) as txid cross join lateral ('
+            || pgque._event_arm(log, '(ev_owner, ev_txid, ev_id) > ($6, txid, $8) and ev_owner <= $6 and ev_txid <= txid '
+                'and ev_id <= $2', 'e.ev_owner, e.ev_txid, e.ev_id')
+            || ') again'
+        else '' end
         || ')) event order by ev_id limit $9'
 $$;
-comment on function pgque._window_sql(text, boolean) is 'The query for the events between two ticks of a log.';
+comment on function pgque._window_sql(text, boolean, boolean) is 'The query for the events between two ticks of a log.';
 
 create or replace function pgque._late(earlier pgque.tick, later pgque.tick)
 returns xid8[]
@@ -257,8 +186,50 @@ $$;
 comment on function pgque._late(pgque.tick, pgque.tick) is
     'Transactions that were in progress at the earlier tick and had finished at the later one.';
 
+create or replace function pgque._redelivered(q pgque.queue, owner int, earlier pgque.tick, later pgque.tick)
+returns xid8[]
+language plpgsql
+as $$
+declare
+    present boolean;
+    txids xid8[];
+begin
+    execute format('select exists (select from %s where ev_owner = $1 and ev_txid >= $2 and ev_txid < $3)', q.queue_data_pfx)
+        into present
+        using owner, pg_snapshot_xmax(earlier.tick_snapshot), pg_snapshot_xmax(later.tick_snapshot);
+    if not present then
+        return '{}';
+    end if;
+    -- One probe of the index for each transaction, however many events it has put back.
+    execute format(
+        'with recursive redelivery (txid) as (
+            (
+                select ev_txid from %1$s
+                where (ev_owner, ev_txid) >= ($1, $2) and ev_owner <= $1 and ev_txid < $3
+                order by ev_owner, ev_txid
+                limit 1
+            )
+            union all
+            select (
+                select ev_txid from %1$s
+                where (ev_owner, ev_txid) > ($1, txid) and ev_owner <= $1 and ev_txid < $3
+                order by ev_owner, ev_txid
+                limit 1
+            )
+            from redelivery
+            where txid is not null
+        )
+        select array(select txid from redelivery where pg_visible_in_snapshot(txid, $4))', q.queue_data_pfx)
+        into txids
+        using owner, pg_snapshot_xmax(earlier.tick_snapshot), pg_snapshot_xmax(later.tick_snapshot), later.tick_snapshot;
+    return txids;
+end
+$$;
+comment on function pgque._redelivered(pgque.queue, int, pgque.tick, pgque.tick) is
+    'Transactions that began after the earlier tick and have put events back for this owner before the later one.';
+
 create or replace function pgque._events(
-    log text, owner int, earlier pgque.tick, later pgque.tick, place bigint, upto bigint, max_return int
+    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place bigint, upto bigint, max_return int
 )
 returns table (
     ev_id bigint, ev_time timestamptz, ev_txid bigint, ev_retry int, ev_type text, ev_data text,
@@ -268,25 +239,36 @@ language plpgsql
 as $$
 declare
     late xid8[];
+    redelivered xid8[];
 begin
     if earlier.tick_floor <> later.tick_floor then
-        return; -- between two lives of the log there is nothing: see _rebase_ticks
+        return; -- between two lives of the log there is nothing: see 15_restore.sql
+    elsif earlier.tick_floor <> q.queue_floor then
+        owner := null; -- redeliveries of an earlier life were taken out of the log
     end if;
     late := pgque._late(earlier, later);
-    return query execute pgque._window_sql(log, cardinality(late) > 0)
-        using greatest(earlier.tick_seq_before, place),
-            least(later.tick_seq_after, upto),
-            pg_snapshot_xmax(earlier.tick_snapshot),
-            later.tick_snapshot,
-            late,
-            owner,
-            earlier.tick_floor,
-            coalesce(place, -1),
-            max_return,
-            coalesce(upto, 9223372036854775807);
+    begin
+        redelivered := pgque._redelivered(q, owner, earlier, later);
+        return query execute pgque._window_sql(q.queue_data_pfx, late <> '{}', redelivered <> '{}')
+            using greatest(earlier.tick_seq_before, place),
+                least(later.tick_seq_after, upto),
+                pg_snapshot_xmax(earlier.tick_snapshot),
+                later.tick_snapshot,
+                late,
+                owner,
+                earlier.tick_floor,
+                coalesce(place, -1),
+                max_return,
+                redelivered;
+        -- Gives the locks on the log back, or handlers that take long would keep it from being rotated
+        -- for ever. What the subscriber's position has not passed is not truncated, locks or not.
+        raise exception using errcode = 'PQ000';
+    exception
+        when sqlstate 'PQ000' then null;
+    end;
 end
 $$;
-comment on function pgque._events(text, int, pgque.tick, pgque.tick, bigint, bigint, int) is
+comment on function pgque._events(pgque.queue, int, pgque.tick, pgque.tick, bigint, bigint, int) is
     'The events between two ticks for one owner, after a place and up to another, by ev_id.';
 
 -- Batches by id
@@ -296,16 +278,15 @@ returns pgque.cursor
 language plpgsql volatile
 as $$
 declare
-    holder int;
+    holder int := pgque._batch_holder(batch_id);
     c pgque.cursor;
 begin
-    select cur_sub into holder
-    from pgque.cursor
-    where cur_batch = batch_id
-    limit 1;
-    if holder is not null and lock then
+    if lock and holder is not null then
         c := pgque._lock_position(holder);
-    elsif holder is not null then
+    elsif lock and pgque._isolated_from_commits() then
+        -- Perhaps its row went to the other child of the ledger after our snapshot: 40001 if so.
+        perform from pgque.config g where g.singleton for share;
+    elsif exists (select from pgque.subscriber s where s.sub_id = holder) then
         c := pgque._position(holder);
     end if;
     if c.cur_batch = batch_id then

@@ -33,7 +33,6 @@ as $$
 declare
     c pgque.cursor;
 begin
-    -- The foreign key locks the queue's row: drop_queue waits for us or we for it.
     insert into pgque.subscriber (sub_queue, sub_consumer, sub_group)
     values (queue_id, pgque._consumer_id(consumer), group_id)
     on conflict (sub_queue, sub_consumer) do nothing
@@ -70,20 +69,50 @@ end
 $$;
 comment on function pgque._need_tick(pgque.queue, bigint) is 'The tick, if it lies in the history that is kept: else PQ011.';
 
+create or replace function pgque._hold_history(queue text)
+returns pgque.queue
+language plpgsql
+as $$
+declare
+    q pgque.queue := pgque._queue(queue);
+begin
+    -- Rotation, which cannot see a subscription or a position before its commit, updates this row before
+    -- it truncates; and drop_queue locks it.
+    select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
+    if not found then
+        raise exception 'queue not found: %', queue
+            using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+    end if;
+    return q;
+end
+$$;
+comment on function pgque._hold_history(text) is
+    'The queue, whose log loses nothing until this transaction ends: for new positions. PQ001.';
+
+create or replace function pgque._newest_tick(q pgque.queue)
+returns bigint
+language plpgsql
+as $$
+declare
+    newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
+begin
+    if newest is null then
+        perform pgque._raise_moved_on('the ticks');
+    end if;
+    return newest;
+end
+$$;
+comment on function pgque._newest_tick(pgque.queue) is 'The tick at which a new subscriber stands.';
+
 create or replace function pgque.register_consumer(queue text, consumer text)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    q pgque.queue := pgque._queue(queue);
-    newest pgque.tick := pgque._last_tick(q.queue_id);
+    q pgque.queue := pgque._hold_history(queue);
 begin
-    if newest.tick_id is null then
-        raise exception 'could not serialize access: the ticks of queue % have moved on', queue
-            using errcode = 'serialization_failure', hint = 'Retry the transaction.';
-    end if;
-    return (pgque._add_subscriber(q.queue_id, consumer, null, newest.tick_id) is not null)::int;
+    return (pgque._add_subscriber(q.queue_id, consumer, null, pgque._newest_tick(q)) is not null)::int;
 end
 $$;
 comment on function pgque.register_consumer(text, text) is
@@ -95,10 +124,8 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    q pgque.queue := pgque._queue(queue);
+    q pgque.queue := pgque._hold_history(queue);
 begin
-    -- Rotation updates this row before it truncates, so the history cannot shrink under us.
-    select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
     return (pgque._add_subscriber(q.queue_id, consumer, null, pgque._need_tick(q, tick_id)) is not null)::int;
 end
 $$;
@@ -182,6 +209,19 @@ end
 $$;
 comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
 
+create or replace function pgque._extent(
+    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place bigint, upto bigint, max_return int
+)
+returns bigint
+language sql
+as $$
+    select case when count(*) = max_return then max(e.ev_id) else upto end
+    from pgque._events(q, owner, earlier, later, place, upto, max_return) e
+$$;
+comment on function pgque._extent(pgque.queue, int, pgque.tick, pgque.tick, bigint, bigint, int) is
+    'Where an open batch would end if it were received again with this max_return. If that is elsewhere it gets a new id: '
+    'an ack by whoever received it before would else cover events that he has not seen, or fewer than he handled.';
+
 create or replace function pgque._receive(queue text, consumer text, max_return int, merged boolean)
 returns setof pgque.message
 language plpgsql
@@ -189,12 +229,11 @@ as $$
 declare
     s pgque.subscriber;
     c pgque.cursor;
-    log text;
+    q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
     m pgque.message;
     rows int;
-    old_upto bigint;
     moved boolean := false;
 begin
     perform pgque._check_max_return(max_return);
@@ -204,7 +243,7 @@ begin
         return;
     end if;
     c := pgque._lock_normal(s, queue, consumer);
-    log := (select q.queue_data_pfx from pgque.queue q where q.queue_id = s.sub_queue);
+    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
     earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
     loop
         if c.cur_next_tick is not null then
@@ -213,21 +252,25 @@ begin
             later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end);
             exit when later.tick_id is null;
         end if;
+        if c.cur_batch is not null and c.cur_upto is distinct from pgque._extent(
+            q, s.sub_id, earlier, later, c.cur_place, null, max_return)
+        then
+            c.cur_batch := null; -- another extent is another batch: see _extent
+        end if;
         m.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
         rows := 0;
         for m.msg_id, m.created_at, m.retry_count, m.type, m.payload, m.extra1, m.extra2, m.extra3, m.extra4 in
             select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
-            from pgque._events(log, s.sub_id, earlier, later, c.cur_place, null, max_return)
+            from pgque._events(q, s.sub_id, earlier, later, c.cur_place, null, max_return)
         loop
             rows := rows + 1;
             return next m;
         end loop;
-        old_upto := c.cur_upto;
-        c.cur_upto := case when rows = max_return then m.msg_id end;
         if rows > 0 then
-            if moved or c.cur_batch is null or c.cur_upto is distinct from old_upto then
+            if moved or c.cur_batch is null then
                 c.cur_batch := m.batch_id;
                 c.cur_next_tick := later.tick_id;
+                c.cur_upto := case when rows = max_return then m.msg_id end;
                 perform pgque._move(c);
             end if;
             return;
@@ -237,6 +280,7 @@ begin
         c.cur_next_tick := null;
         c.cur_place := null;
         c.cur_batch := null;
+        c.cur_upto := null;
         earlier := later;
         moved := true;
     end loop;
@@ -252,8 +296,6 @@ create or replace function pgque.receive(queue text, consumer text, max_return i
 returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return query select * from pgque._receive(queue, consumer, max_return, false);
@@ -267,8 +309,6 @@ create or replace function pgque.receive_merged(queue text, consumer text, max_r
 returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     perform
@@ -287,8 +327,6 @@ create or replace function pgque.ack(batch_id bigint)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._find_batch(batch_id, true);
@@ -323,15 +361,14 @@ returns bigint
 language plpgsql
 as $$
 declare
-    q pgque.queue := pgque._queue(queue);
     s pgque.subscriber := pgque._subscriber(queue, consumer);
+    q pgque.queue;
     c pgque.cursor;
 begin
     if s.sub_group is not null then
         perform pgque._refuse_cooperative(s, consumer);
     end if;
-    -- Rotation updates this row before it truncates, so the history cannot shrink under us.
-    select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
+    q := pgque._hold_history(queue);
     c := pgque._lock_position(s.sub_id);
     if c.cur_sub is null then
         perform pgque._raise_not_subscribed(queue, consumer);

@@ -11,26 +11,34 @@ as $$
 declare
     earlier pgque.tick := pgque._get_tick(s.sub_queue, c.cur_tick);
     later pgque.tick := pgque._get_tick(s.sub_queue, c.cur_next_tick);
+    q pgque.queue;
     e pgque.retry_queue;
 begin
+    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
     if earlier.tick_floor is distinct from later.tick_floor
         or event_id <= c.cur_place
-        or event_id > coalesce(c.cur_upto, c.cur_end)
+        or event_id > least(c.cur_upto, c.cur_end, later.tick_seq_after)
     then
         return e;
     end if;
+    begin
+        execute format(
+            'select ev_id, ev_time, ev_txid, coalesce(ev_retry, 0), ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
+            'from %s '
+            'where ev_id = $1 and (ev_owner = $2 or (ev_owner is null and ev_id > $3)) '
+            'and not pg_visible_in_snapshot(ev_txid, $4) and pg_visible_in_snapshot(ev_txid, $5) '
+            'order by ev_retry desc nulls last limit 1', q.queue_data_pfx)
+            into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
+                e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+            using event_id,
+                case when earlier.tick_floor = q.queue_floor then coalesce(s.sub_group, s.sub_id) end,
+                earlier.tick_floor, earlier.tick_snapshot, later.tick_snapshot;
+        raise exception using errcode = 'PQ000'; -- gives the locks on the log back, as in _events
+    exception
+        when sqlstate 'PQ000' then null;
+    end;
     e.ev_queue := s.sub_queue;
     e.ev_owner := coalesce(s.sub_group, s.sub_id);
-    execute format(
-        'select ev_id, ev_time, ev_txid, coalesce(ev_retry, 0), ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
-        'from %s '
-        'where ev_id = $1 and (ev_owner = $2 or (ev_owner is null and ev_id > $3)) '
-        'and not pg_visible_in_snapshot(ev_txid, $4) and pg_visible_in_snapshot(ev_txid, $5) '
-        'order by ev_retry desc nulls last limit 1',
-        (select queue_data_pfx from pgque.queue where queue_id = s.sub_queue))
-        into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
-            e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-        using event_id, e.ev_owner, earlier.tick_floor, earlier.tick_snapshot, later.tick_snapshot;
     return e;
 end
 $$;
@@ -63,8 +71,6 @@ create or replace function pgque.nack(
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, true);
@@ -93,8 +99,6 @@ create or replace function pgque.event_retry(batch_id bigint, event_id bigint, r
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, true);
@@ -131,8 +135,6 @@ create or replace function pgque.batch_retry(batch_id bigint, retry_seconds int)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, true);
@@ -169,7 +171,6 @@ declare
     txid xid8 := pg_current_xact_id();
     appended int;
 begin
-    perform nextval(q.queue_event_seq::regclass); -- tells the ticker that there is something new
     execute format(
         'with due as (
             delete from pgque.retry_queue r
@@ -191,6 +192,8 @@ begin
         order by ev_id', q.queue_data_pfx, q.queue_cur_table)
         using q.queue_id, txid, at_most;
     get diagnostics appended = row_count;
+    -- Tells the ticker that there is something new, and how much.
+    perform nextval(q.queue_event_seq::regclass) from generate_series(1, appended);
     return appended;
 end
 $$;
@@ -201,7 +204,6 @@ create or replace function pgque.maint_retry_events()
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
 as $$
 declare
     q pgque.queue;
@@ -209,6 +211,7 @@ declare
     total int := 0;
 begin
     perform pgque._need_read_committed('maint_retry_events');
+    perform pgque._after_restore();
     for q in
         select t.*
         from pgque.queue t

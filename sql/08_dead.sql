@@ -32,8 +32,6 @@ create or replace function pgque.event_dead(
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, true);

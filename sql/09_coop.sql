@@ -57,8 +57,8 @@ begin
     if (pgque._member(queue, consumer, subconsumer)).sub_id is not null then
         return 0;
     end if;
-    main_id := pgque._add_subscriber(
-        q.queue_id, consumer, null, (pgque._last_tick(q.queue_id)).tick_id);
+    q := pgque._hold_history(queue);
+    main_id := pgque._add_subscriber(q.queue_id, consumer, null, pgque._newest_tick(q));
     if main_id is null then
         main_id := (pgque._subscriber(queue, consumer)).sub_id;
         c := pgque._lock_position(main_id);
@@ -106,8 +106,6 @@ create or replace function pgque.unregister_subconsumer(
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     m pgque.subscriber;
@@ -164,8 +162,6 @@ create or replace function pgque.touch_subconsumer(queue text, consumer text, su
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     m pgque.subscriber;
@@ -294,12 +290,11 @@ declare
     c pgque.cursor; -- the member's
     g pgque.cursor; -- the group's
     dead pgque.cursor;
-    log text;
+    q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
     message pgque.message;
     rows int;
-    old_upto bigint;
     moved boolean := false;
 begin
     perform pgque._check_max_return(max_return);
@@ -311,7 +306,7 @@ begin
     if c.cur_sub is null then
         perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
     end if;
-    log := (select q.queue_data_pfx from pgque.queue q where q.queue_id = m.sub_queue);
+    select * into q from pgque.queue t where t.queue_id = m.sub_queue;
     loop
         if c.cur_next_tick is null and g.cur_sub is null then
             g := pgque._lock_position(m.sub_group);
@@ -334,20 +329,24 @@ begin
                 exit when later.tick_id is null;
             end if;
         end if;
+        if c.cur_batch is not null and c.cur_upto is distinct from pgque._extent(
+            q, m.sub_group, earlier, later, c.cur_place, c.cur_end, max_return)
+        then
+            c.cur_batch := null; -- another extent is another batch: see _extent
+        end if;
         message.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
         rows := 0;
         for message.msg_id, message.created_at, message.retry_count, message.type, message.payload,
             message.extra1, message.extra2, message.extra3, message.extra4 in
             select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
             from pgque._events(
-                log, m.sub_group, earlier, later,
+                q, m.sub_group, earlier, later,
                 case when c.cur_next_tick is not null then c.cur_place else g.cur_place end,
                 c.cur_end, max_return)
         loop
             rows := rows + 1;
             return next message;
         end loop;
-        old_upto := c.cur_upto;
         if c.cur_next_tick is null then
             -- A new piece: the group goes on behind it.
             if rows > 0 then
@@ -355,7 +354,6 @@ begin
                 c.cur_next_tick := later.tick_id;
                 c.cur_place := g.cur_place;
                 c.cur_end := case when rows = max_return then message.msg_id end;
-                c.cur_upto := c.cur_end;
             end if;
             if rows = max_return then
                 g.cur_next_tick := later.tick_id;
@@ -366,12 +364,11 @@ begin
                 g.cur_place := null;
             end if;
             moved := true;
-        else
-            c.cur_upto := case when rows = max_return then message.msg_id else c.cur_end end;
         end if;
         if rows > 0 then
-            if c.cur_batch is null or c.cur_upto is distinct from old_upto then
+            if c.cur_batch is null then
                 c.cur_batch := message.batch_id;
+                c.cur_upto := case when rows = max_return then message.msg_id else c.cur_end end;
                 perform pgque._move(c);
             end if;
             exit;
@@ -401,8 +398,6 @@ create or replace function pgque.receive_coop(
 returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return query
@@ -421,8 +416,6 @@ create or replace function pgque.receive_coop_merged(
 returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return query

@@ -12,23 +12,28 @@ as $$
 declare
     due text;
     done int;
+    rotated int := 0;
+    enough timestamptz;
 begin
     perform pgque._need_read_committed('maint');
     done := pgque.maint_retry_events();
+    enough := clock_timestamp() + interval '100 milliseconds';
     for due in
         select q.queue_name
         from pgque.queue q
         where clock_timestamp() - q.queue_switch_time >= q.queue_rotation_period
-        order by q.queue_id
+        order by q.queue_switch_time
     loop
         begin
-            done := done + pgque.maint_rotate_tables_step1(due);
+            rotated := rotated + pgque.maint_rotate_tables_step1(due);
         exception
             when others then
                 raise warning 'pgque: no rotation of queue %: % (%)', due, sqlerrm, sqlstate;
         end;
+        -- What was truncated is locked until the commit, so many queues take several calls.
+        exit when rotated > 0 and clock_timestamp() > enough;
     end loop;
-    return done + pgque.maint_rotate_ledger();
+    return done + rotated + pgque.maint_rotate_ledger();
 end
 $$;
 comment on function pgque.maint() is
@@ -42,13 +47,14 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if exists (
+    -- A transaction that has notified cannot be prepared, so nobody is asked to where some may want to be.
+    if current_setting('max_prepared_transactions') <> '0' or exists (
         select
         from pgque.queue q
         cross join lateral pgque._last_tick(q.queue_id) last
-        where last.tick_waiting <> '{}'
-            and not q.queue_ticker_paused
+        where not q.queue_ticker_paused
             and not q.queue_external_ticker
+            and last.tick_waiting <> '{}'
     ) then
         return false;
     end if;
@@ -60,7 +66,7 @@ end
 $$;
 comment on function pgque.ticker_may_sleep() is
     'True: the flag is up and the next send notifies channel pgque_ticker; look once more before you sleep. '
-    'False: a transaction is open that may hold events, so keep looking.';
+    'False: a transaction is open that may hold events, or transactions may be prepared here: keep looking.';
 
 -- Inside a scheduler
 
@@ -87,6 +93,7 @@ declare
     period double precision;
     next_maint timestamptz := clock_timestamp();
 begin
+    perform pgque._need_read_committed('ticker_loop');
     select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
         into slot_end
     from pgque.config;

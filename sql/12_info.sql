@@ -12,6 +12,16 @@ as $$
 $$;
 comment on function pgque.version() is 'The version of pgque that installed this schema.';
 
+create or replace function pgque._sequence_seen(sequence_name text)
+returns bigint
+language sql volatile
+as $$
+    select case
+        when to_regclass(sequence_name) is not null then coalesce(pg_sequence_last_value(to_regclass(sequence_name)), 0)
+    end
+$$;
+comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
+
 create or replace function pgque.get_queue_info(queue text)
 returns table (
     queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
@@ -34,18 +44,29 @@ begin
         q.queue_ticker_idle_period,
         clock_timestamp() - last.tick_time,
         (last.tick_event_seq - before.tick_event_seq)
-            / nullif(extract(epoch from clock_timestamp() - before.tick_time), 0)::double precision,
-        greatest(pgque._sequence_value(q.queue_event_seq) - last.tick_seq_after, 0),
+            / nullif(least(extract(epoch from clock_timestamp() - before.tick_time), 60), 0)::double precision,
+        greatest(pgque._sequence_seen(q.queue_event_seq) - last.tick_seq_after, 0),
         last.tick_id
     from pgque.queue q
     cross join lateral pgque._last_tick(q.queue_id) last
     left join lateral (
-        select t.tick_event_seq, t.tick_time
-        from pgque.tick t
-        where t.tick_queue = q.queue_id
-            and t.tick_time >= clock_timestamp() - interval '1 minute'
-            and t.tick_id > last.tick_id - 100000
-        order by t.tick_id
+        -- The tick at which the last minute began, or the oldest one since: never further back.
+        (
+            select t.tick_event_seq, t.tick_time
+            from pgque.tick t
+            where t.tick_queue = q.queue_id
+                and t.tick_time <= clock_timestamp() - interval '1 minute'
+            order by t.tick_id desc
+            limit 1
+        )
+        union all
+        (
+            select t.tick_event_seq, t.tick_time
+            from pgque.tick t
+            where t.tick_queue = q.queue_id
+            order by t.tick_id
+            limit 1
+        )
         limit 1
     ) before on true
     where $1 is null or q.queue_name = $1
@@ -104,7 +125,7 @@ begin
     join pgque.consumer n on n.co_id = s.sub_consumer
     cross join lateral pgque._position(s.sub_id) c
     cross join lateral pgque._last_tick(s.sub_queue) last
-    cross join lateral pgque._sequence_value(q.queue_event_seq) seq (value)
+    cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
     left join pgque.tick t on t.tick_queue = s.sub_queue and t.tick_id = c.cur_tick
     where ($1 is null or q.queue_name = $1)
         and ($2 is null or n.co_name = $2)

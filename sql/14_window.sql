@@ -7,7 +7,7 @@ create or replace function pgque._window_end_custom(
     queue_id int, start pgque.tick, min_lag interval, min_count int, min_interval interval
 )
 returns pgque.tick
-language plpgsql stable
+language plpgsql volatile
 as $$
 declare
     t pgque.tick := pgque._window_end(queue_id, start, null);
@@ -21,15 +21,24 @@ begin
     from pgque.tick k
     where k.tick_queue = queue_id
         and k.tick_id > start.tick_id
-        and k.tick_floor = start.tick_floor
         and (min_lag is null or k.tick_time <= clock_timestamp() - min_lag)
         and (
             (min_count is null and min_interval is null)
             or k.tick_event_seq - start.tick_event_seq >= min_count
             or k.tick_time - start.tick_time >= min_interval
+            or k.tick_floor <> start.tick_floor
         )
     order by k.tick_id
     limit 1;
+    if t.tick_floor <> start.tick_floor then
+        -- A life of the log ended before the window was as large as that.
+        select * into t
+        from pgque.tick k
+        where k.tick_queue = queue_id
+            and k.tick_id < t.tick_id
+        order by k.tick_id desc
+        limit 1;
+    end if;
     return t;
 end
 $$;
@@ -44,8 +53,6 @@ create or replace function pgque.get_batch_events(
 returns setof record
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return query select * from pgque._batch_events(batch_id);
@@ -64,12 +71,14 @@ as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, false);
     s pgque.subscriber;
+    q pgque.queue;
 begin
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
     return query
     select *
     from pgque._events(
-        (select queue_data_pfx from pgque.queue where queue_id = s.sub_queue),
+        q,
         coalesce(s.sub_group, s.sub_id),
         pgque._get_tick(s.sub_queue, c.cur_tick),
         pgque._get_tick(s.sub_queue, c.cur_next_tick),
@@ -81,16 +90,15 @@ end
 $$;
 comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';
 
+-- With the caller's rights, for extra_where is SQL of the caller's.
 create or replace function pgque.get_batch_cursor(
     batch_id bigint, cursor_name text, quick_limit int, extra_where text,
     out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int, out ev_type text,
     out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
 )
 returns setof record
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     events refcursor := cursor_name;
@@ -102,7 +110,7 @@ begin
     end if;
     perform pgque._need_batch(batch_id, false);
     open events no scroll for execute
-        'select * from pgque._batch_events($1)' || coalesce(' where (' || extra_where || ')', '')
+        'select * from pgque.get_batch_events($1)' || coalesce(' where (' || extra_where || ')', '')
         using batch_id;
     for row_number in 1 .. quick_limit loop
         fetch events into ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
@@ -113,7 +121,7 @@ end
 $$;
 comment on function pgque.get_batch_cursor(bigint, text, int, text) is
     'Returns the first quick_limit events of a batch; FETCH from the named cursor gives the rest, within the transaction. '
-    'extra_where is SQL over the columns of the result and runs with the rights of pgque''s owner: administrators only.';
+    'extra_where is SQL over the columns of the result.';
 
 create or replace function pgque.get_batch_cursor(
     batch_id bigint, cursor_name text, quick_limit int,
@@ -121,7 +129,7 @@ create or replace function pgque.get_batch_cursor(
     out ev_data text, out ev_extra1 text, out ev_extra2 text, out ev_extra3 text, out ev_extra4 text
 )
 returns setof record
-language sql security definer
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_batch_cursor(batch_id, cursor_name, quick_limit, null)
@@ -165,8 +173,6 @@ create or replace function pgque.next_batch(queue text, consumer text)
 returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return (pgque._open_window(queue, consumer, null, null, null)).cur_batch;
@@ -183,8 +189,6 @@ create or replace function pgque.next_batch_custom(
 returns record
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._open_window(queue, consumer, min_lag, min_count, min_interval);
@@ -285,8 +289,6 @@ create or replace function pgque.next_batch(
 returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 begin
     return (pgque._open_window_coop(
@@ -303,8 +305,6 @@ create or replace function pgque.next_batch_custom(
 )
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
 as $$
 declare
     c pgque.cursor := pgque._open_window_coop(

@@ -1,9 +1,26 @@
--- After a restore into a cluster whose transaction ids are younger.
+-- After a restore: transaction ids of another cluster in a log that goes on in this one.
 --
--- Invariant: stored snapshots lie in the future then, so no new event would ever follow the last
--- tick. Two ticks close the old life of the log and open the new one: the first sees every old
--- event, the second none of either life. Its floor keeps old transaction ids from being mistaken for
--- new ones, and the window between ticks of different floors is empty by definition (04_batch.sql).
+-- Invariant: no tick is taken and nothing is rotated or put back before the first call of a ticker or of
+-- maintenance after a restore has rebased every queue. Two ticks close the old life of a log and open
+-- the new one: the first sees every old event and no other, the second none at all. Its floor, the
+-- greatest old ev_id, tells the lives apart where their transaction ids overlap. The window between
+-- ticks of different floors is empty by definition (04_batch.sql).
+--
+-- A restore is noticed by the cluster's identifier. What was restored and what was sent afterwards is told
+-- apart by the rows' own xmin: pg_dump puts data back before it makes indexes.
+
+create or replace function pgque._cluster_id()
+returns bigint
+language plpgsql
+as $$
+begin
+    if has_function_privilege('pg_control_system()', 'execute') then
+        return (select s.system_identifier from pg_control_system() s);
+    end if;
+    return null;
+end
+$$;
+comment on function pgque._cluster_id() is 'What tells this cluster from others; NULL where the provider does not say.';
 
 create or replace function pgque._is_from_the_future(snap pg_snapshot)
 returns boolean
@@ -15,34 +32,86 @@ begin
 end
 $$;
 comment on function pgque._is_from_the_future(pg_snapshot) is
-    'Whether a snapshot of this cluster cannot look like that: it was restored from another one.';
+    'Whether a snapshot of this cluster cannot look like that: it was restored, though _cluster_id does not tell.';
+
+create or replace function pgque._after_restore()
+returns void
+language plpgsql
+as $$
+declare
+    here bigint := pgque._cluster_id();
+    q pgque.queue;
+begin
+    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+        return;
+    end if;
+    -- Others wait here; what they find then was done by the first.
+    perform from pgque.config g where g.singleton for no key update;
+    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+        return;
+    end if;
+    for q in select * from pgque.queue t order by t.queue_id loop
+        begin
+            perform pg_advisory_xact_lock(1885827446, q.queue_id); -- the lock of its ticker
+            perform pgque._rebase_ticks(q, pgque._last_tick(q.queue_id));
+            perform pgque._replace_lost_positions(q);
+        exception
+            when others then
+                raise warning 'pgque: queue % was restored, but not rebased: % (%)', q.queue_name, sqlerrm, sqlstate;
+        end;
+    end loop;
+    update pgque.config g set cluster_id = here where g.singleton;
+end
+$$;
+comment on function pgque._after_restore() is 'Rebases every queue where this database was restored from another cluster.';
+
+update pgque.config g
+set cluster_id = pgque._cluster_id()
+where g.singleton
+    and g.cluster_id is null;
+
+create or replace function pgque._restored_age()
+returns int
+language sql volatile
+as $$
+    select age(i.xmin) from pg_index i where i.indexrelid = 'pgque.tick_pkey'::regclass
+$$;
+comment on function pgque._restored_age() is
+    'After a restore: rows at least as old as that, in transactions, were restored; what was sent since is younger.';
 
 create or replace function pgque._rebase_ticks(q pgque.queue, last pgque.tick)
 returns pgque.tick
 language plpgsql
 as $$
 declare
-    last_xmax xid8 := pg_snapshot_xmax(last.tick_snapshot);
     greatest_txid xid8;
     boundary bigint;
     t pgque.tick := last;
 begin
-    raise warning 'pgque: queue % was restored from a cluster with greater transaction ids; its ticks are rebased',
-        q.queue_name;
-    execute format(
-        'select max(ev_txid), max(ev_id) from %s where ev_txid >= $1 or ev_txid = any ($2)', q.queue_data_pfx)
+    raise warning 'pgque: queue % was restored from another cluster; its ticks are rebased', q.queue_name;
+    if last.tick_id is null then
+        -- They were not in the dump, see _replace_lost_positions: one that has seen nothing stands for them.
+        t.tick_queue := q.queue_id;
+        t.tick_id := 1;
+        t.tick_time := clock_timestamp();
+        t.tick_snapshot := '3:3:';
+        t.tick_event_seq := 0;
+        t.tick_seq_before := 0;
+        t.tick_seq_after := 0;
+        t.tick_waiting := '{}';
+        t.tick_floor := -1;
+        perform pgque._insert_tick(t);
+        last := t;
+    end if;
+    execute format('select max(ev_txid), max(ev_id) from %s where age(xmin) >= $1 or ev_txid >= $2', q.queue_data_pfx)
         into greatest_txid, boundary
-        using last_xmax, array(
-            -- Smaller ids may be in use again: such a row counts as new.
-            select txid
-            from pg_snapshot_xip(last.tick_snapshot) as txid
-            where txid >= pg_snapshot_xmax(pg_current_snapshot())
-        );
+        using pgque._restored_age(), pg_snapshot_xmax(pg_current_snapshot());
     perform pgque._retry_unseen_redeliveries(q);
     boundary := greatest(boundary, last.tick_seq_after);
-    greatest_txid := greatest(greatest_txid, last_xmax);
+    greatest_txid := greatest(greatest_txid, pg_snapshot_xmax(last.tick_snapshot));
 
     t.tick_id := last.tick_id + 1;
+    t.tick_time := clock_timestamp();
     t.tick_snapshot := format('%1$s:%1$s:', greatest_txid::text::numeric + 1);
     t.tick_seq_before := boundary;
     t.tick_seq_after := boundary;
@@ -55,6 +124,7 @@ begin
     t.tick_snapshot := '3:3:';
     t.tick_floor := boundary;
     perform pgque._insert_tick(t);
+    update pgque.queue set queue_floor = boundary where queue_id = q.queue_id;
     return t;
 end
 $$;
@@ -77,9 +147,19 @@ begin
             e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
         from %s e
         join pgque.subscriber s on e.ev_owner in (s.sub_id, s.sub_group)
-        join pgque.tick t on t.tick_queue = $1 and t.tick_id = (pgque._position(s.sub_id)).cur_tick
+        cross join lateral pgque._position(s.sub_id) c
+        join pgque.tick earlier on earlier.tick_queue = $1 and earlier.tick_id = c.cur_tick
+        left join pgque.tick later on later.tick_queue = $1 and later.tick_id = c.cur_next_tick
         where e.ev_owner is not null
-            and not pg_visible_in_snapshot(e.ev_txid, t.tick_snapshot)
+            and not pg_visible_in_snapshot(e.ev_txid, earlier.tick_snapshot)
+            and case
+                when s.sub_group is null then
+                    c.cur_place is null or e.ev_id > c.cur_place or not pg_visible_in_snapshot(e.ev_txid, later.tick_snapshot)
+                else
+                    pg_visible_in_snapshot(e.ev_txid, later.tick_snapshot)
+                    and (c.cur_place is null or e.ev_id > c.cur_place)
+                    and (c.cur_end is null or e.ev_id <= c.cur_end)
+            end
         order by e.ev_owner, e.ev_id, e.ev_retry desc
         on conflict (ev_owner, ev_id) do nothing', q.queue_data_pfx)
         using q.queue_id;
@@ -87,4 +167,34 @@ begin
 end
 $$;
 comment on function pgque._retry_unseen_redeliveries(pgque.queue) is
-    'Takes redeliveries that were not seen out of the log, to be put back with a transaction id of this cluster.';
+    'Takes redeliveries that were not done out of the log, to be put back with a transaction id of this cluster.';
+
+create or replace function pgque._replace_lost_positions(q pgque.queue)
+returns void
+language plpgsql
+as $$
+declare
+    c pgque.cursor;
+begin
+    -- The ledger was rotated between the dump's snapshot and its locks: TRUNCATE knows no snapshots.
+    for c.cur_sub in
+        select s.sub_id
+        from pgque.subscriber s
+        where s.sub_queue = q.queue_id
+            and not exists (select from pgque.cursor t where t.cur_sub = s.sub_id)
+    loop
+        c.cur_seq := 0;
+        c.cur_tick := (
+            select min(t.tick_id)
+            from pgque.tick t
+            join pgque.subscriber s on s.sub_id = c.cur_sub and s.sub_group is null
+            where t.tick_queue = q.queue_id
+        );
+        perform pgque._move(c);
+        raise warning 'pgque: the place of subscription % on queue % was not in the dump; it starts at tick %',
+            c.cur_sub, q.queue_name, coalesce(c.cur_tick::text, '<none>');
+    end loop;
+end
+$$;
+comment on function pgque._replace_lost_positions(pgque.queue) is
+    'Lets a subscriber without a cursor begin at the oldest tick that was restored.';

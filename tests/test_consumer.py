@@ -448,32 +448,3 @@ def test_a_role_without_the_right_to_tick_consumes_all_the_same(client, queue, c
         client.send(queue, "x")
         client.ticker(queue)
         eventually(lambda: len(got) == 1)
-
-
-def test_an_idle_consumer_and_its_ticker_write_nothing(client, new, queue, autoconn):
-    consumer = new(poll_interval=0.05)
-    consumer.on("*")(lambda msg: None)
-
-    def written() -> int:
-        row = autoconn.execute("select pg_current_wal_insert_lsn() - '0/0'").fetchone()
-        assert row is not None
-        return int(row[0])
-
-    with running(consumer):
-        client.send(queue, "x")
-        eventually(lambda: position_is_caught_up(client, queue))
-        flag = "select last_value from pgque.wake_flag"
-        eventually(lambda: autoconn.execute(flag).fetchone() == (2,), "rest")
-        autoconn.execute("checkpoint")
-        quiet = 0
-        before = written()
-
-        # Other tests share the server: five quiet tenths of a second on end are asked for.
-        def is_quiet() -> bool:
-            nonlocal quiet, before
-            time.sleep(0.1)
-            quiet = quiet + 1 if written() == before else 0
-            before = written()
-            return quiet >= 5
-
-        eventually(is_quiet)

@@ -4,10 +4,12 @@ import os
 import signal
 import time
 
+import psycopg
 import pytest
 
 import pgque
 from pgque import Ticker
+from pgque.install import install
 from tests.running import eventually, process, running
 
 SCRIPT = """
@@ -36,12 +38,41 @@ def test_a_ticker_ticks_what_is_sent(dsn, queue, autoconn):
         send_until_ticked(autoconn, queue)
 
 
-def test_a_ticker_that_rests_is_woken_by_a_send(dsn, queue, autoconn):
+def test_a_ticker_that_rests_is_woken_by_a_send_and_an_idle_system_writes_nothing(
+    new_server, monkeypatch
+):
+    monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 3600)
     flag = "select last_value from pgque.wake_flag"
-    with running(Ticker(dsn)):
-        eventually(lambda: autoconn.execute(flag).fetchone() == (2,), "rest")
-        send_until_ticked(autoconn, queue)
-        eventually(lambda: autoconn.execute(flag).fetchone() == (2,), "rest again")
+    wal = "select pg_current_wal_insert_lsn() - '0/0'"
+    # With wal_level minimal the server itself writes nothing from time to time.
+    settings = {
+        "autovacuum": "off",
+        "max_prepared_transactions": "0",
+        "max_wal_senders": "0",
+        "wal_level": "minimal",
+    }
+    dsn = new_server(settings=settings).dsn
+    install(dsn)
+    with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select pgque.create_queue('q')")
+        for _ in range(3):
+            eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+            send_until_ticked(conn, "q")
+    monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 0.01)
+    with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
+        eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+        before = [conn.execute(wal).fetchone(), looks(conn)]
+        eventually(lambda: looks(conn) > before[1] + 20, "twenty more looks")
+        assert conn.execute(wal).fetchone() == before[0]
+
+
+def looks(conn) -> int:
+    """How many transactions the ticker has made."""
+    conn.execute("select pg_stat_clear_snapshot()")
+    row = conn.execute(
+        "select xact_commit from pg_stat_database where datname = current_database()"
+    ).fetchone()
+    return row[0]
 
 
 def test_of_several_one_leads(dsn, queue, autoconn):
@@ -118,7 +149,5 @@ def test_run_raises_without_the_right_to_tick(dsn, autoconn):
         "do $$ begin create role reads_only login in role pgque_reader; "
         "exception when duplicate_object then null; end $$"
     )
-    from psycopg.conninfo import make_conninfo
-
     with pytest.raises(pgque.PgquePermissionDenied, match="pgque_admin"):
-        Ticker(make_conninfo(dsn, user="reads_only")).run()
+        Ticker(psycopg.conninfo.make_conninfo(dsn, user="reads_only")).run()

@@ -29,9 +29,10 @@ def command(data: DataDir = None, pg: Version = None) -> None:
     from pgque.ticker import Ticker
 
     log_to_stderr()
+    typer.echo("Starting PostgreSQL.")
     with Server(data or default_data_dir(), version=pg) as server:
         install(server.dsn)
-        typer.echo(f"PostgreSQL with pgque runs until Ctrl-C. Its data are in {server.data_dir}.")
+        typer.echo(f"It runs with pgque until Ctrl-C; its data are in {server.data_dir}.")
         typer.echo("Connect with:\n")
         typer.echo(f"    {server.dsn}\n")
         Ticker(server.dsn).run()

@@ -60,7 +60,9 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
         except PgqueError as error:
             print(f"pgque demo: {error}", file=sys.stderr)
             return 1
-        except BrokenPipeError:
+        except OSError as error:
+            if signals.received is None and not isinstance(error, BrokenPipeError):
+                raise
             # Nobody reads any more. Python's own flush at exit would complain once more.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+            return signals.exit_status if signals.received else 1

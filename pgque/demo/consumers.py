@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 from typing import Final
@@ -118,6 +119,7 @@ def make_audit(dsn: str) -> Consumer:
     """Refuses flights that were cancelled: they come back, and end as dead letters."""
     consumer = Consumer(dsn, queue=QUEUE, name="audit", retry_after=RETRY_AFTER)
     notes = Notes(dsn, "audit")
+    logging.getLogger("pgque.consumer").addFilter(_is_news)
 
     @consumer.on(DEPARTED)
     def accept(message: Message, client: PgqueClient) -> None:
@@ -130,6 +132,10 @@ def make_audit(dsn: str) -> Consumer:
         raise CancelledFlightError(f"{flight} was cancelled")
 
     return consumer
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] is CancelledFlightError)
 
 
 def _record(client: PgqueClient, consumer: str, member: str, message: Message) -> None:

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
 from pgque.errors import PgqueError
 
+PROCESS = Path(__file__).with_name("process.py")
 GRACE = 3.0
 """Seconds that the processes have between SIGTERM and SIGKILL."""
 
@@ -26,20 +28,21 @@ class Worker:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         # A session of its own: Ctrl-C in the terminal is for the main process alone.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pgque.demo.worker", role],
+            [sys.executable, "-I", str(PROCESS), role],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             bufsize=0,
             start_new_session=True,
         )
+        self._tell(sys.path)
         self._tell({"dsn": dsn, "rate": rate})
 
-    def _tell(self, plan: dict[str, object]) -> None:
+    def _tell(self, line: object) -> None:
         assert self._process.stdin is not None
         # Where it has ended already, `check` says why.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(plan).encode() + b"\n")
+            self._process.stdin.write(json.dumps(line).encode() + b"\n")
 
     @property
     def pid(self) -> int:
@@ -62,7 +65,7 @@ class Worker:
         status = self._process.poll()
         if status is None or self.killed or (self.expected_to_end and status == 0):
             return
-        raise PgqueError(f"the process {self.role} ended with status {status}:\n{self._tail()}")
+        raise PgqueError(f"the process {self.role} ended with status {status}:\n{self.tail()}")
 
     def ask_to_end(self) -> None:
         """Send SIGTERM."""
@@ -79,7 +82,8 @@ class Worker:
         self._process.stdin.close()
         self._log.close()
 
-    def _tail(self, lines: int = 8) -> str:
+    def tail(self, lines: int = 8) -> str:
+        """Return the last lines that it has written."""
         self._log.seek(0)
         text = self._log.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
@@ -109,6 +113,11 @@ class Crew:
         """Raise `PgqueError` where a process has ended by itself."""
         for worker in self._workers.values():
             worker.check()
+
+    def last_words(self) -> list[str]:
+        """Return for each process the last line that it has logged, where it has."""
+        lines = ((role, worker.tail(1)) for role, worker in self._workers.items())
+        return [f"{role}: {line}" for role, line in lines if line]
 
     def end(self) -> None:
         """End all processes, at the latest after `GRACE` by force."""

@@ -18,6 +18,7 @@ from pgque.demo.watch import Reading
 
 CARRIERS = 5
 HAPPENINGS = 3
+LEGEND = "lag: age of what is not done yet     median, p99: from send to handler"
 
 
 class LiveView:
@@ -48,12 +49,13 @@ def draw(scene: Scene) -> RenderableType:
     if scene.reading is None:
         return Text("starting the processes ...")
     parts: list[RenderableType] = [_journey(scene, scene.reading), Text()]
-    parts += [_consumers(scene, scene.reading), Text(), _carriers(scene.reading), Text()]
+    parts += [_consumers(scene, scene.reading), Text(LEGEND, style="dim"), Text()]
+    parts += [_carriers(scene.reading), Text()]
     lines = scene.happenings[-HAPPENINGS:]
-    parts += [Text(line, style="yellow") for line in lines]
+    parts += [Text(line, style="yellow", no_wrap=True, overflow="ellipsis") for line in lines]
     parts += [Text() for _ in range(HAPPENINGS - len(lines))]
     title = "[b]pgque demo[/b]  flights that left New York, 1 to 7 January 2013"
-    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, width=96)
+    return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, width=80)
 
 
 def _journey(scene: Scene, reading: Reading) -> RenderableType:
@@ -71,11 +73,14 @@ def _journey(scene: Scene, reading: Reading) -> RenderableType:
 
 
 def _consumers(scene: Scene, reading: Reading) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("consumer", no_wrap=True)
-    table.add_column("processes")
-    for name in ("delivered", "lag", "median", "p99", "retries", "dead"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("processes", no_wrap=True, min_width=16)
+    table.add_column("delivered", justify="right")
+    for name in ("lag", "median", "p99"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+    table.add_column("retries", justify="right")
+    table.add_column("dead", justify="right")
     for name, figures in reading.consumers.items():
         audit = name == "audit"
         table.add_row(
@@ -94,7 +99,7 @@ def _processes(scene: Scene, consumer: str) -> Text:
     for member in MEMBERS if consumer == GROUP else [consumer]:
         pid = scene.processes.get(member, 0)
         if member in scene.killed:
-            text.append(f"{pid} killed ", style="red")
+            text.append("killed ", style="red")
         else:
             text.append(f"{pid} ", style="green")
     return text
@@ -112,7 +117,7 @@ def _carriers(reading: Reading) -> RenderableType:
             f"[cyan]{carrier}[/cyan]",
             f"{departures:,} departures",
             f"{mean} min late",
-            ProgressBar(total=max(longest, 1), completed=max(float(mean), 0), width=36),
+            ProgressBar(total=max(longest, 1), completed=max(float(mean), 0), width=28),
         )
     for _ in range(CARRIERS - len(reading.carriers)):
         table.add_row("")

@@ -33,11 +33,11 @@ def _remarks(verdict: Verdict, calls: Mapping[str, int], retries: int) -> dict[s
         return "" if any(d.startswith(what) for d in verdict.differences) else text
 
     return {
-        "sent": ", ".join(f"{number:,} with {call}" for call, number in sorted(calls.items())),
-        "delays": about("delays", "departures and mean delay of each carrier as in the file"),
-        "gates": about("flights at", "flights of each airport and day as in the file"),
+        "sent": ", ".join(f"{number:,} by {call}" for call, number in sorted(calls.items())),
+        "delays": about("delays", "mean delay of each carrier as in the file"),
+        "gates": about("flights at", "sums by airport and day as in the file"),
         "audit": "all that departed",
-        "dead letters": f"all that were cancelled, after {MAX_RETRIES} retries each ({retries:,})",
+        "dead letters": f"all cancelled ones, {MAX_RETRIES} retries each ({retries:,})",
     }
 
 

@@ -11,11 +11,10 @@ from pgque.demo.check import Verdict, compare, sum_up
 from pgque.demo.crew import Crew
 from pgque.demo.report import report
 from pgque.demo.signals import Signals
-from pgque.demo.tables import MEMBERS, set_up, take_lock, tear_down
+from pgque.demo.tables import MAX_RETRIES, MEMBERS, set_up, take_lock, tear_down
 from pgque.demo.takeover import Takeover
 from pgque.demo.view import Scene, View
-from pgque.demo.watch import Reading, Watch
-from pgque.embedded import Server
+from pgque.demo.watch import Note, Reading, Watch
 from pgque.errors import PgqueConnectionError, PgqueError, PgqueSchemaMissing
 from pgque.install import check_schema, install
 
@@ -32,6 +31,8 @@ SETTLE = 1.0
 def database(dsn: str | None, signals: Signals, say: Callable[[str], None]) -> Iterator[str]:
     """Yield the DSN of a database with the schema: the given one, or an embedded server's."""
     if dsn is None:
+        from pgque.embedded import Server  # an extra that a given database does not need
+
         say("starting an embedded PostgreSQL with a temporary data folder ...")
         with Server() as server:
             signals.check()
@@ -85,6 +86,7 @@ class Run:
         self._truth = sum_up()
         self._crew = Crew(dsn, rate)
         self._began = self._looked = time.monotonic()
+        self._told_of_dead_letter = False
         self._takeover = Takeover(self._crew, self._watch, self._tell)
         self._scene = Scene(total=len(self._truth.flights))
 
@@ -117,6 +119,8 @@ class Run:
                 progress, progressed = reading.progress, time.monotonic()
             if time.monotonic() - progressed > GIVE_UP_AFTER:
                 self._tell(f"nothing has happened for {GIVE_UP_AFTER:.0f} s: giving up")
+                self._scene.happenings += self._crew.last_words()
+                self._view.show(self._scene)
                 return reading
             self._pause()
 
@@ -135,10 +139,12 @@ class Run:
         self._looked = time.monotonic()
         try:
             reading = self._watch.read()
-            self._takeover.advance(self._watch.new_notes())
+            notes = self._watch.new_notes()
         except PgqueConnectionError:
             self._crew.check()
             raise
+        self._takeover.advance(notes)
+        self._tell_of_dead_letter(notes)
         self._crew.check()
         self._scene.elapsed = time.monotonic() - self._began
         self._scene.reading = reading
@@ -162,6 +168,14 @@ class Run:
         if not self._takeover.done:
             verdict.differences.append("no batch of a killed member was taken over")
         return verdict
+
+    def _tell_of_dead_letter(self, notes: list[Note]) -> None:
+        for note in notes:
+            final = note.kind == "refused" and note.detail["retry"] == MAX_RETRIES
+            if final and not self._told_of_dead_letter:
+                self._told_of_dead_letter = True
+                flight = note.detail["flight"]
+                self._tell(f"first dead letter: audit has refused {flight} {MAX_RETRIES + 1} times")
 
     def _tell(self, text: str) -> None:
         elapsed = time.monotonic() - self._began

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pgque.client import PgqueClient
-from pgque.errors import PgqueError, mapped
+from pgque.errors import PgqueError, PgquePermissionDenied, mapped
 
 QUEUE: Final = "demo_flights"
 MAX_RETRIES: Final = 2
@@ -69,6 +69,7 @@ def take_lock(client: PgqueClient) -> None:
 def set_up(client: PgqueClient) -> bool:
     """Make the queue, its consumers and the tables; tell whether leftovers had to go first."""
     leftovers = tear_down(client)
+    _check_rights(client)
     with mapped, client.conn.transaction():
         if client.create_queue(QUEUE) == 0:
             raise PgqueError(f"there is a queue {QUEUE} already, and it is not the demo's")
@@ -79,6 +80,18 @@ def set_up(client: PgqueClient) -> bool:
             client.subscribe_subconsumer(QUEUE, GROUP, member)
         client.conn.execute(_TABLES)
     return leftovers
+
+
+def _check_rights(client: PgqueClient) -> None:
+    with mapped:
+        row = client.conn.execute(
+            "select has_database_privilege(current_database(), 'create')"
+        ).fetchone()
+    if row is None or not row[0]:
+        user, database = client.conn.info.user, client.conn.info.dbname
+        raise PgquePermissionDenied(
+            f"the demo needs a schema of its own: grant create on database {database} to {user}"
+        )
 
 
 def tear_down(client: PgqueClient) -> bool:

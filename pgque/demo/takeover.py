@@ -37,8 +37,8 @@ class Takeover:
         self._killed_at = self._watch.now()
         self._flights = note.detail["flights"]
         self._tell(
-            f"{VICTIM} (process {victim.pid}) killed with SIGKILL in the middle of batch "
-            f"{note.detail['batch_id']}: {len(self._flights)} flights handled, not acked"
+            f"{VICTIM} ({victim.pid}) killed with SIGKILL, {len(self._flights)} flights "
+            "into its batch"
         )
 
     def _look(self, killed_at: datetime) -> None:
@@ -48,4 +48,4 @@ class Takeover:
         self.done = all(member == HEIR for member, _ in found.values())
         seconds = (max(at for _, at in found.values()) - killed_at).total_seconds()
         if self.done:
-            self._tell(f"{HEIR} took the batch over: all of them handled {seconds:.1f} s later")
+            self._tell(f"{HEIR} took the batch over, done {seconds:.1f} s after the kill")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from typing_extensions import Self
 
-from pgque.demo.watch import Figures, Reading
+from pgque.demo.watch import Reading
 
 LINE_EVERY = 1.0
 
@@ -62,6 +62,7 @@ class PlainView:
         print(line, flush=True)
 
     def __enter__(self) -> Self:
+        self.say("of each consumer: delivered (lag, latency from send to handler: median, p99)")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -74,7 +75,7 @@ def choose_view(plain: bool | None) -> View:
     ``plain`` decides where it is not None; without rich there are only plain lines.
     """
     if plain is None:
-        plain = not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb"
+        plain = not _can_draw()
     if plain:
         return PlainView()
     try:
@@ -84,26 +85,26 @@ def choose_view(plain: bool | None) -> View:
     return LiveView()
 
 
+def _can_draw() -> bool:
+    utf8 = (sys.stdout.encoding or "").lower().startswith("utf")
+    return sys.stdout.isatty() and utf8 and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def _describe(scene: Scene, reading: Reading) -> Iterator[str]:
     yield f"{scene.elapsed:5.1f} s"
     yield f"sent {reading.sent:,}/{scene.total:,}"
     for name, figures in reading.consumers.items():
-        yield f"{name} {figures.delivered:,} ({describe_times(figures)})"
+        times = (show_time(s) for s in (figures.lag, figures.median, figures.p99))
+        yield f"{name} {figures.delivered:,} ({', '.join(times)})"
     yield f"retries {reading.retries}"
     yield f"dead letters {reading.dead}"
-
-
-def describe_times(figures: Figures) -> str:
-    """Return lag and latency in words."""
-    lag, median, p99 = (show_time(s) for s in (figures.lag, figures.median, figures.p99))
-    return f"lag {lag}, median {median}, p99 {p99}"
 
 
 def show_time(seconds: float | None) -> str:
     """Return a time with its unit: milliseconds below a second."""
     if seconds is None:
         return "-"
-    if seconds >= 1:
+    if seconds >= 0.9995:
         return f"{seconds:.1f} s"
     decimals = 1 if 0 < seconds < 0.01 else 0
     return f"{seconds * 1000:.{decimals}f} ms"

@@ -1,4 +1,4 @@
-"""One process of the demo: ``python -m pgque.demo.worker <role>``, started by the main process.
+"""One process of the demo, with one role; `process` starts it.
 
 The plan comes as one line of JSON on standard input, not as arguments, since a DSN may hold a
 password. The same pipe ends when the main process ends, were it by SIGKILL: then so does this one.
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def read_plan() -> dict[str, Any] | None:
-    """Read the first line of standard input; None where the main process is gone already."""
+    """Read the next line of standard input; None where the main process is gone already."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -83,7 +83,3 @@ def end_with_main(job: Job) -> None:
     job.stop()
     time.sleep(GRACE)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

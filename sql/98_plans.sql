@@ -1,0 +1,34 @@
+-- How queries are planned, in one place for every function that others call.
+--
+-- Invariant: what runs per message, batch or tick goes through an index, whatever the tables held
+-- when the query was planned: an empty log invites a sequential scan, and its plan is kept when there
+-- are a million rows. Sorting a whole window or joining by hash would undo the reading in pieces. And
+-- a scan that is called forbidden costs so much on paper that the query would be compiled (jit), which
+-- takes a hundred times as long as it does.
+
+do $$
+declare
+    function regprocedure;
+    setting text;
+begin
+    for function in
+        select p.oid
+        from pg_catalog.pg_proc p
+        where p.pronamespace = 'pgque'::regnamespace
+            and p.prosecdef
+        order by p.oid
+    loop
+        foreach setting in array array[
+            'enable_seqscan = off',
+            'enable_bitmapscan = off',
+            'enable_sort = off',
+            'enable_hashjoin = off',
+            'enable_mergejoin = off',
+            'jit = off',
+            'plan_cache_mode = force_generic_plan'
+        ] loop
+            execute format('alter function %s set %s', function, setting);
+        end loop;
+    end loop;
+end
+$$;

@@ -1,0 +1,224 @@
+"""The engine in plain SQL: one short call for each thing that its tests do again and again."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from psycopg import sql
+
+Connection = psycopg.Connection[Any]
+
+
+class Message(NamedTuple):
+    """A row of type pgque.message."""
+
+    msg_id: int
+    batch_id: int
+    type: str | None
+    payload: str | None
+    retry_count: int
+    created_at: Any
+    extra1: str | None
+    extra2: str | None
+    extra3: str | None
+    extra4: str | None
+
+
+@pytest.fixture(scope="module")
+def shared(databases: Any, template: str) -> Iterator[Connection]:
+    """A connection, in autocommit, to a database that all tests of a module share."""
+    dsn = databases.create(template)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        yield conn
+    databases.drop(dsn)
+
+
+def value(conn: Connection, query: str, *parameters: object) -> Any:
+    """The first column of the first row; None where there is no row."""
+    row = conn.execute(query.encode(), parameters or None).fetchone()
+    return row[0] if row else None
+
+
+def column(conn: Connection, query: str, *parameters: object) -> list[Any]:
+    """The first column of all rows."""
+    return [row[0] for row in conn.execute(query.encode(), parameters or None)]
+
+
+def send(conn: Connection, queue: str, payload: object = "x") -> int:
+    return value(conn, "select pgque.send(%s, %s::text)", queue, str(payload))
+
+
+def send_many(conn: Connection, queue: str, count: int) -> list[int]:
+    """Send the texts 1 to count."""
+    return value(
+        conn,
+        "select pgque.send_batch(%s, array(select n::text from generate_series(1, %s) as n))",
+        queue,
+        count,
+    )
+
+
+def tick(conn: Connection, queue: str) -> int | None:
+    return value(conn, "select pgque.ticker(%s)", queue)
+
+
+def receive(
+    conn: Connection, queue: str, consumer: str, max_return: int = 100, *, merged: bool = False
+) -> list[Message]:
+    function = "receive_merged" if merged else "receive"
+    query = sql.SQL("select * from pgque.{}(%s, %s, %s)").format(sql.Identifier(function))
+    return [Message(*row) for row in conn.execute(query, [queue, consumer, max_return])]
+
+
+def receive_coop(
+    conn: Connection,
+    queue: str,
+    group: str,
+    member: str,
+    max_return: int = 100,
+    dead_interval: str | None = None,
+    *,
+    merged: bool = False,
+) -> list[Message]:
+    function = "receive_coop_merged" if merged else "receive_coop"
+    query = sql.SQL("select * from pgque.{}(%s, %s, %s, %s, %s::interval)").format(
+        sql.Identifier(function)
+    )
+    rows = conn.execute(query, [queue, group, member, max_return, dead_interval])
+    return [Message(*row) for row in rows]
+
+
+def ack(conn: Connection, batch: int | list[Message]) -> int:
+    batch_id = batch if isinstance(batch, int) else batch[0].batch_id
+    return value(conn, "select pgque.ack(%s)", batch_id)
+
+
+def nack(
+    conn: Connection,
+    message: Message,
+    retry_after: str | None = "0",
+    reason: str | None = None,
+    *,
+    batch_id: int | None = None,
+) -> int:
+    return value(
+        conn,
+        "select pgque.nack(%s, row(%s, null, null, null, null, null, null, null, null, null)"
+        "::pgque.message, %s::interval, %s::text)",
+        batch_id or message.batch_id,
+        message.msg_id,
+        retry_after,
+        reason,
+    )
+
+
+def drain(
+    conn: Connection, queue: str, consumer: str, max_return: int = 100, *, merged: bool = False
+) -> list[Message]:
+    """Tick, then receive and ack until nothing is left."""
+    tick(conn, queue)
+    messages = []
+    while batch := receive(conn, queue, consumer, max_return, merged=merged):
+        messages += batch
+        assert ack(conn, batch) == 1
+    return messages
+
+
+def ids(messages: Iterable[Message]) -> list[int]:
+    return [message.msg_id for message in messages]
+
+
+def payloads(messages: Iterable[Message]) -> list[str | None]:
+    return [message.payload for message in messages]
+
+
+def subscribe(conn: Connection, queue: str, *consumers: str) -> None:
+    for consumer in consumers:
+        assert value(conn, "select pgque.subscribe(%s, %s)", queue, consumer) == 1
+
+
+def configure(conn: Connection, queue: str, **settings: object) -> None:
+    for param, setting in settings.items():
+        text = None if setting is None else str(setting)
+        conn.execute("select pgque.set_queue_config(%s, %s, %s)", [queue, param, text])
+
+
+def rotate(conn: Connection, queue: str) -> int:
+    """Rotate the queue's log if it may be, whatever its rotation_period was: 1 or 0."""
+    period = "select queue_rotation_period = '1 microsecond' from pgque.queue where queue_name = %s"
+    if not value(conn, period, queue):
+        configure(conn, queue, rotation_period="1 microsecond")
+    return value(conn, "select pgque.maint_rotate_tables_step1(%s)", queue)
+
+
+def rotate_ledger(conn: Connection) -> bool:
+    """Switch to the other child of the ledger and empty the one before: whether it came to that."""
+    current = "select ledger_child from pgque.config"
+    before = value(conn, current)
+    for _ in range(3):
+        conn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
+        value(conn, "select pgque.maint_rotate_ledger()")
+        size = f"select pg_relation_size('pgque.cursor_{before}')"
+        if value(conn, current) != before and value(conn, size) == 0:
+            return True
+    return False
+
+
+def log_of(conn: Connection, queue: str) -> str:
+    return value(conn, "select queue_data_pfx from pgque.queue where queue_name = %s", queue)
+
+
+def notices(conn: Connection) -> list[str]:
+    """A list to which every notice of the connection is added from now on."""
+    heard: list[str] = []
+
+    def listen(notice: psycopg.errors.Diagnostic) -> None:
+        heard.append(f"{notice.severity_nonlocalized}: {notice.message_primary}")
+
+    conn.add_notice_handler(listen)
+    return heard
+
+
+@contextlib.contextmanager
+def refused(state: str, text: str) -> Iterator[None]:
+    """The block must raise an error of that SQLSTATE with that text in it."""
+    try:
+        yield
+    except psycopg.Error as error:
+        assert error.sqlstate == state, f"{error.sqlstate}: {error}"
+        assert text in str(error.diag.message_primary), error.diag.message_primary
+    else:
+        raise AssertionError(f"nothing was refused with {state}")
+
+
+class Thread(threading.Thread):
+    """A thread whose result or error is handed over by `outcome`."""
+
+    def __init__(self, target: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._function = target
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def outcome(self, timeout: float = 30) -> Any:
+        self.join(timeout)
+        assert not self.is_alive(), "still waiting"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def is_blocked(conn: Connection, other: Connection) -> bool:
+    """Whether the other connection waits for a lock."""
+    pid = other.info.backend_pid
+    return value(conn, "select pg_blocking_pids(%s) <> '{}'", pid)

@@ -1,0 +1,170 @@
+"""Draw the pictures of concepts.md: `python docs/make_pictures.py` writes them beside itself."""
+
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+WIDTH = 760
+
+LIGHT = """
+    .paper { fill: #ffffff; stroke: #d0d7de }
+    text { fill: #1f2328 }
+    .dim, .dim text { fill: #59636e }
+    .tick, .axis { stroke: #59636e }
+    .a { fill: #b6d4fe } .b { fill: #ffdf9e } .c { fill: #c3e8c5 } .d { fill: #eceff2 }
+    .a, .b, .c, .d { stroke: #59636e }
+    .ink { fill: #1f2328 }
+"""
+DARK = """
+    .paper { fill: #0d1117; stroke: #3d444d }
+    text { fill: #f0f6fc }
+    .dim, .dim text { fill: #9198a1 }
+    .tick, .axis { stroke: #9198a1 }
+    .a { fill: #1c4a86 } .b { fill: #7a5200 } .c { fill: #1f5c2e } .d { fill: #21262d }
+    .a, .b, .c, .d { stroke: #9198a1 }
+    .ink { fill: #f0f6fc }
+"""
+
+
+class Picture:
+    """An SVG that is drawn from top left to bottom right."""
+
+    def __init__(self, title: str, height: int) -> None:
+        self._title = title
+        self._height = height
+        self._parts: list[str] = []
+
+    def text(self, x: float, y: float, words: str, *, at: str = "middle", kind: str = "") -> None:
+        """Write words around, from or up to a point: `at` is middle, start or end."""
+        self._parts.append(
+            f'<text x="{x:g}" y="{y:g}" text-anchor="{at}" class="{kind}">{escape(words)}</text>'
+        )
+
+    def box(self, x: float, y: float, width: float, height: float, kind: str) -> None:
+        """Draw a rectangle."""
+        self._parts.append(
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4" '
+            f'class="{kind}"/>'
+        )
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, kind: str, end: str = "") -> None:
+        """Draw a line, with an arrow where `end` is given."""
+        arrow = ' marker-end="url(#arrow)"' if end else ""
+        dash = ' stroke-dasharray="5 4"' if kind == "tick" else ""
+        self._parts.append(
+            f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{kind}" '
+            f'stroke-width="1.5"{dash}{arrow}/>'
+        )
+
+    def event(self, x: float, y: float, number: int, kind: str) -> None:
+        """Draw an event: a circle with its id."""
+        self._parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="13" class="{kind}"/>')
+        self.text(x, y + 5, str(number))
+
+    def svg(self, *, dark: bool = False) -> str:
+        """Return the picture. It follows the reader's colour scheme, or is dark for a preview."""
+        style = DARK if dark else f"{LIGHT}  @media (prefers-color-scheme: dark) {{{DARK}  }}\n"
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self._height}" '
+            f'width="{WIDTH}" height="{self._height}" role="img" '
+            'font-family="system-ui, sans-serif" font-size="14">\n'
+            f"<title>{escape(self._title)}</title>\n"
+            f"<style>{style}</style>\n"
+            '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
+            'markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z" class="ink"/></marker></defs>\n'
+            f'<rect x=".5" y=".5" width="{WIDTH - 1}" height="{self._height - 1}" rx="6" '
+            'class="paper"/>\n' + "\n".join(self._parts) + "\n</svg>\n"
+        )
+
+
+def log() -> Picture:
+    """The log of a queue, cut by ticks, and two consumers that stand in it."""
+    picture = Picture("A log cut by ticks, and where two consumers stand", 250)
+    left, step, top = 40.0, 52.0, 62.0
+    events = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "b"), (6, "c"), (7, "c"), (8, "c")]
+    events += [(9, "c"), (10, "d"), (11, "d")]
+    for place, (number, kind) in enumerate(events):
+        picture.box(left + place * step, top, step - 8, 40, kind)
+        picture.text(left + place * step + (step - 8) / 2, top + 25, str(number))
+    picture.text(left + 11 * step, top + 25, "→ new ones", at="start", kind="dim")
+    ticks = {1: 0, 2: 3, 3: 5, 4: 9}
+    for number, place in ticks.items():
+        x = left + place * step - 4
+        picture.line(x, 40, x, 150, "tick")
+        picture.text(x, 30, f"tick {number}")
+    for name, begin, end in (("window", 0, 3), ("window", 3, 5), ("window", 5, 9)):
+        x = left + (begin + end) / 2 * step - 4
+        picture.text(x, top + 62, name, kind="dim")
+    picture.text(left + 10 * step, top + 62, "no tick yet", kind="dim")
+    for words, tick, y, side, at in (
+        ("billing stands here: 4 and 5 are next", 2, 186, 10, "start"),
+        ("shipping stands here: nothing is ready", 4, 222, -10, "end"),
+    ):
+        x = left + ticks[tick] * step - 4
+        picture.line(x, y + 4, x, 154, "axis", "arrow")
+        picture.text(x + side, y + 4, words, at=at)
+    return picture
+
+
+def snapshots() -> Picture:
+    """Transactions of three producers: an event is in the batch of the first tick that sees it."""
+    picture = Picture("Which batch an event belongs to: the first tick after its commit", 270)
+    left, right = 110, WIDTH - 30
+    ticks = {1: 150, 2: 370, 3: 610}
+    for number, x in ticks.items():
+        picture.line(x, 40, x, 205, "tick")
+        picture.text(x, 30, f"tick {number}")
+    rows = [
+        ("producer A", [(170, 290, "a", [(200, 1)]), (410, 540, "b", [(450, 4), (490, 5)])]),
+        ("producer B", [(220, 560, "b", [(250, 2)])]),
+        ("producer C", [(250, 345, "a", [(300, 3)]), (580, 700, "d", [(640, 6)])]),
+    ]
+    for row, (name, transactions) in enumerate(rows):
+        y = 75 + row * 50
+        picture.text(left - 10, y + 5, name, at="end")
+        for begin, end, kind, events in transactions:
+            picture.box(begin, y - 19, end - begin, 38, "d")
+            for x, number in events:
+                picture.event(x, y, number, kind)
+    picture.line(left, 214, right, 214, "axis", "arrow")
+    picture.text(right, 232, "time", at="end", kind="dim")
+    picture.text((ticks[1] + ticks[2]) / 2, 234, "batch of tick 2: 1, 3")
+    picture.text((ticks[2] + ticks[3]) / 2, 234, "batch of tick 3: 2, 4, 5")
+    caption = "A bar is a transaction, from begin to commit; a circle is an event that it sent."
+    picture.text(left, 258, caption, at="start", kind="dim")
+    return picture
+
+
+def rotation() -> Picture:
+    """The three tables of a log, before and after two rotations."""
+    picture = Picture("Rotation: the oldest of three tables is emptied and written to next", 210)
+    moments = [
+        ("now", [("written to", "c"), ("oldest", "b"), ("kept", "a")]),
+        ("one rotation later", [("kept", "c"), ("written to", "d"), ("oldest", "a")]),
+        ("two rotations later", [("oldest", "c"), ("kept", "d"), ("written to", "d")]),
+    ]
+    for column, (moment, tables) in enumerate(moments):
+        x = 30 + column * 245
+        picture.text(x + 105, 32, moment)
+        for row, (words, kind) in enumerate(tables):
+            y = 48 + row * 42
+            picture.box(x, y, 210, 34, kind)
+            picture.text(x + 10, y + 22, f"event_1_{row}", at="start")
+            picture.text(x + 200, y + 22, words, at="end")
+        if column:
+            picture.line(x - 28, 107, x - 8, 107, "axis", "arrow")
+    caption = "A colour is a table's events. Once all have seen the oldest ones, TRUNCATE."
+    picture.text(30, 194, caption, at="start", kind="dim")
+    return picture
+
+
+PICTURES = {"log.svg": log, "snapshots.svg": snapshots, "rotation.svg": rotation}
+
+
+def main() -> None:
+    """Write every picture."""
+    for name, draw in PICTURES.items():
+        Path(__file__).with_name(name).write_text(draw().svg(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

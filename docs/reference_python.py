@@ -1,0 +1,182 @@
+"""The Python reference, from signatures and docstrings, and the command line's from its help."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any, Final, ForwardRef
+
+import typer.main
+
+import pgque
+from pgque import embedded, install
+from pgque import errors as errors_module
+from pgque.cli.app import app
+
+PYTHON_HEAD: Final = """\
+# Reference: Python
+
+<!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
+
+`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and the
+command line. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
+`PgqueClient` never commits and never rolls back.
+"""
+
+CLI_HEAD: Final = """
+## Command line
+
+The extra `cli` has it. Each command has `--help`; `pgque --debug COMMAND` shows the traceback of
+an error. The status is 0, 1 after an error, 2 where the command was called wrongly.
+"""
+
+CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
+ROWS: Final = ("QueueInfo", "ConsumerInfo", "DeadLetter", "ReplayResult")
+INSTALL: Final = (
+    "install", "uninstall", "script", "schema_version", "server_versions", "check_schema",
+)  # fmt: skip
+
+_NAMES: Final = re.compile(r"^(`\w+`(?:(?:, | … )`\w+`)*) ")
+"""What an item of a list in a docstring begins with; two spaces or more tell it from a sentence."""
+
+
+def python_reference() -> str:
+    """Return reference-python.md."""
+    errors = {
+        name for name in pgque.__all__
+        if isinstance(getattr(pgque, name), type) and issubclass(getattr(pgque, name), Exception)
+    }  # fmt: skip
+    missing = set(pgque.__all__) - errors ^ {"connect", *CLASSES, *ROWS}
+    if missing:
+        raise LookupError(f"the reference and pgque.__all__ differ: {', '.join(sorted(missing))}")
+    parts = [PYTHON_HEAD, _function(pgque.connect, "##")]
+    parts += [_class(getattr(pgque, name), "##") for name in CLASSES]
+    parts.append("\n## Rows of information\n")
+    parts += [_row(getattr(pgque, name)) for name in ROWS]
+    parts.append("\n## Errors\n\n")
+    tree, rest = (inspect.getdoc(errors_module) or "").split("::\n", 1)[1].rsplit("\n\n", 1)
+    parts.append(f"```text\n{inspect.cleandoc(tree)}\n```\n\n{_markdown(rest)}\n\n")
+    parts += [_error(getattr(pgque, name)) for name in sorted(errors)]
+    parts.append(f"\n## pgque.install\n\n{_markdown(inspect.getdoc(install) or '')}\n")
+    parts += [_function(getattr(install, name), "###") for name in INSTALL]
+    parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
+    parts.append(_class(embedded.Server, "###"))
+    parts.append(_function(embedded.default_data_dir, "###"))
+    parts.append(_class(embedded.EmbeddedError, "###"))
+    parts.append(CLI_HEAD)
+    parts += _commands()
+    return "".join(parts)
+
+
+def _class(cls: type, level: str) -> str:
+    parts = [f"\n{level} {cls.__name__}\n\n"]
+    if not issubclass(cls, Exception):
+        parts.append(f"`{cls.__name__}{_signature(cls)}`\n\n")
+    parts.append(f"{_markdown(inspect.getdoc(cls) or '')}\n")
+    for name, member in _members(cls):
+        if isinstance(member, property):
+            words = _markdown(inspect.getdoc(member) or "")
+            result = _name(inspect.signature(member.fget or cls).return_annotation)
+            parts.append(f"\n{level}# {cls.__name__}.{name}\n\nProperty: `{result}`. {words}\n")
+        else:
+            parts.append(_function(member, f"{level}#", f"{cls.__name__}."))
+    return "".join(parts)
+
+
+def _members(cls: type) -> Iterator[tuple[str, Any]]:
+    """Public methods and properties in the order of the source, a base class's after its own."""
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("pgque"):
+            for name, member in vars(owner).items():
+                if not name.startswith("_") and (
+                    inspect.isfunction(member) or isinstance(member, property)
+                ):
+                    yield name, member
+
+
+def _function(function: Any, level: str, prefix: str = "") -> str:
+    name = f"{prefix}{function.__name__}"
+    words = _markdown(inspect.getdoc(function) or "")
+    return f"\n{level} {name}\n\n`{name}{_signature(function)}`\n\n{words}\n"
+
+
+def _signature(function: Any) -> str:
+    signature = inspect.signature(function)
+    shown, star = [], False
+    for parameter in signature.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            shown.append("*")
+            star = True
+        text = parameter.name
+        if parameter.annotation is not parameter.empty:
+            text += f": {_name(parameter.annotation)}"
+        if parameter.default is not parameter.empty:
+            text += f" = {parameter.default!r}"
+        shown.append(text)
+    result = signature.return_annotation
+    is_call = not isinstance(function, type) and result is not signature.empty
+    return f"({', '.join(shown)})" + (f" -> {_name(result)}" if is_call else "")
+
+
+def _name(annotation: Any) -> str:
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return annotation.strip("'\"")
+    return "None" if annotation is None else getattr(annotation, "__name__", str(annotation))
+
+
+def _row(cls: type) -> str:
+    annotations = inspect.get_annotations(cls).items()
+    fields = ", ".join(f"`{name}: {_name(annotation)}`" for name, annotation in annotations)
+    words = _markdown(inspect.getdoc(cls) or "")
+    return f"\n### {cls.__name__}\n\n{words}\n\nFields: {fields}.\n"
+
+
+def _error(cls: type) -> str:
+    words = " ".join(_markdown(inspect.getdoc(cls) or "").split())
+    return f"- `{cls.__name__}`: {words}\n"
+
+
+def _commands() -> Iterator[str]:
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, command in commands.items():
+        yield f"\n### pgque {name}\n\n{inspect.cleandoc(command.help)}\n"
+        options = [o for o in command.params if "--help" not in o.opts]
+        if options:
+            yield "\n"
+        for option in options:
+            words = f"- `{', '.join(option.opts)}`: {option.help}"
+            if isinstance(option.show_default, str):
+                words += f" Default: {option.show_default}."
+            if option.envvar:
+                words += f" Or in the environment, as `{option.envvar}`."
+            yield f"{words}\n"
+
+
+def _markdown(docstring: str) -> str:
+    """Turn a docstring into Markdown: lists of parameters, indented code, double backticks."""
+    parts = [_part(part) for part in docstring.replace("``", "`").split("\n\n")]
+    return "\n\n".join(parts)
+
+
+def _part(part: str) -> str:
+    lines = part.split("\n")
+    if all(line.startswith("    ") for line in lines):
+        return f"```text\n{textwrap.dedent(part)}\n```"
+    if re.match(r":\w+", part):
+        items = re.split(r"\n(?=:)", part)
+        return "\n".join(_item(" ".join(item.split())) for item in items)
+    if re.match(rf"{_NAMES.pattern} ", part):
+        items = re.split(r"\n(?=`)", part)
+        return "\n".join(_NAMES.sub(r"- \1: ", " ".join(item.split())) for item in items)
+    return part
+
+
+def _item(item: str) -> str:
+    item = re.sub(r"^:param (\w+):", r"- `\1`:", item)
+    return re.sub(r"^:raises (\w+):", r"- raises `\1`:", item)

@@ -1,0 +1,162 @@
+"""The demo as a user runs it: all its processes, its last lines, its end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.running import eventually
+
+ROOT = Path(__file__).parents[2]
+ROLES = {"ticker", "delays", "gates-1", "gates-2", "audit"}
+
+
+@dataclass
+class Demo:
+    """A running demo. All its processes carry its mark in their environment."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    output: Path
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("PGQUE_TEST_MARK") == self.mark:
+                    found.append(process)
+        return found
+
+    def roles(self) -> set[str]:
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, IndexError):
+                found.add(process.cmdline()[-1])
+        return found & ROLES
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(120)
+
+
+@contextlib.contextmanager
+def demo(*arguments: str) -> Iterator[Demo]:
+    mark = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pgque", "demo", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env={**os.environ, "PGQUE_TEST_MARK": mark},
+                start_new_session=True,
+            )
+        running = Demo(process, mark, output)
+        try:
+            yield running
+        finally:
+            process.kill()
+            process.wait()
+            for left in running.processes():
+                with contextlib.suppress(psutil.Error):
+                    left.kill()
+
+
+def schemas(dsn: str) -> set[str]:
+    with psycopg.connect(dsn) as conn:
+        rows = conn.execute("select nspname from pg_namespace where nspname ~ '^pgque'")
+        return {name for (name,) in rows}
+
+
+def test_every_flight_arrives_once(fresh_dsn):
+    with demo("--dsn", fresh_dsn, "--rate", "max") as running:
+        status = running.wait()
+        lines = running.text().splitlines()
+        assert status == 0, running.text()
+        assert running.processes() == []
+    table = {line[:14].strip(): line[14:].split()[:3] for line in lines[-7:-2]}
+    assert table == {
+        "sent": ["6,099", "0", "0"],
+        "delays": ["6,099", "0", "0"],
+        "gates": ["6,099", "0", "0"],
+        "audit": ["6,064", "0", "0"],
+        "dead letters": ["35", "0", "0"],
+    }
+    assert lines[-1] == "0 lost, 0 counted twice: the database and the file agree"
+    assert any("killed with SIGKILL" in line for line in lines)
+    assert any("took the batch over" in line for line in lines)
+    assert schemas(fresh_dsn) == {"pgque"}
+
+
+def test_a_missing_schema_is_installed_and_said_so(empty_dsn):
+    with demo("--dsn", empty_dsn, "--rate", "1000") as running:
+        eventually(lambda: "sent 0/6,099" in running.text(), "the first line")
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.wait() == 130
+        assert "the schema pgque is not in this database: installing it" in running.text()
+    assert schemas(empty_dsn) == {"pgque"}
+
+
+def test_ctrl_c_leaves_no_process_even_when_pressed_twice():
+    with demo("--rate", "500") as running:
+        eventually(lambda: running.roles() == ROLES, "a process for each role")
+        eventually(lambda: "sent 0/6,099" in running.text(), "the first line")
+        for _ in range(2):
+            os.killpg(running.process.pid, signal.SIGINT)
+            time.sleep(0.1)
+        assert running.wait() == 130
+        assert running.processes() == []
+        assert "no process is left behind" in running.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_early_signal_leaves_no_process(number):
+    with demo() as running:
+        eventually(lambda: "starting" in running.text(), "the first line")
+        running.process.send_signal(number)
+        assert running.wait() == 128 + number
+        assert running.processes() == []
+
+
+def test_a_killed_demo_leaves_no_process():
+    with demo("--rate", "500") as running:
+        eventually(lambda: running.roles() == ROLES, "a process for each role")
+        running.process.kill()
+        running.wait()
+        eventually(lambda: running.processes() == [], "the end of all processes")
+
+
+def test_the_death_of_a_process_is_told(fresh_dsn):
+    with demo("--dsn", fresh_dsn, "--rate", "100") as running:
+        eventually(lambda: running.roles() == ROLES, "a process for each role")
+        for process in running.processes():
+            if process.cmdline()[-1] == "audit":
+                process.kill()
+        assert running.wait() == 1
+        assert "the process audit ended" in running.text()
+        assert running.processes() == []
+    assert schemas(fresh_dsn) == {"pgque"}
+
+
+def test_two_demos_in_one_database_do_not_meet(fresh_dsn):
+    with demo("--dsn", fresh_dsn, "--rate", "100") as first:
+        eventually(lambda: first.roles() == ROLES, "a process for each role")
+        with demo("--dsn", fresh_dsn) as second:
+            assert second.wait() == 1
+            assert "another demo runs in this database" in second.text()
+        assert first.process.poll() is None

@@ -1,0 +1,314 @@
+"""Reading a document as its reader does: every sample in it is run, from top to bottom.
+
+A fenced block is run by its language: python in one namespace per document, sql in one session of
+psql, sh in bash. A block of text after one of these is what it prints, ``...`` standing for
+anything. HTML comments right before a block, or between blocks, say what a reader is told in words:
+
+    file: NAME          the block is a file of that name
+    background          the command runs on; text after it is what it prints sooner or later
+    with: ARGUMENTS     added to the command; {home} is a folder for data
+    prints: COMMAND     the text is what that background command prints next
+    not run: REASON     the reason is one of those in NOT_RUN
+    stop: COMMAND       Ctrl-C, and it ends with status 0
+    kill: COMMAND       kill -9
+    check: SQL          becomes true
+"""
+
+import configparser
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psycopg
+import pytest
+import sqlalchemy
+
+import pgque
+from pgque import embedded
+from pgque.embedded.binaries import find_binaries
+from tests.fix_server import wanted_version
+from tests.running import eventually
+
+ROOT = Path(__file__).resolve().parent.parent
+
+NOT_RUN = {
+    "a fresh clone": "it installs this package and runs its tests: the one thing they cannot do",
+    "packages": "pip would need the network",
+    "another server": "it needs a second machine, a pooler, pg_cron or Docker",
+    "your DSN": "the value differs from reader to reader; the test takes the one that was printed",
+}
+"""Why a block is not run; what can be is parsed all the same."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A fenced block, or an order in a comment, which has no language."""
+
+    place: str
+    notes: dict[str, str]
+    language: str = ""
+    text: str = ""
+
+
+_COMMENT = re.compile(r"<!-- ([a-z ]+?)(?:: (.+?))? -->")
+
+
+def steps(document: Path) -> list[Step]:
+    """Return what there is to do in a document, from top to bottom."""
+    found: list[Step] = []
+    notes: dict[str, str] = {}
+    lines = iter(enumerate(document.read_text(encoding="utf-8").splitlines(), 1))
+    for number, line in lines:
+        place = f"{document.name}:{number}"
+        if comment := _COMMENT.fullmatch(line):
+            order = {comment[1]: comment[2] or ""}
+            if order.keys() & {"stop", "kill", "check"}:
+                found.append(Step(place, order))
+            else:
+                notes |= order
+        elif line.startswith("```"):
+            body: list[str] = []
+            for _, inner in lines:
+                if inner == "```":
+                    break
+                body.append(inner)
+            else:
+                raise AssertionError(f"{place}: the block does not end")
+            found.append(Step(place, notes, line[3:], "\n".join(body) + "\n"))
+            notes = {}
+        else:
+            assert not notes, f"{place}: a comment without a block after it: {notes}"
+    return found
+
+
+class Background:
+    """A command that runs beside the reader, and what it has printed."""
+
+    def __init__(self, command: str, folder: Path, env: dict[str, str]) -> None:
+        self.printed = ""
+        self.seen = 0
+        self._process = subprocess.Popen(
+            shlex.split(command),
+            cwd=folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.printed += line
+
+    def expect(self, pattern: str, what: str) -> str:
+        """Wait until what was not yet looked at contains the pattern; return what matched."""
+        try:
+            eventually(lambda: re.search(pattern, self.printed[self.seen :], re.DOTALL), what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; printed: {self.printed[self.seen :]}") from None
+        match = re.search(pattern, self.printed[self.seen :], re.DOTALL)
+        assert match is not None
+        self.seen += match.end()
+        return match[0]
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal, wait for the end and return the status."""
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        try:
+            return self._process.wait(20)
+        finally:
+            self._process.kill()
+            self._reader.join()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+
+
+class Psql:
+    """A session of psql, which ends at the first error."""
+
+    def __init__(self, dsn: str, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            ["psql", "-X", "-v", "ON_ERROR_STOP=1", "-P", "pager=off", dsn],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, text: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{text}\n\\echo --end--\n")
+        self._process.stdin.flush()
+        printed = ""
+        for line in self._process.stdout:
+            if line == "--end--\n":
+                return printed
+            printed += line
+        raise AssertionError(f"psql failed: {printed}")
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate(timeout=20)
+
+
+@dataclass
+class Reader:
+    """Does what a document says, in a folder of its own."""
+
+    folder: Path
+    home: Path
+    dsn: str = ""
+    printed: str | Background = ""
+    namespace: dict[str, object] = field(default_factory=lambda: {"__name__": "sample"})
+    background: dict[str, Background] = field(default_factory=dict)
+    psql: Psql | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        # pg_dump and pg_restore of a newer version write what an older server does not know.
+        version = wanted_version() if wanted_version() in embedded.VERSIONS else None
+        programs = find_binaries(version or max(embedded.VERSIONS)).bin
+        path = [Path(sys.executable).parent, programs]
+        return {
+            **os.environ,
+            "PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]]),
+            "PGQUE_DSN": self.dsn,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.home),
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)]),
+        }
+
+    def read(self, document: Path) -> None:
+        """Do all that a document says."""
+        for step in steps(document):
+            try:
+                self._follow(step)
+            except Exception as error:
+                raise AssertionError(f"{step.place}: {error}") from error
+
+    def _follow(self, step: Step) -> None:
+        if "not run" in step.notes:
+            assert step.notes["not run"] in NOT_RUN
+            parse(step)
+        elif not step.language:
+            self._obey(*next(iter(step.notes.items())))
+        elif "file" in step.notes:
+            path = self.folder / step.notes["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(step.text, encoding="utf-8")
+            parse(step)
+        else:
+            run: Callable[[Step], None] = getattr(self, f"_{step.language}")
+            run(step)
+
+    def _obey(self, order: str, value: str) -> None:
+        if order == "check":
+            with psycopg.connect(self.dsn, autocommit=True) as conn:
+                eventually(lambda: conn.execute(value.encode()).fetchone() == (True,), value)
+        elif order == "stop":
+            assert self.background.pop(value).end(signal.SIGINT) == 0
+        else:
+            assert self.background.pop(value).end(signal.SIGKILL) == -signal.SIGKILL
+
+    def _python(self, step: Step) -> None:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(step.text, step.place, "exec"), self.namespace)
+        self.printed = printed.getvalue()
+
+    def _sql(self, step: Step) -> None:
+        self.psql = self.psql or Psql(self.dsn, self.env)
+        self.printed = self.psql.run(step.text)
+
+    def _sh(self, step: Step) -> None:
+        if "background" in step.notes:
+            command = step.text.strip()
+            arguments = step.notes.get("with", "").format(home=self.home)
+            child = Background(f"{command} {arguments}", self.folder, self.env)
+            self.background[command] = self.printed = child
+            if command == "pgque dev":
+                self.dsn = child.expect(r"postgresql://\S+", "a DSN")
+                os.environ["PGQUE_DSN"] = self.dsn
+                child.seen = 0
+            return
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", step.text],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stdout
+        self.printed = done.stdout
+
+    def _text(self, step: Step) -> None:
+        pattern = re.escape(step.text.strip()).replace(r"\.\.\.", ".*?")
+        if "prints" in step.notes:
+            self.printed = self.background[step.notes["prints"]]
+        if isinstance(self.printed, Background):
+            self.printed.expect(rf"(?m:^{pattern}$)", step.text)
+        else:
+            assert re.fullmatch(pattern, self.printed.strip(), re.DOTALL), self.printed
+
+    def close(self) -> None:
+        """End what is still there, the newest first."""
+        for value in self.namespace.values():
+            if isinstance(value, psycopg.Connection | pgque.PgqueClient | pgque.ClientPool):
+                value.close()
+            elif isinstance(value, sqlalchemy.Engine):
+                value.dispose()
+        if self.psql is not None:
+            self.psql.close()
+        for command, child in reversed(self.background.items()):
+            assert child.end(signal.SIGINT) == 0, f"{command}: {child.printed}"
+
+
+def parse(step: Step) -> None:
+    """Look at a block that is a file, or cannot be run, as far as its language can be read."""
+    if step.language == "python":
+        compile(step.text, step.place, "exec")
+    elif step.language == "sh":
+        subprocess.run(["bash", "-n"], input=step.text, text=True, check=True)
+    elif step.language == "ini":
+        configparser.ConfigParser(interpolation=None).read_string(step.text)
+    else:
+        assert step.language in {"sql", "text"}, step.place
+
+
+@contextlib.contextmanager
+def reader(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, dsn: str) -> Iterator[Reader]:
+    """A reader whose programs find the folder's modules and the DSN as they would in a shell."""
+    monkeypatch.setenv("PGQUE_DSN", dsn)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    one = Reader(folder, home, dsn)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def to_url(dsn: str) -> str:
+    """Write a connection string as the URL that most people use."""
+    parts = psycopg.conninfo.conninfo_to_dict(dsn)
+    user, password, dbname = parts.pop("user"), parts.pop("password", None), parts.pop("dbname")
+    secret = f":{quote(str(password), safe='')}" if password else ""
+    return f"postgresql://{user}{secret}@/{dbname}?{urlencode(parts, safe='/')}"

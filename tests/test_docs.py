@@ -1,0 +1,123 @@
+"""The pages in docs/: their samples run, what is generated is fresh, their links lead somewhere."""
+
+import importlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import psycopg
+import pytest
+
+from pgque import errors
+from pgque.embedded import Server
+from tests.samples import NOT_RUN, ROOT, reader, steps, to_url
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+HOW_TO_REFRESH = "run python docs/make_reference.py"
+
+
+def test_tutorial(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reader(tmp_path, home, monkeypatch, "") as newcomer:
+        newcomer.read(DOCS / "tutorial.md")
+
+
+def test_concepts(tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reader(tmp_path, home, monkeypatch, to_url(dsn)) as engineer:
+        engineer.read(DOCS / "concepts.md")
+
+
+def test_operations(
+    tmp_path: Path, home: Path, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = psycopg.conninfo.conninfo_to_dict(own_server.dsn)
+    for name, part in (("PGHOST", "host"), ("PGPORT", "port"), ("PGUSER", "user")):
+        monkeypatch.setenv(name, str(parts[part]))
+    with reader(tmp_path, home, monkeypatch, to_url(own_server.dsn)) as operator:
+        operator.read(DOCS / "operations.md")
+
+
+def test_every_page_is_read_or_has_nothing_to_run() -> None:
+    read = {"README.md", "tutorial.md", "concepts.md", "operations.md"}
+    for page in PAGES:
+        if page.name not in read:
+            assert {step.language for step in steps(page)} <= {"text"}, page
+
+
+def test_every_reason_not_to_run_a_sample_is_needed() -> None:
+    reasons = {step.notes.get("not run") for page in PAGES for step in steps(page)}
+    assert reasons - {None} == NOT_RUN.keys()
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Import one of the scripts in docs/."""
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module
+
+
+def test_the_sql_reference_is_fresh(
+    scripts: Callable[[str], ModuleType], autoconn: psycopg.Connection
+) -> None:
+    page = scripts("reference_sql").sql_reference(autoconn)
+    assert (DOCS / "reference-sql.md").read_text() == page, HOW_TO_REFRESH
+
+
+def test_the_python_reference_is_fresh(scripts: Callable[[str], ModuleType]) -> None:
+    page = scripts("reference_python").python_reference()
+    assert (DOCS / "reference-python.md").read_text() == page, HOW_TO_REFRESH
+
+
+def test_the_pictures_are_fresh(scripts: Callable[[str], ModuleType]) -> None:
+    for name, draw in scripts("make_pictures").PICTURES.items():
+        svg = draw().svg()
+        ElementTree.fromstring(svg)
+        assert (DOCS / name).read_text() == svg, "run python docs/make_pictures.py"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings get."""
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith("https:"):
+            file, _, anchor = target.partition("#")
+            goal = page.parent / file if file else page
+            assert goal.exists(), target
+            assert not anchor or anchor in anchors(goal), target
+
+
+def is_error(value: object) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, errors.PgqueError)
+        and value is not errors.PgqueError
+    )
+
+
+def test_the_table_of_errors_is_complete() -> None:
+    table = (DOCS / "operations.md").read_text().split("\n## Errors\n")[1]
+    rows = dict(re.findall(r"^\| (PQ\d{3}) \| `(\w+)`", table, re.MULTILINE))
+    known = {state: kind for state, kind in errors._BY_SQLSTATE.items() if state.startswith("PQ")}
+    assert rows == {state: kind.__name__ for state, kind in known.items()}
+    classes = {kind.__name__ for kind in vars(errors).values() if is_error(kind)}
+    assert classes == set(re.findall(r"`(Pgque\w+)`", table))
+
+
+def test_the_table_of_settings_is_complete(autoconn: psycopg.Connection, queue: str) -> None:
+    table = (DOCS / "operations.md").read_text().split("\n## Settings of a queue\n")[1]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, re.MULTILINE)
+    with pytest.raises(psycopg.Error) as caught:
+        autoconn.execute("select pgque.set_queue_config(%s, 'no such setting', null)", [queue])
+    hint = caught.value.diag.message_hint or ""
+    assert {name for name, _ in rows} == set(re.findall(r"\w+_\w+", hint))
+    for name, default in rows:
+        query = f"select queue_{name} = %s from pgque.queue where queue_name = %s"
+        assert autoconn.execute(query.encode(), [default, queue]).fetchone() == (True,), name

@@ -266,7 +266,8 @@ class Reader:
         if isinstance(self.printed, Background):
             self.printed.expect(rf"(?m:^{pattern}$)", step.text)
         else:
-            assert re.fullmatch(pattern, self.printed.strip(), re.DOTALL), self.printed
+            printed = re.sub(r" +$", "", self.printed, flags=re.MULTILINE)  # psql fills its lines
+            assert re.fullmatch(pattern, printed.strip(), re.DOTALL), printed
 
     def close(self) -> None:
         """End what is still there, the newest first."""

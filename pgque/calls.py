@@ -57,6 +57,14 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
     return row is not None and row[0] != conn.info.backend_pid
 
 
+def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
+    """Prepare nothing on a connection of our own behind a pooler; tell whether there is one."""
+    pooled = is_pooled(conn)
+    if pooled:
+        conn.prepare_threshold = None
+    return pooled
+
+
 def to_interval(value: timedelta | float, name: str) -> timedelta:
     """Return seconds or a timedelta as a timedelta; `PgqueInvalidArgument` for anything else."""
     if isinstance(value, timedelta):

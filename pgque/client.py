@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import CONNECTION_DEFAULTS, is_pooled, to_interval
+from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler, to_interval
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
@@ -309,8 +309,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
 
     ``dsn`` is a libpq connection string or URL. Without ``autocommit`` the first call begins a
     transaction, which ``client.conn.commit()`` commits; leaving ``with connect(dsn) as client:``
-    closes the connection and does not commit. Behind a pooler in transaction mode that knows no
-    prepared statements set ``client.conn.prepare_threshold = None`` first.
+    closes the connection and does not commit. Behind a pooler no statements are prepared.
 
     Raises `PgqueConnectionError` where no server answers, `PgqueServerTooOld` before PostgreSQL 14,
     `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of
@@ -319,8 +318,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     with mapped:
         conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
     try:
-        if is_pooled(conn):
-            conn.prepare_threshold = None
+        settle_for_pooler(conn)
         check_connection(conn)
         with mapped:
             conn.autocommit = autocommit

@@ -36,8 +36,9 @@ class Management(Calls):
         """Change one setting of a queue: 1. Calls `pgque.set_queue_config`; needs pgque_admin.
 
         ``param`` is ``ticker_max_count``, ``ticker_max_lag``, ``ticker_idle_period``,
-        ``ticker_paused``, ``rotation_period``, ``external_ticker`` or ``max_retries``. ``value``
-        is a text as PostgreSQL reads it, a number, a bool, a timedelta, or None for the default.
+        ``ticker_paused``, ``rotation_period``, ``external_ticker``, ``max_retries`` or
+        ``disable_insert``. ``value`` is a text as PostgreSQL reads it, a number, a bool, a
+        timedelta, or None for the default.
         Raises `PgqueQueueNotFound` and `PgqueInvalidArgument`.
         """
         if isinstance(value, timedelta):

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from pgque.calls import CONNECTION_DEFAULTS
+from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler
 from pgque.client import PgqueClient, connect
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
 
@@ -29,12 +29,11 @@ class ClientPool:
     ``max_idle``                seconds after which a spare connection is closed (600)
     ``check``                   test each connection before it is handed out, which costs a round
                                 trip and spares callers the errors after a server's restart (False)
-    ``prepare_threshold``       after how many calls a statement is prepared (5); None: never, which
-                                a pooler in transaction mode may need
     ``name``                    appears in psycopg's log and thread names
     ``open``                    open at once; else call `open` later, as after a fork (True)
 
-    Opening connects once by itself and so raises what `connect` raises, at once.
+    Opening connects once by itself and so raises what `connect` raises, at once. Behind a pooler no
+    statements are prepared.
     """
 
     def __init__(
@@ -48,20 +47,20 @@ class ClientPool:
         max_lifetime: float = 3600.0,
         max_idle: float = 600.0,
         check: bool = False,
-        prepare_threshold: int | None = 5,
         name: str | None = None,
         open: bool = True,  # noqa: A002
     ) -> None:
         self._dsn = dsn
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             dsn,
-            kwargs={**CONNECTION_DEFAULTS, "prepare_threshold": prepare_threshold},
+            kwargs=CONNECTION_DEFAULTS,
             min_size=min_size,
             max_size=max_size,
             timeout=timeout,
             max_waiting=max_waiting,
             max_lifetime=max_lifetime,
             max_idle=max_idle,
+            configure=_configure,
             check=ConnectionPool.check_connection if check else None,
             name=name,
             open=False,
@@ -140,3 +139,8 @@ class ClientPool:
         except psycopg.Error as error:
             # The block's own exception is the one to be seen; a broken connection is not reused.
             logger.warning("could not roll back: %s", error)
+
+
+def _configure(conn: psycopg.Connection[Any]) -> None:
+    settle_for_pooler(conn)
+    conn.rollback()

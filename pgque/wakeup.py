@@ -12,7 +12,7 @@ from types import TracebackType
 import psycopg
 from psycopg import sql
 
-from pgque.calls import CONNECTION_DEFAULTS, is_pooled
+from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler
 from pgque.errors import mapped
 
 
@@ -33,10 +33,8 @@ class Wakeup:
         with mapped:
             self.conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
             try:
-                self.pooled = is_pooled(self.conn)
-                if self.pooled:
-                    self.conn.prepare_threshold = None
-                else:
+                self.pooled = settle_for_pooler(self.conn)
+                if not self.pooled:
                     for channel in channels:
                         self.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
             except BaseException:

@@ -128,6 +128,7 @@ begin
     delete from pgque.dead_letter where dl_queue_id = q.queue_id;
     delete from pgque.queue where queue_id = q.queue_id;
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
+    -- The sequence last: that is the order of locks in a send, and tickers of all queues read sequences.
     execute format('drop table %s cascade', q.queue_data_pfx);
     execute format('drop sequence %s', q.queue_event_seq);
     return 1;
@@ -218,11 +219,11 @@ begin
         q := pgque._need_writable(queue_name);
     end if;
     txid := pg_current_xact_id(); -- before nextval: see the head of this file
-    id := nextval(q.queue_event_seq::regclass);
     execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
         || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
-        || ' values ($1, clock_timestamp(), $2, $3, $4, $5, $6, $7, $8)'
-        using id, txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+        || ' values (nextval($1), clock_timestamp(), $2, $3, $4, $5, $6, $7, $8) returning ev_id'
+        into id
+        using q.queue_event_seq::regclass, txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
     if (select last_value from pgque.wake_flag) = 2 then
         perform pgque._wake_ticker();
     end if;

@@ -237,30 +237,36 @@ begin
     perform pgque._need_read_committed('ticker');
     perform pgque._after_restore();
     -- Reads only, for all queues at once; what is really due is decided under the lock in _take_tick.
-    due := array(
-        select u
-        from pgque.queue u
-        left join lateral (
-            select *
-            from pgque.tick t
-            where t.tick_queue = u.queue_id
-            order by t.tick_id desc
-            limit 1
-        ) last on true
-        where not u.queue_ticker_paused
-            and not u.queue_external_ticker
-            and (
-                coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
-                or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
-                or u.queue_forced_after >= last.tick_id
-                or (u.queue_ticker_idle_period > interval '0'
-                    and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
-                or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
-                or last.tick_id is null
-                or to_regclass(u.queue_event_seq) is null
-            )
-        order by u.queue_id
-    );
+    begin
+        due := array(
+            select u
+            from pgque.queue u
+            left join lateral (
+                select *
+                from pgque.tick t
+                where t.tick_queue = u.queue_id
+                order by t.tick_id desc
+                limit 1
+            ) last on true
+            where not u.queue_ticker_paused
+                and not u.queue_external_ticker
+                and (
+                    coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
+                    or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
+                    or u.queue_forced_after >= last.tick_id
+                    or (u.queue_ticker_idle_period > interval '0'
+                        and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
+                    or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+                    or last.tick_id is null
+                    or to_regclass(u.queue_event_seq) is null
+                )
+            order by u.queue_id
+        );
+    exception
+        when undefined_table or internal_error then
+            -- A queue was dropped in this moment, sequence and all.
+            due := array(select u from pgque.queue u where not u.queue_ticker_paused and not u.queue_external_ticker);
+    end;
     foreach q in array due loop
         begin
             if pgque._take_tick(q, has_id, false) is not null then

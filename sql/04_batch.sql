@@ -4,7 +4,8 @@
 -- begins after the lock is held, and it changes by inserting the next row, whose cur_seq is one
 -- higher. A caller whose snapshot is older than the newest row (REPEATABLE READ, SERIALIZABLE)
 -- collides with that row's key and gets a serialization failure, never an old position.
--- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), tables.
+-- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), the log,
+-- its sequence.
 
 create or replace function pgque._lock_position(subscriber_id int)
 returns pgque.cursor

@@ -54,7 +54,6 @@ as $$
 declare
     q pgque.queue;
     txid xid8;
-    sequence_id regclass;
     ids bigint[];
 begin
     if payloads is null then
@@ -65,12 +64,13 @@ begin
     end if;
     q := pgque._need_writable(queue_name);
     txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
-    sequence_id := q.queue_event_seq::regclass;
-    ids := array(select nextval(sequence_id) from generate_series(1, cardinality(payloads)));
-    execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
+    execute 'with sent as ('
+        || ' insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
         || ' (ev_id, ev_time, ev_txid, ev_type, ev_data)'
-        || ' select id, clock_timestamp(), $1, $2, payload from unnest($3, $4) as event (id, payload)'
-        using txid, type_name, ids, payloads;
+        || ' select nextval($1), clock_timestamp(), $2, $3, payload from unnest($4) as payload returning ev_id'
+        || ') select array_agg(ev_id order by ev_id) from sent'
+        into ids
+        using q.queue_event_seq::regclass, txid, type_name, payloads;
     if (select last_value from pgque.wake_flag) = 2 then
         perform pgque._wake_ticker();
     end if;

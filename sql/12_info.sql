@@ -14,11 +14,14 @@ comment on function pgque.version() is 'The version of pgque that installed this
 
 create or replace function pgque._sequence_seen(sequence_name text)
 returns bigint
-language sql volatile
+language plpgsql
 as $$
-    select case
-        when to_regclass(sequence_name) is not null then coalesce(pg_sequence_last_value(to_regclass(sequence_name)), 0)
-    end
+begin
+    return pgque._sequence_value(sequence_name);
+exception
+    when undefined_table then
+        return null; -- the queue is in a bad state, or is dropped in this moment
+end
 $$;
 comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
 
@@ -45,10 +48,11 @@ begin
         clock_timestamp() - last.tick_time,
         (last.tick_event_seq - before.tick_event_seq)
             / nullif(least(extract(epoch from clock_timestamp() - before.tick_time), 60), 0)::double precision,
-        greatest(pgque._sequence_seen(q.queue_event_seq) - last.tick_seq_after, 0),
+        case when seq.value is not null then greatest(seq.value - last.tick_seq_after, 0) end,
         last.tick_id
     from pgque.queue q
     cross join lateral pgque._last_tick(q.queue_id) last
+    cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
     left join lateral (
         -- The tick at which the last minute began, or the oldest one since: never further back.
         (
@@ -119,14 +123,23 @@ begin
         c.cur_tick,
         c.cur_batch,
         case when c.cur_batch is not null then c.cur_next_tick end,
-        case when t.tick_id is not null then greatest(seq.value - greatest(t.tick_seq_after, c.cur_place), 0) end
+        case
+            when t.tick_id is not null and seq.value is not null
+                then greatest(seq.value - greatest(t.tick_seq_after, c.cur_place), 0)
+        end
     from pgque.subscriber s
     join pgque.queue q on q.queue_id = s.sub_queue
     join pgque.consumer n on n.co_id = s.sub_consumer
     cross join lateral pgque._position(s.sub_id) c
     cross join lateral pgque._last_tick(s.sub_queue) last
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
-    left join pgque.tick t on t.tick_queue = s.sub_queue and t.tick_id = c.cur_tick
+    left join lateral (
+        select *
+        from pgque.tick k
+        where k.tick_queue = s.sub_queue
+            and k.tick_id = c.cur_tick
+        limit 1 -- by the index for each subscriber, whatever the planner thinks
+    ) t on true
     where ($1 is null or q.queue_name = $1)
         and ($2 is null or n.co_name = $2)
     order by q.queue_name, n.co_name;
@@ -171,6 +184,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, false);
+    queue_id int := (select s.sub_queue from pgque.subscriber s where s.sub_id = c.cur_sub);
+    earlier pgque.tick := pgque._get_tick(queue_id, c.cur_tick);
+    later pgque.tick := pgque._get_tick(queue_id, c.cur_next_tick);
 begin
     select
         q.queue_name, n.co_name, earlier.tick_time, later.tick_time, earlier.tick_id, later.tick_id,
@@ -181,8 +197,6 @@ begin
     from pgque.subscriber s
     join pgque.queue q on q.queue_id = s.sub_queue
     join pgque.consumer n on n.co_id = s.sub_consumer
-    join pgque.tick earlier on earlier.tick_queue = s.sub_queue and earlier.tick_id = c.cur_tick
-    join pgque.tick later on later.tick_queue = s.sub_queue and later.tick_id = c.cur_next_tick
     where s.sub_id = c.cur_sub;
 end
 $$;

@@ -11,5 +11,6 @@ hypothesis.settings.register_profile("pgque", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pgque")
 
 # What a developer's shell says about PostgreSQL is not what the tests are about.
-for name in [name for name in os.environ if name.startswith("PG") and "PGQUE_TEST" not in name]:
-    del os.environ[name]
+for name in list(os.environ):
+    if name.startswith("PG") and not name.startswith("PGQUE_"):
+        del os.environ[name]

@@ -8,7 +8,6 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import psycopg
 import pytest
@@ -22,33 +21,47 @@ Connect = Callable[..., psycopg.Connection]
 _numbers = itertools.count(1)
 
 
-@dataclass
 class Databases:
     """Makes and drops databases on the server of the test run."""
 
-    server_dsn: str
+    def __init__(self, server_dsn: str) -> None:
+        self.server_dsn = server_dsn
+        self._conn = psycopg.connect(server_dsn, autocommit=True)
 
     def create(self, template: str = "template1") -> str:
         """Create a database with a name of its own; return its connection string."""
         name = f"pgque_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_numbers)}"
         statement = "create database {} template {}"
         # Copying the files is faster by half than writing them to the log; known since 15.
-        with psycopg.connect(self.server_dsn, autocommit=True) as conn:
-            if conn.info.server_version >= 150000:
-                statement += " strategy file_copy"
-            names = sql.Identifier(name), sql.Identifier(template)
-            conn.execute(sql.SQL(statement).format(*names))
+        if self._conn.info.server_version >= 150000:
+            statement += " strategy file_copy"
+        self._run(statement, name, template)
         return make_conninfo(self.server_dsn, dbname=name)
 
     def drop(self, dsn: str) -> None:
-        name = sql.Identifier(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
-        with psycopg.connect(self.server_dsn, autocommit=True) as conn:
-            conn.execute(sql.SQL("drop database if exists {} with (force)").format(name))
+        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        self._run("drop database if exists {} with (force)", name)
+
+    def close(self) -> None:
+        self._conn.close()
+
+    def _run(self, statement: str, *names: str) -> None:
+        query = sql.SQL(statement).format(*map(sql.Identifier, names))
+        try:
+            self._conn.execute(query)
+        except psycopg.OperationalError:
+            if not self._conn.closed:
+                raise
+            # A test may have ended all sessions of the server.
+            self._conn = psycopg.connect(self.server_dsn, autocommit=True)
+            self._conn.execute(query)
 
 
 @pytest.fixture(scope="session")
-def databases(server_dsn: str) -> Databases:
-    return Databases(server_dsn)
+def databases(server_dsn: str) -> Iterator[Databases]:
+    databases = Databases(server_dsn)
+    yield databases
+    databases.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The engine in plain SQL: one short call for each thing that its tests do again and again."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ import pytest
 from psycopg import sql
 
 Connection = psycopg.Connection[Any]
+
+LONG = os.environ.get("PGQUE_LONG") == "1"
+"""Whether races run as long as is claimed of them, rather than for a few seconds."""
 
 
 class Message(NamedTuple):
@@ -161,7 +165,10 @@ def rotate_ledger(conn: Connection) -> bool:
     for _ in range(3):
         conn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
         value(conn, "select pgque.maint_rotate_ledger()")
-        size = f"select pg_relation_size('pgque.cursor_{before}')"
+        size = (
+            f"select pg_relation_size('pgque.cursor_{before}') "
+            f"+ pg_relation_size('pgque.tick_{before}')"
+        )
         if value(conn, current) != before and value(conn, size) == 0:
             return True
     return False
@@ -195,18 +202,19 @@ def refused(state: str, text: str) -> Iterator[None]:
 
 
 class Thread(threading.Thread):
-    """A thread whose result or error is handed over by `outcome`."""
+    """A thread, started at once, whose result or error is handed over by `outcome`."""
 
-    def __init__(self, target: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(daemon=True)
-        self._function = target
+        self._function = function
+        self._arguments = arguments
         self._result: Any = None
         self._error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self._result = self._function()
+            self._result = self._function(*self._arguments)
         except BaseException as error:
             self._error = error
 

@@ -7,7 +7,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,12 +19,29 @@ import pytest
 
 import pgque
 from pgque.embedded import EmbeddedError, Server, binaries
+from tests.fix_server import temporary_in
 from tests.running import eventually
 
 CHECKOUT = Path(pgque.__file__).resolve().parent.parent
 FAST = {"fsync": "off"}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture(scope="module")
+def seed() -> Iterator[Path]:
+    """A data folder with a cluster in it, which is what takes most of the time."""
+    with tempfile.TemporaryDirectory(prefix="pgque-test-", dir=temporary_in()) as path:
+        Path(path).chmod(0o711)
+        Server(path, settings=FAST).start().stop()
+        yield Path(path)
+
+
+@pytest.fixture
+def made(home: Path, seed: Path) -> Path:
+    """A data folder of the test's own, with a cluster of version 18."""
+    subprocess.run(["cp", "-a", seed / "data", home / "data"], check=True)
+    return home
 
 
 def servers_in(folder: Path) -> list[psutil.Process]:
@@ -67,8 +86,8 @@ def test_settings_reach_the_server() -> None:
     assert shown == ["off", "7MB", "3"]
 
 
-def test_fsync_is_on_unless_said_otherwise(home: Path) -> None:
-    with Server(home) as server:
+def test_fsync_is_on_unless_said_otherwise(made: Path) -> None:
+    with Server(made) as server:
         assert ask(server.dsn, "show fsync") == "on"
 
 
@@ -88,16 +107,16 @@ def test_another_version_than_the_folder_has(home: Path) -> None:
     assert not servers_in(home)
 
 
-def test_start_and_stop_twice(home: Path) -> None:
-    server = Server(home, settings=FAST)
+def test_start_and_stop_twice(made: Path) -> None:
+    server = Server(made, settings=FAST)
     server.stop()
     server.start()
-    pids = {process.pid for process in servers_in(home)}
+    pids = {process.pid for process in servers_in(made)}
     server.start()
-    assert {process.pid for process in servers_in(home)} & pids
+    assert {process.pid for process in servers_in(made)} & pids
     server.stop()
     server.stop()
-    assert not servers_in(home)
+    assert not servers_in(made)
 
 
 def test_before_the_start_there_is_no_dsn() -> None:
@@ -118,10 +137,10 @@ def test_restart_keeps_temporary_data(mode: str) -> None:
         assert ask(dsn, "select answer from kept") == 42
 
 
-def test_second_server_in_a_folder_says_how_to_connect(home: Path) -> None:
-    with Server(home, settings=FAST) as server:
+def test_second_server_in_a_folder_says_how_to_connect(made: Path) -> None:
+    with Server(made, settings=FAST) as server:
         with pytest.raises(EmbeddedError, match="already runs in") as caught:
-            Server(home, settings=FAST).start()
+            Server(made, settings=FAST).start()
         assert server.dsn in str(caught.value)
         assert ask(server.dsn, "select 1") == 1
 
@@ -144,11 +163,11 @@ def test_many_starts_at_once_in_a_new_folder(home: Path) -> None:
     assert not servers_in(home)
 
 
-def test_setting_that_postgresql_refuses(home: Path) -> None:
+def test_setting_that_postgresql_refuses(made: Path) -> None:
     with pytest.raises(EmbeddedError, match="no_such_setting"):
-        Server(home, settings={**FAST, "no_such_setting": 1}).start()
-    assert not servers_in(home)
-    with Server(home, settings=FAST) as server:
+        Server(made, settings={**FAST, "no_such_setting": 1}).start()
+    assert not servers_in(made)
+    with Server(made, settings=FAST) as server:
         assert ask(server.dsn, "select 1") == 1
 
 
@@ -170,22 +189,22 @@ def test_leftover_of_an_interrupted_initdb(home: Path) -> None:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_leftover_pid_of_somebody_else(home: Path) -> None:
+def test_leftover_pid_of_somebody_else(made: Path) -> None:
     """After a crash of the machine the number may belong to any process."""
-    with Server(home, settings=FAST):
-        lines = (home / "data" / "postmaster.pid").read_text().split("\n")
+    with Server(made, settings=FAST):
+        lines = (made / "data" / "postmaster.pid").read_text().split("\n")
     lines[0] = str(os.getppid())
-    (home / "data" / "postmaster.pid").write_text("\n".join(lines))
-    with Server(home, settings=FAST) as server:
+    (made / "data" / "postmaster.pid").write_text("\n".join(lines))
+    with Server(made, settings=FAST) as server:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_server_that_was_started_by_hand(home: Path) -> None:
-    with Server(home, settings=FAST) as server:
-        pid = int((home / "data" / "postmaster.pid").read_text().split("\n")[0])
-        os.rename(home / "lock", home / "lock.gone")
+def test_server_that_was_started_by_hand(made: Path) -> None:
+    with Server(made, settings=FAST) as server:
+        pid = int((made / "data" / "postmaster.pid").read_text().split("\n")[0])
+        os.rename(made / "lock", made / "lock.gone")
         with pytest.raises(EmbeddedError, match=f"process {pid} runs PostgreSQL"):
-            Server(home, settings=FAST).start()
+            Server(made, settings=FAST).start()
         assert ask(server.dsn, "select 1") == 1
 
 
@@ -230,13 +249,13 @@ def owner(home: Path, *arguments: str, **options: object) -> subprocess.Popen[st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_no_server_outlives_its_owner(home: Path, number: int) -> None:
-    with owner(home) as process:
+def test_no_server_outlives_its_owner(made: Path, number: int) -> None:
+    with owner(made) as process:
         assert process.stdout.readline() == "running\n"
         process.send_signal(number)
         process.wait(20)
-    eventually(lambda: not servers_in(home))
-    assert not (home / "data" / "postmaster.pid").exists(), "was not shut down in order"
+    eventually(lambda: not servers_in(made))
+    assert not (made / "data" / "postmaster.pid").exists(), "was not shut down in order"
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 0.9])
@@ -250,42 +269,42 @@ def test_no_server_outlives_an_owner_killed_while_starting(home: Path, delay: fl
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_forked_child_neither_stops_nor_keeps_the_server(home: Path) -> None:
-    with owner(home, "forked") as process:
+def test_forked_child_neither_stops_nor_keeps_the_server(made: Path) -> None:
+    with owner(made, "forked") as process:
         child = int(process.stdout.readline())
         try:
             process.kill()
-            eventually(lambda: not servers_in(home) or servers_in(home) == [psutil.Process(child)])
+            eventually(lambda: not servers_in(made) or servers_in(made) == [psutil.Process(child)])
         finally:
             os.kill(child, signal.SIGKILL)
-    assert not (home / "data" / "postmaster.pid").exists()
+    assert not (made / "data" / "postmaster.pid").exists()
 
 
-def test_ctrl_c_reaches_the_owner_alone(home: Path) -> None:
+def test_ctrl_c_reaches_the_owner_alone(made: Path) -> None:
     """A terminal sends it to a whole process group; the server must stop in order all the same."""
-    with owner(home, start_new_session=True) as process:
+    with owner(made, start_new_session=True) as process:
         assert process.stdout.readline() == "running\n"
         os.killpg(process.pid, signal.SIGINT)
         process.wait(20)
-    eventually(lambda: not servers_in(home))
-    assert not (home / "data" / "postmaster.pid").exists()
+    eventually(lambda: not servers_in(made))
+    assert not (made / "data" / "postmaster.pid").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_killed_keeper_takes_the_server_along(home: Path) -> None:
-    server = Server(home, settings=FAST).start()
-    keeper = next(p for p in servers_in(home) if "keeper.py" in " ".join(p.cmdline()))
+def test_killed_keeper_takes_the_server_along(made: Path) -> None:
+    server = Server(made, settings=FAST).start()
+    keeper = next(p for p in servers_in(made) if "keeper.py" in " ".join(p.cmdline()))
     keeper.kill()
-    eventually(lambda: not servers_in(home))
+    eventually(lambda: not servers_in(made))
     server.stop()
-    with Server(home, settings=FAST) as server:
+    with Server(made, settings=FAST) as server:
         assert ask(server.dsn, "select 1") == 1
 
 
 @needs_root
-def test_root_runs_postgresql_as_somebody_else(home: Path) -> None:
-    with Server(home, settings=FAST) as server:
-        pid = int((home / "data" / "postmaster.pid").read_text().split("\n")[0])
+def test_root_runs_postgresql_as_somebody_else(made: Path) -> None:
+    with Server(made, settings=FAST) as server:
+        pid = int((made / "data" / "postmaster.pid").read_text().split("\n")[0])
         assert psutil.Process(pid).username() == binaries.ACCOUNT
         assert ask(server.dsn, "select 1") == 1
 

@@ -19,7 +19,7 @@ from tests.fix_engine import (
 
 TYPED = [
     ("pgque.send(%s, 'x'::text)", "default", "x"),
-    ("pgque.send(%s, '{\"b\":1, \"a\" : [2]}'::jsonb)", "default", '{"a": [2], "b": 1}'),
+    ('pgque.send(%s, \'{"b":1, "a" : [2]}\'::jsonb)', "default", '{"a": [2], "b": 1}'),
     ("pgque.send(%s, 't', 'x'::text)", "t", "x"),
     ("pgque.send(%s, 't', '  null '::jsonb)", "t", "null"),
     ("pgque.send(%s, ' {\"b\":1} ')", "default", ' {"b":1} '),
@@ -115,9 +115,7 @@ def test_arrays_of_other_shapes_are_read_in_storage_order(autoconn, queue, consu
 
 @pytest.mark.parametrize("kind", ["text[]", "jsonb[]"])
 @pytest.mark.parametrize("queue_name", ["nobody", None])
-def test_an_empty_array_returns_an_empty_one_without_looking_the_queue_up(
-    shared, kind, queue_name
-):
+def test_an_empty_array_returns_an_empty_one_without_looking_the_queue_up(shared, kind, queue_name):
     for arguments in ("", "'t', "):
         call = f"select pgque.send_batch(%s, {arguments}'{{}}'::{kind})"
         assert value(shared, call, queue_name) == []

@@ -1,0 +1,387 @@
+"""What a call costs, counted in buffers, does not grow with what lies around (P7, P8)."""
+
+import math
+
+import pytest
+
+from tests.fix_engine import (
+    LONG,
+    Connection,
+    ack,
+    column,
+    configure,
+    drain,
+    ids,
+    log_of,
+    nack,
+    receive,
+    receive_coop,
+    rotate_ledger,
+    send,
+    send_many,
+    subscribe,
+    tick,
+    value,
+)
+
+CYCLES = 1000
+SLACK = 12
+"""Buffers that a call may need more: another level of an index, a page that is full."""
+
+
+def buffers(conn: Connection, call: str) -> int:
+    """How many buffers a call touches."""
+    plan = value(conn, f"explain (analyze, buffers, format json) select * from pgque.{call}")[0]
+    top = plan["Plan"]
+    planning = plan.get("Planning", {})
+    return sum(
+        part.get(f"{kind} {how} Blocks", 0)
+        for part in (top, planning)
+        for kind in ("Shared", "Local")
+        for how in ("Hit", "Read")
+    )
+
+
+class Street:
+    """One cycle from send to ack, with the cost of each call."""
+
+    def __init__(self, conn: Connection, queue: str, consumer: str) -> None:
+        self.conn = conn
+        self.queue = queue
+        self.consumer = consumer
+
+    def cycle(self) -> dict[str, int]:
+        queue, consumer, conn = self.queue, self.consumer, self.conn
+        cost = {
+            "send": buffers(conn, f"send('{queue}', 'x'::text)"),
+            "ticker": buffers(conn, "ticker()"),
+            "receive": buffers(conn, f"receive('{queue}', '{consumer}')"),
+        }
+        batch_id = value(conn, "select sub_batch from pgque.subscription where sub_batch > 0")
+        [event] = receive(conn, queue, consumer)
+        message = f"row({event.msg_id},1,'','',0,now(),'','','','')::pgque.message"
+        cost["nack"] = buffers(conn, f"nack({batch_id}, {message}, '1 day')")
+        cost["ack"] = buffers(conn, f"ack({batch_id})")
+        cost["receive nothing"] = buffers(conn, f"receive('{queue}', '{consumer}')")
+        return cost
+
+    def typical(self) -> dict[str, int]:
+        """The median of a few cycles."""
+        cycles = [self.cycle() for _ in range(7)]
+        return {call: sorted(cycle[call] for cycle in cycles)[3] for call in cycles[0]}
+
+    def run(self, count: int) -> None:
+        self.conn.execute(
+            """
+            do $$
+            declare
+                batch bigint;
+            begin
+                for n in 1 .. COUNT loop
+                    perform pgque.send('QUEUE', 'x'::text);
+                    commit;
+                    perform pgque.ticker();
+                    commit;
+                    select batch_id into batch from pgque.receive('QUEUE', 'CONSUMER');
+                    perform pgque.ack(batch);
+                    commit;
+                end loop;
+            end
+            $$
+            """.replace("COUNT", str(count))
+            .replace("QUEUE", self.queue)
+            .replace("CONSUMER", self.consumer)
+            .encode()
+        )
+
+
+@pytest.fixture
+def street(autoconn, queue, consumer) -> Street:
+    street = Street(autoconn, queue, consumer)
+    street.typical()
+    return street
+
+
+def assert_flat(before: dict[str, int], after: dict[str, int]) -> None:
+    grown = {
+        call: (before[call], after[call]) for call in before if after[call] > before[call] + SLACK
+    }
+    assert not grown
+
+
+# P7
+
+
+@pytest.mark.parametrize("around", ["nothing", "a pinned horizon", "an old write transaction"])
+def test_p7_the_cost_of_a_cycle_stays_flat_over_a_thousand(connect, autoconn, street, around):
+    other = connect()
+    if around == "a pinned horizon":
+        other.execute("set transaction isolation level repeatable read")
+        value(other, "select count(*) from pg_class")
+    elif around == "an old write transaction":
+        value(other, "select pg_current_xact_id()")
+        send(other, street.queue, "very late")
+    before = street.typical()
+    street.run(5 * CYCLES if LONG else CYCLES)
+    after = street.typical()
+    assert_flat(before, after)
+    if autoconn.info.server_version >= 150000:
+        autoconn.execute("select pg_stat_force_next_flush()")
+    dead = dict(
+        autoconn.execute(
+            "select relname::text, n_dead_tup from pg_stat_user_tables where schemaname = 'pgque' "
+            "and relname ~ '^(event|tick|cursor|subscriber|queue|consumer|config)'"
+        ).fetchall()
+    )
+    assert len(dead) >= 13
+    assert set(dead.values()) == {0}, dead
+
+
+def test_p7_cost_is_that_of_the_window_not_of_the_backlog(connect, autoconn, queue, consumer):
+    subscribe(autoconn, queue, "behind")
+    street = Street(autoconn, queue, consumer)
+
+    def next_of_behind() -> int:
+        cost = buffers(autoconn, f"receive('{queue}', 'behind', 1)")
+        ack(autoconn, receive(autoconn, queue, "behind", 1))
+        return cost
+
+    before = street.typical()
+    first = min(next_of_behind() for _ in range(3))
+    for _ in range(10):
+        autoconn.execute(
+            "select pgque.send_batch(%s, array(select repeat('x', 50) "
+            "from generate_series(1, 2000)))",
+            [queue],
+        )
+        tick(autoconn, queue)
+    drain(autoconn, queue, consumer, 100_000)
+    # The indexes have a level more than those of an empty log, no more than that.
+    after = street.typical()
+    assert all(after[call] < 2 * before[call] for call in before), (before, after)
+    assert min(next_of_behind() for _ in range(3)) < 2 * first
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_p7_a_large_window_is_read_in_pieces_without_reading_it_whole(
+    connect, autoconn, queue, consumer, late
+):
+    """Of 100,000 events in one window, 20,000 of them late, each piece costs what it holds."""
+    other = connect()
+    sending = "select pgque.send_batch(%s, array(select n::text from generate_series(1, %s) as n))"
+    value(other, sending, queue, 10_000)
+    value(autoconn, sending, queue, 1)
+    tick(autoconn, queue)
+    value(other, sending, queue, 10_000)
+    value(autoconn, sending, queue, 80_000)
+    if late:
+        other.commit()
+    tick(autoconn, queue)
+    ack(autoconn, receive(autoconn, queue, consumer))
+    costs = []
+    for _ in range(5):
+        costs.append(buffers(autoconn, f"receive('{queue}', '{consumer}', 100)"))
+        batch = receive(autoconn, queue, consumer, 100)
+        assert len(batch) == 100
+        ack(autoconn, batch)
+    # The index on (ev_id) passes over events of a transaction that is open: once, not per piece.
+    assert sorted(costs)[2] < 450, costs
+
+
+def test_p7_many_redeliveries_are_read_in_pieces_too(autoconn, queue, consumer):
+    count = 5000
+    send_many(autoconn, queue, 2 * count)
+    tick(autoconn, queue)
+    batch_id = value(autoconn, "select pgque.next_batch(%s, %s)", queue, consumer)
+    assert value(autoconn, "select pgque.batch_retry(%s, 0)", batch_id) == 2 * count
+    ack(autoconn, batch_id)
+    autoconn.execute(
+        "update pgque.retry_queue set ev_retry_after = ev_retry_after + interval '1 day' "
+        "where ev_id % 2 = 0"
+    )
+    assert value(autoconn, "select pgque.maint_retry_events()") == count
+    autoconn.execute("update pgque.retry_queue set ev_retry_after = now()")
+    assert value(autoconn, "select pgque.maint_retry_events()") == count
+    tick(autoconn, queue)
+    costs = []
+    got = []
+    for _ in range(6):
+        costs.append(buffers(autoconn, f"receive('{queue}', '{consumer}', 10)"))
+        batch = receive(autoconn, queue, consumer, 10)
+        got += ids(batch)
+        ack(autoconn, batch)
+    assert max(costs[1:]) < 400, costs
+    got += ids(drain(autoconn, queue, consumer, 3000))
+    assert got == list(range(1, 2 * count + 1))
+
+
+def test_p7_a_nack_reads_one_event_however_large_the_batch(autoconn, queue, consumer):
+    def cost(count: int) -> int:
+        sent = send_many(autoconn, queue, count)
+        tick(autoconn, queue)
+        batch_id = value(autoconn, "select pgque.next_batch(%s, %s)", queue, consumer)
+        message = f"row({sent[count // 2]},1,'','',0,now(),'','','','')::pgque.message"
+        nack_it = f"nack({batch_id}, {message}, '1 day')"
+        measured = min(buffers(autoconn, nack_it) for _ in range(3))
+        ack(autoconn, batch_id)
+        return measured
+
+    small = cost(10)
+    assert cost(20_000) <= small + SLACK
+
+
+def test_p7_an_idle_system_writes_nothing(autoconn, queue, consumer):
+    send(autoconn, queue)
+    assert len(drain(autoconn, queue, consumer)) == 1
+    calls = [
+        "pgque.ticker()",
+        f"pgque.ticker('{queue}')",
+        f"pgque.receive('{queue}', '{consumer}')",
+        f"pgque.receive_merged('{queue}', '{consumer}')",
+        f"pgque.next_batch('{queue}', '{consumer}')",
+        "pgque.maint_retry_events()",
+        "pgque.maint()",
+    ]
+    for call in calls:
+        value(autoconn, f"select {call}")
+    with autoconn.transaction():
+        for call in calls:
+            value(autoconn, f"select {call}")
+            assigned = value(autoconn, "select pg_current_xact_id_if_assigned()::text")
+            if call != "pgque.maint()":  # it locks the row of its settings
+                assert assigned is None, call
+
+
+@pytest.mark.parametrize("count", [50])
+def test_p7_the_poll_of_many_idle_queues_reads_a_few_buffers_each(autoconn, count):
+    autoconn.execute(
+        f"select pgque.create_queue('q' || n) from generate_series(1, {count}) as n".encode()
+    )
+    buffers(autoconn, "ticker()")
+    assert buffers(autoconn, "ticker()") < 25 * count
+
+
+# Plans
+
+
+def rows_read(conn: Connection, statement: str) -> dict[str, tuple[int, int]]:
+    """How many rows of each table a statement reads: by sequential scans, by an index."""
+    with conn.transaction():
+        conn.execute(statement.encode())
+        counters = conn.execute(
+            "select relname::text, seq_tup_read, coalesce(idx_tup_fetch, 0) "
+            "from pg_stat_xact_user_tables where schemaname = 'pgque'"
+        )
+        return {name: (seq, fetched) for name, seq, fetched in counters}
+
+
+def test_p7_plans_made_on_empty_tables_stay_right_when_they_are_full(
+    connect, autoconn, queue, consumer
+):
+    """One session plans everything while it is empty and keeps the plans; then come the rows."""
+    subscribe(autoconn, queue, "behind")
+    session = connect(autocommit=True)
+
+    def street(reader: str) -> list[str]:
+        batch = (
+            "select max(b) from (select (pgque._position(sub_id)).cur_batch from pgque.subscriber "
+            "join pgque.consumer on co_id = sub_consumer "
+            f"where co_name = '{reader}') as t (b)"
+        )
+        return [
+            f"select pgque.send('{queue}', 'x'::text)",
+            "select pgque.ticker()",
+            f"select pgque.ticker('{queue}')",
+            f"select * from pgque.receive('{queue}', '{reader}', 10)",
+            f"select * from pgque.receive_merged('{queue}', '{reader}', 20)",
+            f"select pgque.event_retry(({batch}), n, 3600) from "
+            f"(select max(ev_id) from pgque.get_batch_events(({batch}))) as t (n)",
+            f"select pgque.ack(({batch}))",
+            f"select pgque.force_next_tick('{queue}')",
+            "select * from pgque.get_consumer_info()",
+            "select pgque.maint_retry_events()",
+            f"select pgque.maint_rotate_tables_step1('{queue}')",
+        ]
+
+    for _ in range(8):
+        for statement in street(consumer):
+            session.execute(statement.encode())
+    autoconn.execute("analyze")
+    ticks, events = 20_000, 200_000 if LONG else 50_000
+    log = log_of(autoconn, queue)
+    for table in ("tick_0", "cursor_0", "event_1_0"):
+        autoconn.execute(f"alter table pgque.{table} set (autovacuum_enabled = off)".encode())
+    for statement in street("behind"):
+        session.execute(statement.encode())
+    autoconn.execute(
+        f"insert into {log}_0 (ev_id, ev_time, ev_txid, ev_data) select nextval('{log}_id_seq'), "
+        f"now(), pg_current_xact_id(), 'x' from generate_series(1, {events})".encode()
+    )
+    autoconn.execute(
+        "insert into pgque.tick_0 select l.tick_queue, l.tick_id + n, l.tick_time, "
+        "l.tick_snapshot, l.tick_event_seq, l.tick_seq_before, l.tick_seq_after, "
+        "'{}', l.tick_floor "
+        f"from pgque._last_tick(1) l, generate_series(1, {ticks}) as n".encode()
+    )
+    autoconn.execute(
+        "insert into pgque.cursor_0 (cur_sub, cur_seq, cur_tick, cur_batch) "
+        f"select 77, n, 1, -n from generate_series(1, {ticks}) as n".encode()
+    )
+    for statement in [*street("behind"), *street("behind")]:
+        for table, (sequential, fetched) in rows_read(session, statement).items():
+            what = f"{table}: {sequential} rows scanned, {fetched} fetched by: {statement}"
+            if table.startswith(("event", "tick", "cursor")):
+                assert sequential == 0, what
+                assert fetched <= 1100, what  # merging looks at 500 ticks
+
+
+# P8
+
+
+def test_p8_a_consumer_is_given_max_return_events_however_many_wait(autoconn, queue, consumer):
+    subscribe(autoconn, queue, "merger")
+    for _ in range(5):
+        send_many(autoconn, queue, 400)
+        tick(autoconn, queue)
+    for reader, merged in ((consumer, False), ("merger", True)):
+        sizes = []
+        while batch := receive(autoconn, queue, reader, 150, merged=merged):
+            sizes.append(len(batch))
+            ack(autoconn, batch)
+        assert max(sizes) == 150
+        assert sum(sizes) == 2000
+    value(autoconn, "select pgque.seek(%s, %s, 1)", queue, consumer)
+    value(autoconn, "select pgque.register_subconsumer(%s, %s, 'm', true)", queue, consumer)
+    assert len(receive_coop(autoconn, queue, consumer, "m", 150, merged=True)) == 150
+
+
+def test_p8_merging_takes_as_many_windows_as_fill_a_batch(autoconn, queue, consumer):
+    for _ in range(60):
+        send_many(autoconn, queue, 5)
+        tick(autoconn, queue)
+    batches = 0
+    while batch := receive(autoconn, queue, consumer, 100, merged=True):
+        ack(autoconn, batch)
+        batches += 1
+    assert batches <= math.ceil(300 / 100) + 1
+
+
+def test_p7_empty_windows_are_passed_over_in_one_call(autoconn, queue, consumer):
+    configure(autoconn, queue, ticker_idle_period="1 microsecond")
+    autoconn.execute(
+        f"do $$ begin for n in 1 .. 300 loop perform pgque.ticker('{queue}'); commit; "
+        "end loop; end $$".encode()
+    )
+    send(autoconn, queue)
+    newest = tick(autoconn, queue)
+    assert newest > 300
+    batch = receive(autoconn, queue, consumer)
+    assert len(batch) == 1
+    ack(autoconn, batch)
+    assert rotate_ledger(autoconn)
+    assert column(autoconn, "select sub_last_tick from pgque.subscription") == [newest]
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    [message] = receive(autoconn, queue, consumer)
+    nack(autoconn, message)
+    assert ids([message]) == [2]

@@ -1,0 +1,325 @@
+"""A dump restored into another cluster goes on (sql/15_restore.sql).
+
+The old cluster's transaction ids lie far above the new one's, just above, or below.
+"""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgque.embedded import VERSIONS, Server
+from pgque.install import install
+from tests.fix_engine import (
+    Connection,
+    ack,
+    column,
+    configure,
+    drain,
+    ids,
+    nack,
+    notices,
+    payloads,
+    receive,
+    receive_coop,
+    rotate,
+    rotate_ledger,
+    send,
+    send_many,
+    subscribe,
+    tick,
+    value,
+)
+from tests.fix_server import embedded_server, wanted_version
+
+
+def use_up_transaction_ids(dsn: str, count: int) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            f"do $$ begin for n in 1 .. {count} loop "
+            "perform pg_current_xact_id(); commit; end loop; end $$"
+        )
+
+
+def transaction_id(conn: Connection) -> int:
+    return value(conn, "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+
+
+@pytest.fixture(scope="module")
+def young_server(own_server: Server) -> Iterator[Server]:
+    version = wanted_version() if wanted_version() in VERSIONS else None
+    with embedded_server(version=version) as server:
+        yield server
+
+
+@pytest.fixture
+def old(own_server: Server, young_server: Server) -> Iterator[Connection]:
+    """A database with pgque, autocommit, in a cluster 3,000 transactions older than the other."""
+    with (
+        psycopg.connect(own_server.dsn, autocommit=True) as admin,
+        psycopg.connect(young_server.dsn, autocommit=True) as young,
+    ):
+        use_up_transaction_ids(own_server.dsn, transaction_id(young) + 3000 - transaction_id(admin))
+        admin.execute("create database origin")
+    dsn = own_server.dsn_for("origin")
+    install(dsn)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        value(conn, "select pgque.create_queue('q')")
+        subscribe(conn, "q", "c")
+        yield conn
+    with psycopg.connect(own_server.dsn, autocommit=True) as admin:
+        admin.execute("drop database origin with (force)")
+
+
+@pytest.fixture
+def restore(
+    own_server: Server, young_server: Server, home: Path, old: Connection
+) -> Iterator[Callable[..., Connection]]:
+    """Dump the old database and restore it in the young cluster; return a connection to it."""
+    opened: list[Connection] = []
+
+    def run(server: Server, program: str, *arguments: str) -> None:
+        command = [str(server.bin_dir / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def restore(*options: str, server: Server = young_server) -> Connection:
+        dump = str(home / "dump")
+        origin = own_server.dsn_for("origin")
+        run(own_server, "pg_dump", "--format=custom", f"--file={dump}", origin)
+        with psycopg.connect(server.dsn, autocommit=True) as admin:
+            for role in ("pgque_writer", "pgque_reader", "pgque_admin"):
+                admin.execute(
+                    f"do $$ begin create role {role}; "
+                    "exception when duplicate_object then null; end $$".encode()
+                )
+            admin.execute("drop database if exists restored with (force)")
+            admin.execute("create database restored")
+        dsn = server.dsn_for("restored")
+        run(server, "pg_restore", "--exit-on-error", *options, f"--dbname={dsn}", dump)
+        conn = psycopg.connect(dsn, autocommit=True)
+        opened.append(conn)
+        return conn
+
+    yield restore
+    for conn in opened:
+        conn.close()
+
+
+OPTIONS = [[], ["--single-transaction"]]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "single transaction"])
+def test_p2_everything_goes_on_where_it_was_in_a_younger_cluster(old, restore, options):
+    subscribe(old, "q", "behind", "new")
+    value(old, "select pgque.register_subconsumer('q', 'g', 'a')")
+    sent = send_many(old, "q", 10)
+    tick(old, "q")
+    send_many(old, "q", 3)
+    assert len(drain(old, "q", "c", 4)) == 13
+    tick(old, "q")
+    held = receive(old, "q", "behind", 4)
+    ack(old, held)
+    held = receive(old, "q", "behind", 4)
+    piece = receive_coop(old, "q", "g", "a", 5)
+    unticked = send(old, "q", "not ticked")
+
+    conn = restore(*options)
+    assert transaction_id(conn) < transaction_id(old)
+    after = send(conn, "q", "after the restore")
+    heard = notices(conn)
+    assert drain(conn, "q", "c") != []
+    assert "queue q was restored from another cluster" in heard[0]
+    assert payloads(drain(conn, "q", "c")) == []
+    assert receive(conn, "q", "behind", 4) == held
+    assert ack(conn, held) == 1
+    rest = ids(drain(conn, "q", "behind", 3))
+    assert rest == [*range(sent[8], unticked + 1), after]
+    assert receive_coop(conn, "q", "g", "a", 5) == piece
+    assert ack(conn, piece) == 1
+    got = []
+    while batch := receive_coop(conn, "q", "g", "a", 5):
+        got += ids(batch)
+        ack(conn, batch)
+    assert got == [*range(sent[5], unticked + 1), after]
+    assert len(drain(conn, "q", "new")) == 15
+    for n in range(3):
+        send(conn, "q", n)
+        assert payloads(drain(conn, "q", "c")) == [str(n)]
+    assert len(heard) == 1
+
+
+def test_p2_what_was_sent_before_the_first_tick_is_not_mistaken_for_old(old, restore, young_server):
+    """Its ids overlap those of the old life, and pass them before anybody ticks."""
+    send(old, "q", "old, unseen")
+    conn = restore()
+    send(conn, "q", "young")
+    open_producer = psycopg.connect(conn.info.dsn)
+    send(open_producer, "q", "young and open")
+    use_up_transaction_ids(conn.info.dsn, 8000)
+    send(conn, "q", "as old as the old ones")
+    assert transaction_id(conn) > transaction_id(old)
+    assert payloads(drain(conn, "q", "c")) == ["old, unseen", "young", "as old as the old ones"]
+    open_producer.commit()
+    open_producer.close()
+    assert payloads(drain(conn, "q", "c")) == ["young and open"]
+
+
+def test_p2_into_an_older_cluster(old, restore, own_server, young_server):
+    """Where the ids go on above all that were stored; the same cluster needs no rebase at all."""
+    late = psycopg.connect(old.info.dsn)
+    send(late, "q", "never committed")
+    send(old, "q", "seen")
+    drain(old, "q", "c")
+    send(old, "q", "unseen")
+    use_up_transaction_ids(young_server.dsn, 10_000)
+    for server, rebased in ((young_server, 1), (own_server, 0)):
+        conn = restore(server=server)
+        heard = notices(conn)
+        send(conn, "q", "new")
+        assert payloads(drain(conn, "q", "c")) == ["unseen", "new"]
+        send(conn, "q", "newer")
+        assert payloads(drain(conn, "q", "c")) == ["newer"]
+        assert len(heard) == rebased
+    late.close()
+    with psycopg.connect(own_server.dsn, autocommit=True) as admin:
+        admin.execute("drop database if exists restored with (force)")
+
+
+def test_p2_p3_retries_go_on_after_a_restore(old, restore):
+    configure(old, "q", max_retries=5)
+    send_many(old, "q", 6)
+    tick(old, "q")
+    batch = receive(old, "q", "c")
+    for n in range(4):
+        nack(old, batch[n])
+    ack(old, batch)
+    value(old, "select pgque.maint_retry_events()")
+    tick(old, "q")
+    done = receive(old, "q", "c", 1)
+    ack(old, done)
+    again = receive(old, "q", "c", 1)
+    nack(old, again[0])
+    ack(old, again)
+    assert [ids(done), ids(again)] == [[1], [2]]
+
+    conn = restore()
+    value(conn, "select pgque.maint_retry_events()")
+    messages = drain(conn, "q", "c", 1)
+    assert sorted((m.msg_id, m.retry_count) for m in messages) == [(2, 2), (3, 1), (4, 1)]
+    value(conn, "select pgque.maint_retry_events()")
+    assert drain(conn, "q", "c") == []
+
+
+def test_p2_p3_nothing_new_is_truncated_while_somebody_stands_in_the_old_life(old, restore):
+    subscribe(old, "q", "behind")
+    send_many(old, "q", 3)
+    drain(old, "q", "c")
+    conn = restore()
+    sent = []
+    for n in range(6):
+        sent.append(send(conn, "q", n))
+        drain(conn, "q", "c")
+        rotate(conn, "q")
+        assert rotate_ledger(conn)
+    assert ids(drain(conn, "q", "behind", 2)) == [1, 2, 3, *sent]
+    assert rotate(conn, "q") == 1
+
+
+def test_p2_maintenance_before_the_first_tick_rebases_too(old, restore):
+    send(old, "q", "unseen")
+    tick(old, "q")
+    conn = restore()
+    send(conn, "q", "young")
+    for _ in range(4):
+        rotate(conn, "q")
+        rotate_ledger(conn)
+    assert payloads(drain(conn, "q", "c")) == ["unseen", "young"]
+
+
+def test_p2_a_seek_into_the_old_life_gives_all_of_it_and_the_new(old, restore):
+    for n in range(3):
+        send(old, "q", f"old {n}")
+        tick(old, "q")
+    drain(old, "q", "c")
+    conn = restore()
+    send(conn, "q", "new")
+    assert payloads(drain(conn, "q", "c")) == ["new"]
+    assert value(conn, "select pgque.seek('q', 'c', 2)") == 2
+    assert payloads(drain(conn, "q", "c", 2)) == ["old 1", "old 2", "new"]
+    assert value(conn, "select pgque.seek('q', 'c', 2)") == 2
+    assert payloads(drain(conn, "q", "c", 100, merged=True)) == ["old 1", "old 2", "new"]
+
+
+def test_p2_whole_windows_of_a_wanted_size_end_with_the_old_life(old, restore):
+    for n in range(3):
+        send(old, "q", n)
+        tick(old, "q")
+    conn = restore()
+    send(conn, "q", "new")
+    tick(conn, "q")
+    query = (
+        "select array(select ev_data from pgque.get_batch_events(batch_id)), pgque.ack(batch_id) "
+        "from pgque.next_batch_custom('q', 'c', null, 1000, null)"
+    )
+    windows = [conn.execute(query).fetchone()[0]]
+    for _ in range(2):
+        row = conn.execute(query.replace("1000", "1")).fetchone()
+        windows.append(row[0])
+    assert [window for window in windows if window] == [["0", "1", "2"], ["new"]]
+
+
+def test_p2_restored_twice(old, restore):
+    send(old, "q", "first life")
+    drain(old, "q", "c")
+    subscribe(old, "q", "behind")
+    send(old, "q", "unseen")
+    conn = restore()
+    send(conn, "q", "second life")
+    assert payloads(drain(conn, "q", "c")) == ["unseen", "second life"]
+    conn.execute("update pgque.config set cluster_id = 1")
+    tick(conn, "q")
+    send(conn, "q", "third life")
+    assert payloads(drain(conn, "q", "c")) == ["third life"]
+    assert payloads(drain(conn, "q", "behind", 1)) == ["unseen", "second life", "third life"]
+    assert len(column(conn, "select distinct tick_floor from pgque.tick")) == 3
+
+
+def test_p2_positions_that_the_dump_missed_are_replaced(old, restore):
+    """The ledger was rotated between the dump's snapshot and its locks."""
+    sent = send_many(old, "q", 3)
+    tick(old, "q")
+    old.execute("truncate pgque.cursor, pgque.cursor_0, pgque.cursor_1")
+    value(old, "select pgque.create_queue('idle')")
+    subscribe(old, "idle", "c")
+    send(old, "idle", "kept")
+    old.execute("delete from pgque.tick where tick_queue = 2")
+    old.execute("delete from pgque.cursor where cur_sub = 2")
+    conn = restore()
+    heard = notices(conn)
+    assert ids(drain(conn, "q", "c")) == sent
+    assert payloads(drain(conn, "idle", "c")) == ["kept"]
+    assert any(
+        "the place of subscription 1 on queue q was not in the dump" in text for text in heard
+    )
+
+
+def test_p2_where_the_cluster_does_not_tell_its_identifier_the_future_is_noticed(old, restore):
+    send(old, "q", "unseen")
+    tick(old, "q")
+    conn = restore()
+    conn.execute(
+        "create or replace function pgque._cluster_id() returns bigint "
+        "language sql as 'select null::bigint'"
+    )
+    conn.execute("update pgque.config set cluster_id = null")
+    send(conn, "q", "young")
+    future = value(
+        conn,
+        "select pg_snapshot_xmax(tick_snapshot)::text::bigint from pgque.tick "
+        "order by tick_id desc limit 1",
+    )
+    assert transaction_id(conn) < future
+    assert payloads(drain(conn, "q", "c")) == ["unseen", "young"]

@@ -272,6 +272,36 @@ $$;
 comment on function pgque._events(pgque.queue, int, pgque.tick, pgque.tick, bigint, bigint, int) is
     'The events between two ticks for one owner, after a place and up to another, by ev_id.';
 
+create or replace function pgque._pass_over_nothing(q pgque.queue, owner int, start pgque.tick)
+returns pgque.tick
+language plpgsql
+as $$
+declare
+    t pgque.tick;
+    span int := 2;
+begin
+    loop
+        select * into t
+        from pgque._ticks_after(q.queue_id, start.tick_id, span) k
+        where k.tick_floor = start.tick_floor
+        order by k.tick_id desc
+        limit 1;
+        if t.tick_id is null then
+            return start;
+        elsif not exists (select from pgque._events(q, owner, start, t, null, null, 1)) then
+            start := t;
+            span := least(2 * span, 500);
+        elsif span > 1 then
+            span := span / 2;
+        else
+            return start;
+        end if;
+    end loop;
+end
+$$;
+comment on function pgque._pass_over_nothing(pgque.queue, int, pgque.tick) is
+    'The last tick after start before there is an event for this owner: many empty windows cost little more than one.';
+
 -- Batches by id
 
 create or replace function pgque._find_batch(batch_id bigint, lock boolean)

@@ -276,12 +276,12 @@ begin
             return;
         end if;
         -- Nothing in it for this consumer: finished here and now, and on to the next window.
-        c.cur_tick := later.tick_id;
+        earlier := case when moved then pgque._pass_over_nothing(q, s.sub_id, later) else later end;
+        c.cur_tick := earlier.tick_id;
         c.cur_next_tick := null;
         c.cur_place := null;
         c.cur_batch := null;
         c.cur_upto := null;
-        earlier := later;
         moved := true;
     end loop;
     if moved then

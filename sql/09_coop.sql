@@ -359,6 +359,9 @@ begin
                 g.cur_next_tick := later.tick_id;
                 g.cur_place := message.msg_id;
             else
+                if rows = 0 and moved then
+                    later := pgque._pass_over_nothing(q, m.sub_group, later);
+                end if;
                 g.cur_tick := later.tick_id;
                 g.cur_next_tick := null;
                 g.cur_place := null;

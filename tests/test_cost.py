@@ -8,15 +8,12 @@ from tests.fix_engine import (
     LONG,
     Connection,
     ack,
-    column,
     configure,
     drain,
     ids,
     log_of,
-    nack,
     receive,
     receive_coop,
-    rotate_ledger,
     send,
     send_many,
     subscribe,
@@ -366,22 +363,45 @@ def test_p8_merging_takes_as_many_windows_as_fill_a_batch(autoconn, queue, consu
     assert batches <= math.ceil(300 / 100) + 1
 
 
-def test_p7_empty_windows_are_passed_over_in_one_call(autoconn, queue, consumer):
+@pytest.mark.parametrize("group", [False, True])
+def test_p7_empty_windows_are_passed_over_in_large_steps(autoconn, queue, group):
+    """They come from ticks of an idle period, from rollbacks, from other consumers' retries."""
+    if group:
+        value(autoconn, "select pgque.register_subconsumer(%s, 'c', 'm')", queue)
+    else:
+        subscribe(autoconn, queue, "c")
     configure(autoconn, queue, ticker_idle_period="1 microsecond")
-    autoconn.execute(
-        f"do $$ begin for n in 1 .. 300 loop perform pgque.ticker('{queue}'); commit; "
-        "end loop; end $$".encode()
-    )
-    send(autoconn, queue)
-    newest = tick(autoconn, queue)
-    assert newest > 300
-    batch = receive(autoconn, queue, consumer)
-    assert len(batch) == 1
-    ack(autoconn, batch)
-    assert rotate_ledger(autoconn)
-    assert column(autoconn, "select sub_last_tick from pgque.subscription") == [newest]
-    send(autoconn, queue)
-    tick(autoconn, queue)
-    [message] = receive(autoconn, queue, consumer)
-    nack(autoconn, message)
-    assert ids([message]) == [2]
+    call = f"receive_coop('{queue}', 'c', 'm')" if group else f"receive('{queue}', 'c')"
+
+    def cost(count: int) -> int:
+        autoconn.execute(
+            f"do $$ begin for n in 1 .. {count} loop "
+            f"perform pgque.ticker('{queue}'); commit; end loop; end $$".encode()
+        )
+        event_id = send(autoconn, queue)
+        tick(autoconn, queue)
+        send(autoconn, queue, "in the next window")
+        tick(autoconn, queue)
+        cost = buffers(autoconn, call)
+        for found in (event_id, event_id + 1):
+            [row] = autoconn.execute(f"select * from pgque.{call}".encode()).fetchall()
+            assert row[0] == found
+            ack(autoconn, row[1])
+        return cost
+
+    few = cost(20)
+    assert cost(1000) < 6 * few
+
+
+def test_windows_between_empty_ones_are_delivered_one_by_one(autoconn, queue, consumer):
+    configure(autoconn, queue, ticker_idle_period="1 microsecond")
+    expected = []
+    for n in range(60):
+        if n in (7, 8, 13, 20, 37, 38, 39, 59):
+            expected.append([send(autoconn, queue)])
+        tick(autoconn, queue)
+    got = []
+    while batch := receive(autoconn, queue, consumer):
+        got.append(ids(batch))
+        ack(autoconn, batch)
+    assert got == expected

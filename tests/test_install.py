@@ -20,6 +20,7 @@ from pgque.embedded.binaries import find_account
 from pgque.install import check_schema, install, schema_version, script, sql_files, uninstall
 from tests.fix_database import Connect
 from tests.fix_server import embedded_server
+from tests.running import eventually
 
 ROLES = ["pgque_admin", "pgque_reader", "pgque_writer"]
 STATE = """
@@ -185,6 +186,50 @@ def test_p5_installers_in_several_databases_at_once(
             assert uninstall(dsn)
         for role in ROLES:
             admin.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+
+
+def test_p5_role_granted_elsewhere_in_the_middle_of_an_installation(
+    own_server: Server, admin: psycopg.Connection, new_database: Callable[..., str]
+) -> None:
+    """The second to write the same row of a shared catalog fails, and does it again."""
+    for role in ROLES:
+        admin.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
+    dsn = new_database(rights="superuser")
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock'"
+    with ThreadPoolExecutor() as pool:
+        with admin.transaction():
+            admin.execute("grant pgque_reader, pgque_writer to pgque_admin")
+            installed = pool.submit(install, dsn)
+            with psycopg.connect(own_server.dsn, autocommit=True) as watcher:
+                eventually(lambda: watcher.execute(waiting).rowcount, "the wait")
+        assert installed.result() == module.SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message"),
+    [("XX000", "tuple concurrently updated"), ("23505", "duplicate key"), ("40P01", "deadlock")],
+)
+@pytest.mark.parametrize("times", [2, 9])
+def test_p5_collision_is_tried_again_a_few_times(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch, sqlstate: str, message: str, times: int
+) -> None:
+    def collide(conn: psycopg.Connection) -> None:
+        attempts.append(conn)
+        if len(attempts) <= times:
+            conn.execute(
+                f"do $$ begin raise '{message}' using errcode = '{sqlstate}'; end $$".encode()
+            )
+
+    attempts: list[psycopg.Connection] = []
+    monkeypatch.setattr(module, "_check_rights", collide)
+    monkeypatch.setattr(module, "_ATTEMPTS", 4)
+    if times < 4:
+        assert install(empty_dsn) == module.SCHEMA_VERSION
+    else:
+        with pytest.raises(pgque.PgqueError, match=message):
+            install(empty_dsn)
+        assert len(attempts) == 4
+        assert schema_version(empty_dsn) is None
 
 
 def test_installer_who_may_create_roles(

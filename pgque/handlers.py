@@ -57,7 +57,10 @@ def _takes_client(function: Callable[..., Any]) -> bool:
             f"{function.__qualname__} is async, handlers are called synchronously: "
             "use asyncio.run() inside of a plain function"
         )
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return False
     for arguments in ((None,), (None, None)):
         try:
             signature.bind(*arguments)

@@ -1,6 +1,7 @@
 """The engine in plain SQL: one short call for each thing that its tests do again and again."""
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +11,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.running import eventually
+
 Connection = psycopg.Connection[Any]
+
+_numbers = itertools.count(1)
 
 LONG = os.environ.get("PGQUE_LONG") == "1"
 """Whether races run as long as is claimed of them, rather than for a few seconds."""
@@ -40,6 +45,15 @@ def shared(databases: Any, template: str) -> Iterator[Connection]:
     databases.drop(dsn)
 
 
+@pytest.fixture
+def shared_queue(shared: Connection) -> str:
+    """A new queue in the shared database, with one consumer, c."""
+    name = f"shared {next(_numbers)}"
+    value(shared, "select pgque.create_queue(%s)", name)
+    subscribe(shared, name, "c")
+    return name
+
+
 def value(conn: Connection, query: str, *parameters: object) -> Any:
     """The first column of the first row; None where there is no row."""
     row = conn.execute(query.encode(), parameters or None).fetchone()
@@ -67,6 +81,18 @@ def send_many(conn: Connection, queue: str, count: int) -> list[int]:
 
 def tick(conn: Connection, queue: str) -> int | None:
     return value(conn, "select pgque.ticker(%s)", queue)
+
+
+def settle(conn: Connection, queue: str) -> None:
+    """Tick until nothing is due, nor will be when transactions end that others have open here.
+
+    A tick cannot know which of all transactions in the cluster may have sent.
+    """
+    newest = (
+        "select tick_waiting = '{}' from pgque.tick join pgque.queue on queue_id = tick_queue "
+        "where queue_name = %s order by tick_id desc limit 1"
+    )
+    eventually(lambda: tick(conn, queue) is None and value(conn, newest, queue), "quiet")
 
 
 def receive(

@@ -334,25 +334,25 @@ BY_BATCH = [
 
 @pytest.mark.parametrize("call", BY_BATCH)
 @pytest.mark.parametrize("fate", ["never was", "null", "finished", "resized", "unsubscribed"])
-def test_p9_p10_a_batch_that_is_not_open_is_named(autoconn, queue, consumer, call, fate):
-    send_many(autoconn, queue, 3)
-    tick(autoconn, queue)
-    batch = receive(autoconn, queue, consumer, 2)
+def test_p9_p10_a_batch_that_is_not_open_is_named(shared, shared_queue, call, fate):
+    send_many(shared, shared_queue, 3)
+    tick(shared, shared_queue)
+    batch = receive(shared, shared_queue, "c", 2)
     batch_id = batch[0].batch_id
     if fate == "never was":
         batch_id = 99999
     elif fate == "null":
         batch_id = None
     elif fate == "finished":
-        ack(autoconn, batch)
+        ack(shared, batch)
     elif fate == "resized":
-        receive(autoconn, queue, consumer, 1)
+        receive(shared, shared_queue, "c", 1)
     elif fate == "unsubscribed":
-        value(autoconn, "select pgque.unsubscribe(%s, %s)", queue, consumer)
+        value(shared, "select pgque.unsubscribe(%s, %s)", shared_queue, "c")
     with refused("PQ003", f"batch not found: {'<NULL>' if batch_id is None else batch_id}"):
-        autoconn.execute(f"select {call}".encode(), [batch_id])
+        shared.execute(f"select {call}".encode(), [batch_id])
     for table in ("retry_queue", "dead_letter"):
-        assert value(autoconn, f"select count(*) from pgque.{table}") == 0
+        assert value(shared, f"select count(*) from pgque.{table}") == 0
 
 
 def test_batch_ids_are_handed_out_once(autoconn, queue, consumer):

@@ -132,13 +132,14 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("call", PLAIN)
-def test_p10_plain_calls_on_cooperative_names_say_which_call_to_use(autoconn, queue, group, call):
-    send(autoconn, queue)
-    tick(autoconn, queue)
+def test_p10_plain_calls_on_cooperative_names_say_which_call_to_use(shared, shared_queue, call):
+    register(shared, shared_queue, "a")
+    send(shared, shared_queue)
+    tick(shared, shared_queue)
     for name, kind in (("g", "main consumer"), ("g.a", "subconsumer")):
         with refused("PQ007", f"{name} is a cooperative {kind}"):
             try:
-                autoconn.execute(f"select {call}".encode(), [queue, name])
+                shared.execute(f"select {call}".encode(), [shared_queue, name])
             except Exception as error:
                 assert "receive_coop" in error.diag.message_hint
                 assert "unregister_subconsumer" in error.diag.message_hint

@@ -224,8 +224,8 @@ def test_subscription_shows_roles_and_positions(autoconn, queue, consumer):
         ("event_1_2", "ev_id"),
     ],
 )
-def test_the_tables_that_users_read_have_their_columns(autoconn, queue, table, columns):
-    autoconn.execute(f"select {columns} from pgque.{table}".encode())
+def test_the_tables_that_users_read_have_their_columns(shared, shared_queue, table, columns):
+    shared.execute(f"select {columns} from pgque.{table}".encode())
 
 
 def test_p7_figures_cost_the_same_with_many_ticks(autoconn, queue, consumer):

@@ -36,18 +36,16 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-def test_a_queue_of_any_name_works_from_send_to_notify(autoconn, connect, name):
-    assert value(autoconn, "select pgque.create_queue(%s)", name) == 1
-    subscribe(autoconn, name, name + name)
-    listener = connect(autocommit=True)
-    listener.execute("select pg_listening_channels()")
-    quoted = value(autoconn, "select quote_ident('pgque_' || %s)", name)
-    listener.execute(f"listen {quoted}".encode())
-    send(autoconn, name, "hello")
-    assert payloads(drain(autoconn, name, name + name)) == ["hello"]
-    [notification] = listener.notifies(timeout=10, stop_after=1)
+def test_a_queue_of_any_name_works_from_send_to_notify(shared, name):
+    assert value(shared, "select pgque.create_queue(%s)", name) == 1
+    subscribe(shared, name, name + name)
+    quoted = value(shared, "select quote_ident('pgque_' || %s)", name)
+    shared.execute(f"listen {quoted}".encode())
+    send(shared, name, "hello")
+    assert payloads(drain(shared, name, name + name)) == ["hello"]
+    [notification] = shared.notifies(timeout=10, stop_after=1)
     assert (notification.channel, notification.payload) == (f"pgque_{name}", "2")
-    assert value(autoconn, "select pgque.drop_queue(%s, true)", name) == 1
+    assert value(shared, "select pgque.drop_queue(%s, true)", name) == 1
 
 
 def test_names_that_differ_in_case_are_two_queues(autoconn):
@@ -170,17 +168,21 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("param", SETTINGS)
-def test_a_setting_is_stored_and_null_restores_its_default(autoconn, queue, param):
+def test_a_setting_is_stored_and_null_restores_its_default(shared, shared_queue, param):
     def stored():
         kind = "::text" if isinstance(SETTINGS[param][1], str) else ""
-        return value(autoconn, f"select queue_{param}{kind} from pgque.queue")
+        return value(
+            shared,
+            f"select queue_{param}{kind} from pgque.queue where queue_name = %s",
+            shared_queue,
+        )
 
     default = stored()
     text, expected = SETTINGS[param]
     change = "select pgque.set_queue_config(queue := %s, param := %s, value := %s)"
-    assert value(autoconn, change, queue, param, text) == 1
+    assert value(shared, change, shared_queue, param, text) == 1
     assert stored() == expected != default
-    assert value(autoconn, change, queue, param, None) == 1
+    assert value(shared, change, shared_queue, param, None) == 1
     assert stored() == default
 
 
@@ -203,11 +205,11 @@ def test_a_setting_is_stored_and_null_restores_its_default(autoconn, queue, para
         (None, "1", "unknown queue setting: <NULL>"),
     ],
 )
-def test_p10_a_bad_setting_is_refused_and_named(autoconn, queue, param, text, error):
-    before = autoconn.execute("select * from pgque.queue").fetchall()
+def test_p10_a_bad_setting_is_refused_and_named(shared, shared_queue, param, text, error):
+    before = shared.execute("select * from pgque.queue").fetchall()
     with refused("22023", error):
-        autoconn.execute("select pgque.set_queue_config(%s, %s, %s)", [queue, param, text])
-    assert autoconn.execute("select * from pgque.queue").fetchall() == before
+        shared.execute("select pgque.set_queue_config(%s, %s, %s)", [shared_queue, param, text])
+    assert shared.execute("select * from pgque.queue").fetchall() == before
 
 
 @pytest.mark.parametrize("name", ["nobody", None])

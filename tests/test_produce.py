@@ -44,14 +44,14 @@ TYPED = [
 
 @pytest.mark.parametrize(("call", "event_type", "payload"), TYPED)
 def test_every_call_stores_type_and_payload_and_returns_the_id(
-    autoconn, queue, consumer, call, event_type, payload
+    shared, shared_queue, call, event_type, payload
 ):
-    event_id = value(autoconn, f"select {call}", queue)
-    [message] = drain(autoconn, queue, consumer)
+    event_id = value(shared, f"select {call}", shared_queue)
+    [message] = drain(shared, shared_queue, "c")
     assert (message.msg_id, message.type, message.payload) == (event_id, event_type, payload)
     assert message.retry_count == 0
     assert message[6:] == (None,) * 4
-    assert value(autoconn, "select now() - %s < '1 minute'", message.created_at)
+    assert value(shared, "select now() - %s < '1 minute'", message.created_at)
 
 
 def test_batches_called_by_name(autoconn, queue, consumer):
@@ -130,14 +130,14 @@ def test_p10_a_null_array_is_refused(shared, kind):
 
 @pytest.mark.parametrize(("call", "event_type", "payload"), TYPED)
 def test_p10_a_write_disabled_queue_refuses_every_send(
-    autoconn, queue, consumer, call, event_type, payload
+    shared, shared_queue, call, event_type, payload
 ):
-    configure(autoconn, queue, disable_insert=True)
-    with refused("PQ006", f"Insert into queue disallowed: {queue}"):
-        autoconn.execute(f"select {call}".encode(), [queue])
-    configure(autoconn, queue, disable_insert=None)
-    value(autoconn, f"select {call}", queue)
-    assert payloads(drain(autoconn, queue, consumer)) == [payload]
+    configure(shared, shared_queue, disable_insert=True)
+    with refused("PQ006", f"Insert into queue disallowed: {shared_queue}"):
+        shared.execute(f"select {call}".encode(), [shared_queue])
+    configure(shared, shared_queue, disable_insert=None)
+    value(shared, f"select {call}", shared_queue)
+    assert payloads(drain(shared, shared_queue, "c")) == [payload]
 
 
 def test_p1_a_rolled_back_transaction_is_never_delivered(conn, autoconn, queue, consumer):

@@ -34,7 +34,7 @@ from tests.fix_engine import (
 )
 from tests.running import eventually, process
 
-SECONDS = 30 if LONG else 4
+SECONDS = 30 if LONG else 3
 SEED = int(os.environ.get("PGQUE_TEST_SEED", "0")) or random.randrange(10**6)
 
 Done = Callable[[], bool]

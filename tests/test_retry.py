@@ -18,6 +18,7 @@ from tests.fix_engine import (
     rotate,
     send,
     send_many,
+    settle,
     subscribe,
     tick,
     value,
@@ -364,6 +365,7 @@ def test_retries_count_as_events_for_the_ticker(autoconn, queue, consumer):
     batch = open_batch(autoconn, queue, consumer, 3)
     value(autoconn, "select pgque.batch_retry(%s, 0)", batch[0].batch_id)
     ack(autoconn, batch)
+    settle(autoconn, queue)
     configure(autoconn, queue, ticker_max_lag="1 hour", ticker_max_count=3)
     assert tick(autoconn, queue) is None
     retry(autoconn)

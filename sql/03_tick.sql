@@ -31,24 +31,27 @@ as $$
 declare
     snap pg_snapshot;
     xmax xid8;
+    running xid8[];
 begin
     -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run
     -- already, and have sent, without being listed. So one that is younger still has to finish first.
     begin
         perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
-        raise exception using errcode = 'PQ000';
+        raise exception using errcode = 'PQUND'; -- not PQ000, which would stand for its whole class
     exception
-        when sqlstate 'PQ000' then null;
+        when sqlstate 'PQUND' then null;
     end;
     snap := pg_current_snapshot();
     xmax := pg_snapshot_xmax(snap);
     -- It leaves out the own transaction. What that sends after the tick would then lie outside of every
     -- batch, so it counts as in progress like any other.
-    return (
-        select format('%s:%s:%s', coalesce(min(txid), xmax), xmax, string_agg(txid::text, ',' order by txid))
-        from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) running (txid)
+    running := array(
+        select txid
+        from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) open_now (txid)
         where txid < xmax -- the own one is not, where create_queue runs in an old snapshot
-    )::pg_snapshot;
+        order by txid
+    );
+    return format('%s:%s:%s', coalesce(running[1], xmax), xmax, array_to_string(running, ','));
 end
 $$;
 comment on function pgque._snapshot() is

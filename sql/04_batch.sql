@@ -263,9 +263,9 @@ begin
                 redelivered;
         -- Gives the locks on the log back, or handlers that take long would keep it from being rotated
         -- for ever. What the subscriber's position has not passed is not truncated, locks or not.
-        raise exception using errcode = 'PQ000';
+        raise exception using errcode = 'PQUND';
     exception
-        when sqlstate 'PQ000' then null;
+        when sqlstate 'PQUND' then null;
     end;
 end
 $$;

@@ -33,9 +33,9 @@ begin
             using event_id,
                 case when earlier.tick_floor = q.queue_floor then coalesce(s.sub_group, s.sub_id) end,
                 earlier.tick_floor, earlier.tick_snapshot, later.tick_snapshot;
-        raise exception using errcode = 'PQ000'; -- gives the locks on the log back, as in _events
+        raise exception using errcode = 'PQUND'; -- gives the locks on the log back, as in _events
     exception
-        when sqlstate 'PQ000' then null;
+        when sqlstate 'PQUND' then null;
     end;
     e.ev_queue := s.sub_queue;
     e.ev_owner := coalesce(s.sub_group, s.sub_id);

@@ -84,7 +84,7 @@ begin
     execute format(
         'update pgque.queue set queue_history_tick = coalesce((
             select t.tick_id
-            from pgque.tick t, (select max(ev_txid) as txid from %1$s) newest
+            from pgque.tick t, (select (select ev_txid from %1$s order by ev_txid desc limit 1)) newest (txid)
             where t.tick_queue = $1
                 and t.tick_id >= $2
                 and t.tick_floor = $4

@@ -84,7 +84,7 @@ returns pgque.tick
 language plpgsql
 as $$
 declare
-    greatest_txid xid8;
+    greatest_txid numeric; -- there is no max(xid8) before PostgreSQL 15
     boundary bigint;
     t pgque.tick := last;
 begin
@@ -103,16 +103,17 @@ begin
         perform pgque._insert_tick(t);
         last := t;
     end if;
-    execute format('select max(ev_txid), max(ev_id) from %s where age(xmin) >= $1 or ev_txid >= $2', q.queue_data_pfx)
+    execute format(
+        'select max(ev_txid::text::numeric), max(ev_id) from %s where age(xmin) >= $1 or ev_txid >= $2', q.queue_data_pfx)
         into greatest_txid, boundary
         using pgque._restored_age(), pg_snapshot_xmax(pg_current_snapshot());
     perform pgque._retry_unseen_redeliveries(q);
     boundary := greatest(boundary, last.tick_seq_after);
-    greatest_txid := greatest(greatest_txid, pg_snapshot_xmax(last.tick_snapshot));
+    greatest_txid := greatest(greatest_txid, pg_snapshot_xmax(last.tick_snapshot)::text::numeric);
 
     t.tick_id := last.tick_id + 1;
     t.tick_time := clock_timestamp();
-    t.tick_snapshot := format('%1$s:%1$s:', greatest_txid::text::numeric + 1);
+    t.tick_snapshot := format('%1$s:%1$s:', greatest_txid + 1);
     t.tick_seq_before := boundary;
     t.tick_seq_after := boundary;
     t.tick_event_seq := greatest(boundary, last.tick_event_seq);

@@ -1,0 +1,252 @@
+-- Cooperative groups: how the members share the group's events.
+--
+-- Invariant: the group has one cursor, and it moves when a piece of a window is given to a member,
+-- under the locks of the member and of the group, in a transaction that should be short. The member
+-- has a cursor of its own, which holds that piece until it is acked; nobody waits for it meanwhile.
+-- A takeover moves the piece to another member under a new batch id, which makes the old id void.
+--
+-- Locks: the member first, then the group. A sibling's row is only taken with SKIP LOCKED: who holds
+-- it is at work and not dead.
+
+create or replace function pgque._dead_sibling(m pgque.subscriber, dead_interval interval, lock boolean)
+returns pgque.cursor
+language plpgsql volatile
+as $$
+declare
+    sibling record;
+    c pgque.cursor;
+begin
+    for sibling in
+        select t.sub_id
+        from pgque.subscriber t
+        where t.sub_group = m.sub_group
+            and t.sub_id <> m.sub_id
+        order by t.sub_id
+    loop
+        c := pgque._position(sibling.sub_id);
+        if c.cur_next_tick is not null and c.cur_time < clock_timestamp() - dead_interval then
+            if not lock then
+                return c;
+            end if;
+            perform from pgque.subscriber t where t.sub_id = sibling.sub_id for update skip locked;
+            if found then
+                c := pgque._lock_position(sibling.sub_id);
+                if c.cur_next_tick is not null and c.cur_time < clock_timestamp() - dead_interval then
+                    return c;
+                end if;
+            end if;
+        end if;
+    end loop;
+    return null;
+end
+$$;
+comment on function pgque._dead_sibling(pgque.subscriber, interval, boolean) is
+    'A sibling that holds a batch and was not seen for so long, locked or not; a row of NULLs where there is none.';
+
+create or replace function pgque._take_over(c pgque.cursor, dead pgque.cursor)
+returns pgque.cursor
+language plpgsql
+as $$
+begin
+    c.cur_tick := dead.cur_tick;
+    c.cur_next_tick := dead.cur_next_tick;
+    c.cur_place := dead.cur_place;
+    c.cur_end := dead.cur_end;
+    dead.cur_tick := null;
+    dead.cur_next_tick := null;
+    dead.cur_place := null;
+    dead.cur_end := null;
+    dead.cur_batch := null;
+    dead.cur_upto := null;
+    perform pgque._move(dead);
+    return c;
+end
+$$;
+comment on function pgque._take_over(pgque.cursor, pgque.cursor) is
+    'Gives the piece of a dead sibling to a member, whose row is still to be written. The old batch id is void.';
+
+create or replace function pgque._need_member(
+    queue text, consumer text, subconsumer text, dead_interval interval
+)
+returns pgque.subscriber
+language plpgsql
+as $$
+declare
+    m pgque.subscriber;
+begin
+    if dead_interval < interval '0' then
+        raise exception 'dead_interval must be >= 0' using errcode = '22023';
+    end if;
+    m := pgque._member(queue, consumer, subconsumer);
+    if m.sub_id is null then
+        perform pgque.register_subconsumer(queue, consumer, subconsumer);
+        m := pgque._member(queue, consumer, subconsumer);
+    end if;
+    return m;
+end
+$$;
+comment on function pgque._need_member(text, text, text, interval) is 'The member, registered where it is missing.';
+
+create or replace function pgque._has_member_work(m pgque.subscriber, dead_interval interval)
+returns boolean
+language plpgsql
+as $$
+declare
+    main pgque.subscriber;
+begin
+    select * into main from pgque.subscriber t where t.sub_id = m.sub_group;
+    return (pgque._position(m.sub_id)).cur_next_tick is not null
+        or pgque._has_work(main)
+        or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null);
+end
+$$;
+comment on function pgque._has_member_work(pgque.subscriber, interval) is 'Whether it is worth locking the member: reads only.';
+
+create or replace function pgque._receive_coop(
+    queue text, consumer text, subconsumer text, max_return int, dead_interval interval, merged boolean
+)
+returns setof pgque.message
+language plpgsql
+as $$
+declare
+    m pgque.subscriber;
+    c pgque.cursor; -- the member's
+    g pgque.cursor; -- the group's
+    dead pgque.cursor;
+    q pgque.queue;
+    earlier pgque.tick;
+    later pgque.tick;
+    message pgque.message;
+    rows int;
+    moved boolean := false;
+begin
+    perform pgque._check_max_return(max_return);
+    m := pgque._need_member(queue, consumer, subconsumer, dead_interval);
+    if not pgque._has_member_work(m, dead_interval) then
+        return;
+    end if;
+    c := pgque._lock_position(m.sub_id);
+    if c.cur_sub is null then
+        perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
+    end if;
+    select * into q from pgque.queue t where t.queue_id = m.sub_queue;
+    loop
+        if c.cur_next_tick is null and g.cur_sub is null then
+            g := pgque._lock_position(m.sub_group);
+            if dead_interval is not null then
+                dead := pgque._dead_sibling(m, dead_interval, true);
+                if dead.cur_sub is not null then
+                    c := pgque._take_over(c, dead);
+                end if;
+            end if;
+        end if;
+        if c.cur_next_tick is not null then
+            earlier := pgque._get_tick(m.sub_queue, c.cur_tick);
+            later := pgque._get_tick(m.sub_queue, c.cur_next_tick);
+        else
+            earlier := pgque._get_tick(m.sub_queue, g.cur_tick);
+            if g.cur_next_tick is not null then
+                later := pgque._get_tick(m.sub_queue, g.cur_next_tick);
+            else
+                later := pgque._window_end(m.sub_queue, earlier, case when merged then max_return end);
+                exit when later.tick_id is null;
+            end if;
+        end if;
+        if c.cur_batch is not null and c.cur_upto is distinct from pgque._extent(
+            q, m.sub_group, earlier, later, c.cur_place, c.cur_end, max_return)
+        then
+            c.cur_batch := null; -- another extent is another batch: see _extent
+        end if;
+        message.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
+        rows := 0;
+        for message.msg_id, message.created_at, message.retry_count, message.type, message.payload,
+            message.extra1, message.extra2, message.extra3, message.extra4 in
+            select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+            from pgque._events(
+                q, m.sub_group, earlier, later,
+                case when c.cur_next_tick is not null then c.cur_place else g.cur_place end,
+                c.cur_end, max_return)
+        loop
+            rows := rows + 1;
+            return next message;
+        end loop;
+        if c.cur_next_tick is null then
+            -- A new piece: the group goes on behind it.
+            if rows > 0 then
+                c.cur_tick := g.cur_tick;
+                c.cur_next_tick := later.tick_id;
+                c.cur_place := g.cur_place;
+                c.cur_end := case when rows = max_return then message.msg_id end;
+            end if;
+            if rows = max_return then
+                g.cur_next_tick := later.tick_id;
+                g.cur_place := message.msg_id;
+            else
+                if rows = 0 and moved then
+                    later := pgque._pass_over_nothing(q, m.sub_group, later);
+                end if;
+                g.cur_tick := later.tick_id;
+                g.cur_next_tick := null;
+                g.cur_place := null;
+            end if;
+            moved := true;
+        end if;
+        if rows > 0 then
+            if c.cur_batch is null then
+                c.cur_batch := message.batch_id;
+                c.cur_upto := case when rows = max_return then message.msg_id else c.cur_end end;
+                perform pgque._move(c);
+            end if;
+            exit;
+        elsif c.cur_next_tick is not null then
+            -- Nothing left in a piece that was held or taken over: it is done.
+            c.cur_tick := null;
+            c.cur_next_tick := null;
+            c.cur_place := null;
+            c.cur_end := null;
+            c.cur_batch := null;
+            c.cur_upto := null;
+            c := pgque._move(c);
+        end if;
+    end loop;
+    if moved then
+        perform pgque._move(g);
+    end if;
+end
+$$;
+comment on function pgque._receive_coop(text, text, text, int, interval, boolean) is
+    'Gives a member its open batch again, a dead sibling''s batch, or the next piece of the group''s events.';
+
+create or replace function pgque.receive_coop(
+    queue text, consumer text, subconsumer text, max_return int default 100,
+    dead_interval interval default null
+)
+returns setof pgque.message
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select * from pgque._receive_coop(queue, consumer, subconsumer, max_return, dead_interval, false);
+end
+$$;
+comment on function pgque.receive_coop(text, text, text, int, interval) is
+    'The next piece of a group''s events for one member, or its open batch again: at most max_return messages of one window. '
+    'Registers group and member where they are missing. Commit before the messages are handled: the group waits until then. '
+    'With dead_interval the batch of a sibling that was not seen for so long is taken over.';
+
+create or replace function pgque.receive_coop_merged(
+    queue text, consumer text, subconsumer text, max_return int default 100,
+    dead_interval interval default null
+)
+returns setof pgque.message
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select * from pgque._receive_coop(queue, consumer, subconsumer, max_return, dead_interval, true);
+end
+$$;
+comment on function pgque.receive_coop_merged(text, text, text, int, interval) is
+    'receive_coop for a loop: several ready windows as one batch of at most max_return messages.';

@@ -82,8 +82,8 @@ begin
             ev_extra3 text,
             ev_extra4 text
         )', log);
-    execute format('create index event_%s_txid on %s (ev_txid, ev_id)', id, log);
-    execute format('create index event_%s_id on %s (ev_id)', id, log);
+    -- One of them for each row, since each costs a send time and WAL.
+    execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', id, log);
     execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', id, log);
     for child in 0 .. 2 loop
         execute format('create table %s_%s (like %1$s including all)', log, child);
@@ -95,6 +95,7 @@ begin
     execute format('revoke all on %s from public', log);
     execute format('revoke all on sequence %s_id_seq from public', log);
     execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._make_log_functions(id);
     perform pgque._insert_first_tick(id);
     return 1;
 end
@@ -130,6 +131,7 @@ begin
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
     -- The sequence last: that is the order of locks in a send, and tickers of all queues read sequences.
     execute format('drop table %s cascade', q.queue_data_pfx);
+    perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
     return 1;
 end

@@ -32,5 +32,8 @@ begin
             execute format('alter function %s set %s', function, setting);
         end loop;
     end loop;
+    -- What is nacked is looked for in the whole batch at once.
+    alter function pgque.nack_many(bigint, bigint[], interval, text[]) set enable_hashjoin = on;
+    alter function pgque.nack_many(bigint, bigint[], interval, text[]) set enable_nestloop = off;
 end
 $$;

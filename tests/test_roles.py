@@ -34,7 +34,7 @@ WRITER = """
 READER = """
     subscribe(text,text) unsubscribe(text,text) register_consumer(text,text)
     register_consumer_at(text,text,bigint) unregister_consumer(text,text)
-    receive(text,text,integer) receive_merged(text,text,integer) ack(bigint) finish_batch(bigint)
+    receive(text,text,integer) receive_merged(text,text,integer) ack(bigint) ack_or_fail(bigint) nack_many(bigint,bigint[],interval,text[]) finish_batch(bigint)
     nack(bigint,pgque.message,interval,text) seek(text,text,bigint)
     seek(text,text,timestampwithtimezone)
     next_batch(text,text) next_batch_info(text,text)

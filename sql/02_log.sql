@@ -210,23 +210,28 @@ returns bigint
 language plpgsql
 as $$
 declare
-    q pgque.queue;
-    txid xid8;
+    log text;
+    child int;
+    ids text;
     id bigint;
 begin
-    select * into q
+    select t.queue_data_pfx, t.queue_cur_table, t.queue_event_seq
+    into log, child, ids
     from pgque.queue t
-    where t.queue_name = _append.queue_name;
-    if not found or q.queue_disable_insert then
-        q := pgque._need_writable(queue_name);
+    where t.queue_name = _append.queue_name
+        and not t.queue_disable_insert;
+    if not found then
+        perform pgque._need_writable(queue_name);
     end if;
-    txid := pg_current_xact_id(); -- before nextval: see the head of this file
-    execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
+    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
+    execute 'insert into ' || log || '_' || child
         || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
-        || ' values (nextval($1), clock_timestamp(), $2, $3, $4, $5, $6, $7, $8) returning ev_id'
+        || ' values (nextval(''' || ids || '''), $1, $2, $3, $4, $5, $6, $7, $8) returning ev_id'
         into id
-        using q.queue_event_seq::regclass, txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
-    if (select last_value from pgque.wake_flag) = 2 then
+        using clock_timestamp(),
+            pg_current_xact_id(), -- assigned here, before nextval: see the head of this file
+            ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+    if pg_sequence_last_value('pgque.wake_flag') = 2 then
         perform pgque._wake_ticker();
     end if;
     return id;

@@ -36,10 +36,13 @@ class Calls:
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
         with mapped:
-            # Not conn.cursor(): the application may have given its connection another class of
-            # cursors or rows.
-            cursor = psycopg.Cursor(self._conn, row_factory=tuple_row)
-            return cursor.execute(query.encode(), params, binary=True).fetchall()
+            return self._cursor().execute(query.encode(), params, binary=True).fetchall()
+
+    def _cursor(self) -> psycopg.Cursor[tuple[Any, ...]]:
+        # Not conn.cursor(): the application may have given its connection another class of cursors
+        # or rows. Not one for all calls: it would keep the last payload or batch in memory, and the
+        # encoding of its connection as it was.
+        return psycopg.Cursor(self._conn, row_factory=tuple_row)
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8BinaryLoader
 
 from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler, to_interval
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
@@ -189,8 +190,13 @@ class PgqueClient(Management):
             "msg_id, batch_id, type, payload, retry_count, created_at, "
             "extra1, extra2, extra3, extra4"
         )
-        rows = self._rows(f"select {columns} from pgque.{call}", params)  # noqa: S608 (literals)
-        return list(starmap(Message, rows))
+        query = f"select {columns} from pgque.{call}"  # noqa: S608 (literals)
+        with mapped:
+            cursor = self._cursor()
+            # A time is a number of microseconds until somebody asks: see Message.created_at.
+            cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
+            cursor.execute(query.encode(), params, binary=True)
+            return list(starmap(Message, cursor.fetchall()))
 
     # Cooperative consumers
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from pgque.errors import PgqueInvalidArgument, PgquePayloadError
@@ -21,6 +21,8 @@ MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
 PostgreSQL holds up to 1 GiB in a text, but not even a quarter of that in a jsonb string, and each
 megabyte of a payload is several in the server's memory while it is stored.
 """
+
+_SERVER_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -48,15 +50,15 @@ class Message:
     ``type``        str
     ``payload``     the stored text as it is; None for an SQL NULL. `json` decodes it
     ``retry_count`` how often it was nacked before, int
-    ``created_at``  when it was sent, an aware datetime
+    ``created_at``  when it was sent, an aware datetime; in UTC where the message was received
     ``extra1`` … ``extra4``  str or None; `key` is extra1 and `headers` is extra2 decoded
     """
 
     __slots__ = (
+        "_created_at",
         "_headers",
         "_json",
         "batch_id",
-        "created_at",
         "extra1",
         "extra2",
         "extra3",
@@ -67,10 +69,12 @@ class Message:
         "type",
     )
 
+    _created_at: datetime | int
     _headers: dict[str, Any] | None
     _json: Any
 
-    # Runs once per message received: assignments and nothing else.
+    # Runs once per message received: assignments and nothing else. What is received brings the
+    # server's own number for created_at, since most handlers never look at it.
     def __init__(
         self,
         msg_id: int,
@@ -89,11 +93,19 @@ class Message:
         self.type = type
         self.payload = payload
         self.retry_count = retry_count
-        self.created_at = created_at
+        self._created_at = created_at
         self.extra1 = extra1
         self.extra2 = extra2
         self.extra3 = extra3
         self.extra4 = extra4
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was sent, an aware datetime; in UTC where the message was received."""
+        found = self._created_at
+        if isinstance(found, int):
+            found = self._created_at = _to_datetime(found)
+        return found
 
     def json(self) -> Any:
         """Return the payload decoded from JSON; None where it is NULL.
@@ -154,6 +166,18 @@ class Message:
             f"Message(msg_id={self.msg_id}, batch_id={self.batch_id}, type={self.type!r}, "
             f"payload={payload!r}, retry_count={self.retry_count})"
         )
+
+
+def _to_datetime(microseconds: int) -> datetime:
+    """Return what PostgreSQL means by so many microseconds.
+
+    Its infinities, and its years beyond those of Python, become the first and the last moment.
+    """
+    try:
+        return _SERVER_EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        moment = datetime.min if microseconds < 0 else datetime.max
+        return moment.replace(tzinfo=timezone.utc)
 
 
 def encode_payload(payload: Any) -> str:

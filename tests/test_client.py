@@ -217,6 +217,26 @@ def test_send_and_receive(
     assert client.receive(queue, consumer) == []
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_created_at_is_the_time_of_the_event_in_utc(
+    autoconn: psycopg.Connection[Any],
+    queue: str,
+    consumer: str,
+    tick: Callable[[], None],
+    zone: str,
+) -> None:
+    client = PgqueClient(autoconn)
+    client.conn.execute("select set_config('TimeZone', %s, false)", [zone])
+    client.send(queue, "x")
+    tick()
+    (received,) = client.receive(queue, consumer)
+    row = client.conn.execute(
+        "select ev_time from pgque.get_batch_events(%s)", [received.batch_id]
+    ).fetchone()
+    assert row == (received.created_at,)
+    assert received.created_at.tzinfo is timezone.utc
+
+
 def test_send_is_part_of_the_transaction(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:

@@ -4,7 +4,7 @@ import copy
 import enum
 import json
 import pickle
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -218,6 +218,34 @@ def test_messages_are_values() -> None:
     assert pickle.loads(pickle.dumps(received)) == received
     assert copy.deepcopy(received) == received
     assert not hasattr(received, "__dict__")
+
+
+def test_created_at_is_made_of_the_servers_number_at_the_first_look() -> None:
+    received = Message(7, 3, "default", "{}", 0, 820_540_800_000_001)  # type: ignore[arg-type]
+    at = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=1)
+    assert received == Message(7, 3, "default", "{}", 0, at)
+    assert received.created_at == at
+    assert received.created_at.tzinfo is timezone.utc
+    assert received.created_at is received.created_at
+    assert pickle.loads(pickle.dumps(received)).created_at == at
+
+
+def test_created_at_as_it_was_given() -> None:
+    assert message().created_at is NOW
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "moment"),
+    [
+        (-(2**63), datetime.min),
+        (2**63 - 1, datetime.max),
+        (300_000_000_000_000_000, datetime.max),
+        (-1, datetime(1999, 12, 31, 23, 59, 59, 999_999)),
+    ],
+)
+def test_created_at_that_python_has_no_year_for(microseconds: int, moment: datetime) -> None:
+    received = Message(7, 3, "default", "{}", 0, microseconds)  # type: ignore[arg-type]
+    assert received.created_at == moment.replace(tzinfo=timezone.utc)
 
 
 def test_repr_is_short() -> None:

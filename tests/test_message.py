@@ -158,6 +158,53 @@ def test_batch_names_the_payload_that_is_wrong() -> None:
         encode_payloads([Event("a")])
 
 
+class Text(str):
+    def __str__(self) -> str:
+        return "no"
+
+
+@given(st.lists(json_values | st.text()))
+def test_a_batch_is_encoded_as_its_payloads_are(payloads: list[Any]) -> None:
+    try:
+        texts = [encode_payload(payload) for payload in payloads]
+    except PgquePayloadError:
+        for bad in (payloads, tuple(payloads), iter(payloads)):
+            with pytest.raises(PgquePayloadError):
+                encode_payloads(bad)
+    else:
+        assert encode_payloads(payloads) == texts
+        assert encode_payloads(tuple(payloads)) == texts
+        assert encode_payloads(iter(payloads)) == texts
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        ["\\u00", "00"],
+        ["a", "\\u0000", {"a": "\\\\u0000"}],
+        [Text("yes"), "x"],
+        [Text("yes"), {"a": 1}],
+        [{}, (), [], None, True, 1.5, 10**30, -0.0, {"é": ["\u2028"]}],
+        [],
+    ],
+)
+def test_a_batch_is_encoded_as_its_payloads_are_in_corners(payloads: list[Any]) -> None:
+    texts = encode_payloads(payloads)
+    assert texts == [encode_payload(payload) for payload in payloads]
+    assert {type(text) for text in texts} <= {str}
+
+
+def test_a_batch_needs_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert encode_payloads([{"a": [1]}, "b"]) == ['{"a":[1]}', "b"]
+
+
+@pytest.mark.parametrize("payload", [circle, deep, float("nan"), {"a": float("inf")}, Unknown()])
+def test_a_batch_refuses_what_a_single_send_refuses(payload: Any) -> None:
+    with pytest.raises(PgquePayloadError, match="payload 1 "):
+        encode_payloads([{"a": 1}, payload])
+
+
 @pytest.mark.parametrize("payloads", [None, "text", b"bytes", {"a": 1}, 5, Event([])])
 def test_batch_takes_a_list(payloads: Any) -> None:
     with pytest.raises(PgqueInvalidArgument, match="list of payloads"):

@@ -11,7 +11,7 @@ import psycopg
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Produce": ("send", "send_batch", "insert_event"),
-    "Consume": ("subscribe", "unsubscribe", "receive", "ack", "nack", "seek"),
+    "Consume": ("subscribe", "unsubscribe", "receive", "ack", "nack", "nack_many", "seek"),
     "Consume window by window": (
         "register_consumer",
         "register_consumer_at",
@@ -56,6 +56,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "Change capture": ("jsontriga", "logutriga", "sqltriga"),
     "What the Python client calls besides": (
+        "ack_or_fail",
         "receive_merged",
         "receive_coop_merged",
         "ticker_may_sleep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import starmap
 from types import TracebackType
@@ -183,6 +183,33 @@ class PgqueClient(Management):
                 to_interval(retry_after, "retry_after"),
                 None if reason is None else _printable(reason),
             ),
+        )
+
+    def nack_many(
+        self,
+        batch_id: int,
+        messages: Sequence[Message],
+        retry_after: timedelta | float = 60,
+        reasons: Sequence[str | None] | None = None,
+    ) -> int:
+        """Refuse several messages of the open batch in one call, all or none: how many.
+
+        ``reasons`` are as many as ``messages``, each as `nack` takes it; None is no reasons. Calls
+        `pgque.nack_many`; needs pgque_reader. Raises `PgqueBatchNotFound`, `PgqueMessageNotFound`,
+        `PgqueInvalidArgument`.
+        """
+        if reasons is not None:
+            reasons = [reason if reason is None else _printable(reason) for reason in reasons]
+        return int(
+            self._value(
+                "select pgque.nack_many(%s::bigint, %b::bigint[], %s::interval, %s::text[])",
+                (
+                    batch_id,
+                    [message.msg_id for message in messages],
+                    to_interval(retry_after, "retry_after"),
+                    reasons,
+                ),
+            )
         )
 
     def _messages(self, call: str, params: tuple[Any, ...]) -> list[Message]:

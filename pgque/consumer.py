@@ -62,7 +62,7 @@ class Consumer:
     Two processes with one name are one active and one standby. Without a ticker around the consumer
     ticks by itself, if its role has pgque_admin.
 
-    Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack` and `pgque.ack`.
+    Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack_many` and `pgque.ack`.
     """
 
     def __init__(
@@ -248,8 +248,9 @@ class Consumer:
         if handled < len(messages):
             batch_id = self._cut_batch(client, messages[:handled])
         # At the end: the first nack locks the member until the commit.
-        for message, reason in failed:
-            client.nack(batch_id, message, self._retry_after, reason)
+        if failed:
+            refused, reasons = zip(*failed, strict=True)
+            client.nack_many(batch_id, refused, self._retry_after, reasons)
         if client.ack(batch_id) == 0:
             logger.warning(
                 "consumer %s: batch %s was taken over; what its handlers wrote is undone",

@@ -345,6 +345,21 @@ comment on function pgque.ack(bigint) is
     'Finishes a batch, so that what it returned is never delivered to this consumer again: 1; 0 with a WARNING where '
     'the batch is not open.';
 
+create or replace function pgque.ack_or_fail(batch_id bigint)
+returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if pgque.ack(batch_id) = 0 then
+        raise exception 'batch not found: %', batch_id
+            using errcode = 'PQ003', hint = 'It was finished or taken over: what was done for it is undone.';
+    end if;
+end
+$$;
+comment on function pgque.ack_or_fail(bigint) is
+    'ack that raises PQ003 where it would return 0: a COMMIT that was sent right behind it is then a rollback.';
+
 create or replace function pgque.finish_batch(batch_id bigint)
 returns int
 language sql security definer

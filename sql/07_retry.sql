@@ -240,3 +240,30 @@ end
 $$;
 comment on function pgque.maint_retry_events() is
     'Puts every retry that is due back into its queue''s log: how many. Belongs in a transaction of its own.';
+
+create or replace function pgque.nack_many(
+    batch_id bigint, msg_ids bigint[], retry_after interval default '60 seconds', reasons text[] default null
+)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    msg pgque.message;
+    refused int := 0;
+begin
+    if msg_ids is null then
+        raise exception 'msg_ids must not be null' using errcode = '22023';
+    elsif reasons is not null and cardinality(reasons) <> cardinality(msg_ids) then
+        raise exception 'reasons must be as many as msg_ids: % for %', cardinality(reasons), cardinality(msg_ids)
+            using errcode = '22023';
+    end if;
+    for i in 1 .. cardinality(msg_ids) loop
+        msg.msg_id := msg_ids[i];
+        refused := refused + pgque.nack(batch_id, msg, retry_after, reasons[i]);
+    end loop;
+    return refused;
+end
+$$;
+comment on function pgque.nack_many(bigint, bigint[], interval, text[]) is
+    'nack for several messages of an open batch, all or none, each with the reason in the same place: how many. PQ003, PQ004.';

@@ -106,6 +106,34 @@ def test_a_message_whose_handler_never_succeeds_is_a_dead_letter_with_the_reason
     assert (dead.ev_id, dead.dl_reason, dead.ev_retry) == (sent, "ValueError: no such order", 1)
 
 
+def test_a_nack_that_fails_leaves_the_batch_unacked(client, new, queue, autoconn):
+    autoconn.execute("create table handled (id bigint)")
+    autoconn.execute(
+        "create function refuse() returns trigger language plpgsql as "
+        "$$ begin raise exception 'no retries today'; end $$"
+    )
+    autoconn.execute(
+        "create trigger refuse before insert on pgque.retry_queue execute function refuse()"
+    )
+    consumer = new()
+    seen: list[int] = []
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        seen.append(msg.json())
+        client.conn.execute("insert into handled values (%s)", [msg.json()])
+        if msg.json() == 1:
+            raise ValueError("refused")
+
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        client.send_batch(queue, "default", range(3))
+        eventually(lambda: len(seen) >= 6, "a second attempt at the batch")
+        assert autoconn.execute("select * from handled").fetchall() == []
+        autoconn.execute("drop trigger refuse on pgque.retry_queue")
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (2,))
+
+
 def test_a_handler_that_hides_an_error_of_the_database_counts_as_failed(client, new, queue):
     client.set_queue_config(queue, "max_retries", 0)
     consumer = new()

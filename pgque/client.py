@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import starmap
 from types import TracebackType
 from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.types.numeric import Int8BinaryLoader
 
 from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler, to_interval
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
@@ -25,6 +23,7 @@ from pgque.message import (
     encode_payload,
     encode_payloads,
 )
+from pgque.receiving import ask, ask_as_member, read
 
 
 class PgqueClient(Management):
@@ -146,10 +145,8 @@ class PgqueClient(Management):
         `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueCooperativeConsumer`, and
         `PgqueInvalidArgument` for less than 1 message.
         """
-        function = "receive_merged" if merged else "receive"
-        return self._messages(
-            f"{function}(%s::text, %s::text, %s::int)", (queue, consumer, max_messages)
-        )
+        with mapped:
+            return read(ask(self._conn, queue, consumer, max_messages, merged=merged))
 
     def ack(self, batch_id: int) -> int:
         """Finish a batch: what it returned is never delivered to this consumer again.
@@ -212,19 +209,6 @@ class PgqueClient(Management):
             )
         )
 
-    def _messages(self, call: str, params: tuple[Any, ...]) -> list[Message]:
-        columns = (
-            "msg_id, batch_id, type, payload, retry_count, created_at, "
-            "extra1, extra2, extra3, extra4"
-        )
-        query = f"select {columns} from pgque.{call}"  # noqa: S608 (literals)
-        with mapped:
-            cursor = self._cursor()
-            # A time is a number of microseconds until somebody asks: see Message.created_at.
-            cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
-            cursor.execute(query.encode(), params, binary=True)
-            return list(starmap(Message, cursor.fetchall()))
-
     # Cooperative consumers
 
     def subscribe_subconsumer(
@@ -279,12 +263,10 @@ class PgqueClient(Management):
         Calls `pgque.receive_coop` (`pgque.receive_coop_merged`); needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueNormalConsumer`, `PgqueInvalidArgument`.
         """
-        function = "receive_coop_merged" if merged else "receive_coop"
         dead = None if dead_interval is None else to_interval(dead_interval, "dead_interval")
-        return self._messages(
-            f"{function}(%s::text, %s::text, %s::text, %s::int, %s::interval)",
-            (queue, consumer, subconsumer, max_messages, dead),
-        )
+        group = (queue, consumer, subconsumer)
+        with mapped:
+            return read(ask_as_member(self._conn, *group, max_messages, dead, merged=merged))
 
     def touch_subconsumer(self, queue: str, consumer: str, subconsumer: str) -> int:
         """Give a sign of life, so that nobody takes over the member's batch: rows touched.

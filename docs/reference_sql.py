@@ -17,6 +17,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "receive",
         "ack",
         "ack_or_fail",
+        "ack_part",
         "nack",
         "nack_many",
         "seek",

@@ -153,7 +153,7 @@ begin
         raise exception 'msg_id % not found in batch %', coalesce(missing::text, '<NULL>'), batch_id
             using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
     end if;
-    return cardinality(done);
+    return coalesce(cardinality(done), 0);
 end
 $$;
 comment on function pgque.nack_many(bigint, bigint[], interval, text[]) is
@@ -225,6 +225,56 @@ end
 $$;
 comment on function pgque.batch_retry(bigint, int) is
     'Lets every event of an open batch come back after so many seconds: how many do that did not wait already.';
+
+create or replace function pgque.ack_part(batch_id bigint, msg_ids bigint[])
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    cut text;
+    is_beginning boolean;
+    put_back int;
+begin
+    if msg_ids is null then
+        raise exception 'msg_ids must not be null' using errcode = '22023';
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    -- What was handled may be the beginning of the batch in the order of the log too. Then it is cut there.
+    select bool_and(e.is_done = (e.number <= e.done)), max(e.place) filter (where e.number = e.done), sum((not e.is_done)::int)
+    into is_beginning, cut, put_back
+    from (
+        select
+            row_number() over (order by b.ev_txid, b.ev_id) as number,
+            count(*) filter (where d.msg_id is not null) over () as done,
+            d.msg_id is not null as is_done,
+            format('(%s,%s)', b.ev_txid, b.ev_id) as place
+        from pgque._events(pgque._batch_span(c, s)) b
+        left join (select distinct unnest(msg_ids) as msg_id) d on d.msg_id = b.ev_id
+    ) e;
+    if put_back > 0 and is_beginning and cut is not null then
+        c.cur_upto := cut::pgque.place;
+    elsif put_back > 0 then
+        insert into pgque.retry_queue (
+            ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select
+            clock_timestamp(), s.sub_queue, ev_id, ev_time, ev_txid, coalesce(s.sub_group, s.sub_id), ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        from pgque._events(pgque._batch_span(c, s))
+        where ev_id not in (select unnest(msg_ids))
+        on conflict (ev_owner, ev_id) do nothing;
+    end if;
+    perform pgque._finish_batch(c, s);
+    return coalesce(put_back, 0);
+end
+$$;
+comment on function pgque.ack_part(bigint, bigint[]) is
+    'Finishes a batch of which only these messages were handled: how many are left. They come again as they were, not as '
+    'retries. For a consumer that stops inside a batch. PQ003 where the batch is not open.';
 
 -- Back into the log
 

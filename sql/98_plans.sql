@@ -33,7 +33,11 @@ begin
         end loop;
     end loop;
     -- What is nacked is looked for in the whole batch at once.
-    alter function pgque.nack_many(bigint, bigint[], interval, text[]) set enable_hashjoin = on;
-    alter function pgque.nack_many(bigint, bigint[], interval, text[]) set enable_nestloop = off;
+    foreach function in array array[
+        'pgque.nack_many(bigint, bigint[], interval, text[])', 'pgque.ack_part(bigint, bigint[])'
+    ]::regprocedure[] loop
+        execute format('alter function %s set enable_hashjoin = on', function);
+        execute format('alter function %s set enable_nestloop = off', function);
+    end loop;
 end
 $$;

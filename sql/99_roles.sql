@@ -102,6 +102,7 @@ grant execute on function
     pgque.receive_merged(text, text, int),
     pgque.ack(bigint),
     pgque.ack_or_fail(bigint),
+    pgque.ack_part(bigint, bigint[]),
     pgque.finish_batch(bigint),
     pgque.nack(bigint, pgque.message, interval, text),
     pgque.nack_many(bigint, bigint[], interval, text[]),

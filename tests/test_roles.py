@@ -34,9 +34,10 @@ WRITER = """
 READER = """
     subscribe(text,text) unsubscribe(text,text) register_consumer(text,text)
     register_consumer_at(text,text,bigint) unregister_consumer(text,text)
-    receive(text,text,integer) receive_merged(text,text,integer) ack(bigint) ack_or_fail(bigint) nack_many(bigint,bigint[],interval,text[]) finish_batch(bigint)
-    nack(bigint,pgque.message,interval,text) seek(text,text,bigint)
-    seek(text,text,timestampwithtimezone)
+    receive(text,text,integer) receive_merged(text,text,integer) ack(bigint) finish_batch(bigint)
+    ack_or_fail(bigint) ack_part(bigint,bigint[]) nack(bigint,pgque.message,interval,text)
+    nack_many(bigint,bigint[],interval,text[])
+    seek(text,text,bigint) seek(text,text,timestampwithtimezone)
     next_batch(text,text) next_batch_info(text,text)
     next_batch_custom(text,text,interval,integer,interval) get_batch_events(bigint)
     event_retry(bigint,bigint,timestampwithtimezone) event_retry(bigint,bigint,integer)

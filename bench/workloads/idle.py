@@ -90,7 +90,7 @@ def idle(context: Context) -> list[Row]:
         with contextlib.suppress(Exception):
             conn.execute("checkpoint")
         context.progress("waiting until the server rests")
-        rested = _await_rest(conn, context.pick(20.0, 5.0, 1.0))
+        rested = _await_rest(conn, context.pick(20.0, 3.0, 0.5))
         dead_before = dead_tuples(conn)
         server = server_pid(conn)
         pids = [*tickers.pids, *readers.pids, *([server] if server else [])]

@@ -1,0 +1,89 @@
+"""Peers in workloads that others than they define: bulk enqueue and draining."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+from bench import peers
+from bench.measure import Context, WorkloadFailed
+from bench.processes import Crew
+
+PATIENCE = 120
+
+
+class PeerWorker:
+    """A peer's worker, in a process of its own: drains what was enqueued."""
+
+    def __init__(self, name: str, dsn: str) -> None:
+        self._peer = peers.load(name)(dsn)
+
+    def drain(self, count: int) -> tuple[float, list[str]]:
+        """Work until so many jobs were handled; return seconds and what was handled.
+
+        The clock runs from the first job to the last: starting a worker is not what is measured.
+        """
+        stop = threading.Event()
+        times: list[float] = []
+        handled: list[str] = []
+
+        def handle(payload: str) -> None:
+            handled.append(payload)
+            times.append(time.perf_counter())
+            if len(handled) == count:
+                stop.set()
+
+        timer = threading.Timer(PATIENCE, stop.set)
+        timer.daemon = True
+        timer.start()
+        self._peer.work(handle, stop)
+        timer.cancel()
+        return times[-1] - times[0] if times else 0.0, handled
+
+
+class PeerClient:
+    """A peer's producer, with a database of its own."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        self.name = name
+        self.dsn = context.database(name)
+        self.peer = peers.load(name)(self.dsn)
+        self.peer.set_up()
+        self._sent = 0
+
+    def enqueue_many(self, batches: int, size: int) -> float:
+        """Enqueue batches of distinct payloads; return the rate in jobs per second."""
+        parts = [[f"{self._next():0100d}" for _ in range(size)] for _ in range(batches)]
+        began = time.perf_counter()
+        for part in parts:
+            self.peer.enqueue_many(part)
+        return batches * size / (time.perf_counter() - began)
+
+    def enqueue(self, count: int) -> None:
+        """Enqueue one by one."""
+        for _ in range(count):
+            self.peer.enqueue(f"{self._next():0100d}")
+
+    def drain(self) -> float:
+        """Let a worker handle all that was enqueued; check it; return jobs per second."""
+        count, self._sent = self._sent, 0
+        with Crew(1, PeerWorker, self.name, self.dsn) as crew:
+            [turn] = crew.call("drain", count)
+        seconds, handled = turn.result
+        if set(handled) != {f"{number:0100d}" for number in range(1, count + 1)}:
+            raise WorkloadFailed(
+                f"{self.name}: {count} jobs were enqueued, {len(set(handled))} of them handled"
+            )
+        twice = sum(times - 1 for times in Counter(handled).values())
+        if twice:
+            raise WorkloadFailed(f"{self.name}: {twice} jobs were handled twice")
+        return (count - 1) / seconds
+
+    def _next(self) -> int:
+        self._sent += 1
+        return self._sent
+
+    def close(self) -> None:
+        """Close the peer's connections."""
+        self.peer.tear_down()

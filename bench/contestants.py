@@ -70,7 +70,8 @@ class PeerClient:
         count, self._sent = self._sent, 0
         with Crew(1, PeerWorker, self.name, self.dsn) as crew:
             [turn] = crew.call("drain", count)
-        seconds, handled = turn.result
+        seconds: float = turn.result[0]
+        handled: list[str] = turn.result[1]
         if set(handled) != {f"{number:0100d}" for number in range(1, count + 1)}:
             raise WorkloadFailed(
                 f"{self.name}: {count} jobs were enqueued, {len(set(handled))} of them handled"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
-from bench.measure import Row, bound  # noqa: E402
-from bench.report import number  # noqa: E402
+from bench.measure import Row, bound
+from bench.report import number
 
 INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 OURS, GOOD, BAD, REFERENCE = "#0b69a3", "#18965a", "#d64545", "#9aa5b1"
 OTHERS = ("#e8833a", "#8e6bbf", "#3fa79b", "#c2577f", "#a68a3a", "#6b7c93")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": INK,
@@ -106,7 +107,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
         places.append([at * height, text, color])
     places.sort(key=lambda place: place[0])
     gap = 17 * axes.figure.dpi / 100
-    for before, after in zip(places, places[1:], strict=False):
+    for before, after in pairwise(places):
         after[0] = max(after[0], before[0] + gap)
     for at, text, color in places:
         axes.annotate(
@@ -125,11 +126,11 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     shown = []
     for row in rows:
         limit = bound(row.goal)
-        figure = row.value if row.ratio is None else row.ratio
-        if limit is None or row.subject != "pgque" or not figure or not limit[1]:
+        measured = row.value if row.ratio is None else row.ratio
+        if limit is None or row.subject != "pgque" or not measured or not limit[1]:
             continue
-        used = figure / limit[1] if limit[0][0] == "<" else limit[1] / figure
-        shown.append((row, figure, used))
+        used = measured / limit[1] if limit[0][0] == "<" else limit[1] / measured
+        shown.append((row, measured, used))
     if not shown:
         return None
     figure, axes = plt.subplots(figsize=(9.5, 0.32 * len(shown) + 1.4))
@@ -254,7 +255,7 @@ def horizon(rows: Sequence[Row]) -> Figure | None:
     subjects = _subjects(found)
     figure, axes = plt.subplots(figsize=(8, 4.6))
     ends = []
-    for row in reversed(sorted(found, key=lambda row: subjects.index(row.subject))):
+    for row in sorted(found, key=lambda row: subjects.index(row.subject), reverse=True):
         x, y = zip(*row.detail["curve"], strict=True)
         color = _color(row.subject, subjects)
         axes.plot(x, y, color=color, linewidth=2.6 if row.subject == "pgque" else 1.6)

@@ -211,10 +211,14 @@ def _by_backlog(
 
         def take(size: int) -> float:
             began = time.perf_counter()
-            for _ in range(10):
+            taken = 0
+            while taken < BATCH:
                 with client.conn.transaction():
-                    messages = client.receive(queue, f"reader {size}", BATCH // 10)
+                    messages = client.receive(queue, f"reader {size}", min(100, BATCH - taken))
+                    if not messages:
+                        raise WorkloadFailed(f"workload 10: nothing is left of {size}")
                     client.ack(messages[0].batch_id)
+                taken += len(messages)
                 arrived[size].extend([message.msg_id for message in messages])
             return (time.perf_counter() - began) / BATCH * 1e6
 

@@ -55,8 +55,8 @@ def fan_out(context: Context) -> list[Row]:
                 contestants = {str(fan): partial(work, fan) for fan in fans}
                 if not number:
                     interleave(contestants, 1)
-                for fan, samples in interleave(contestants, turns).items():
-                    figures.setdefault((what, int(fan)), []).extend(samples)
+                for name, samples in interleave(contestants, turns).items():
+                    figures.setdefault((what, int(name)), []).extend(samples)
             for (fan, reader), ids in arrived.items():
                 missing = len(sent[fan]) - len(ids)
                 ids.extend(drain_all(client, f"fan {fan}", f"reader {reader}", missing))

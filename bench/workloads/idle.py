@@ -1,7 +1,7 @@
 """An idle system: what a ticker and ten consumers cost where nothing happens.
 
-Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up leaves
-catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
+Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up
+leaves catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
 server has written nothing for a while.
 """
 

@@ -105,9 +105,9 @@ def _inserted(conn: Connection, way: str, size: int) -> float:
     with conn.transaction():
         if way == INSERT_EACH:
             values = ", ".join(f"%s::{kind}" for kind in types)
-            statement = f"insert into plain_retry ({COLUMNS}) values ({values})".encode()
+            single = f"insert into plain_retry ({COLUMNS}) values ({values})".encode()
             for row in rows:
-                conn.execute(statement, row)
+                conn.execute(single, row)
         else:
             arrays = ", ".join(f"%s::{kind}[]" for kind in types)
             statement = f"insert into plain_retry ({COLUMNS}) select * from unnest({arrays})"

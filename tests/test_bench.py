@@ -232,7 +232,8 @@ def options(folder: Path, **others: object) -> argparse.Namespace:
 
 
 def test_a_run_stamps_its_rows_and_runs_a_shared_function_once(made: Made, tmp_path: Path) -> None:
-    rows = run(made, [4, 5], options(tmp_path), ["textbook"], Quiet())
+    rows, failed = run(made, [4, 5], options(tmp_path), ["textbook"], Quiet())
+    assert not failed
     assert len(rows) == 5
     assert {row.workload for row in rows} == {4, 5}
     assert all(row.environment["quick"] for row in rows)
@@ -240,16 +241,17 @@ def test_a_run_stamps_its_rows_and_runs_a_shared_function_once(made: Made, tmp_p
     assert peer.environment["packages"] == {}
 
 
-def test_what_was_measured_before_a_failure_is_kept(
+def test_a_failure_is_told_and_the_others_go_on(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(context: Context) -> list[Row]:
         raise WorkloadFailed("lost one")
 
-    works = {1: lambda context: [figure(1, "x", "ms", [1])], 2: fail}
+    works = {1: fail, 2: lambda context: [figure(2, "x", "ms", [1])]}
     monkeypatch.setattr("bench.__main__.load", works.__getitem__)
-    with pytest.raises(WorkloadFailed):
-        run(made, [1, 2], options(tmp_path), [], Quiet())
+    _, failed = run(made, [1, 2], options(tmp_path), [], Quiet())
+    assert len(failed) == 1
+    assert "lost one" in failed[0]
     assert [row.name for row in report.read(tmp_path)] == ["x"]
 
 

@@ -49,13 +49,13 @@ class Ours:
             handled(message.payload or "")
 
         consumer.on("*")(handle)
-        threading.Thread(target=_stop_when, args=(stop, consumer.stop), daemon=True).start()
+        threading.Thread(target=lambda: stop.wait() and consumer.stop(), daemon=True).start()
         consumer.start()
 
     def tick(self, stop: threading.Event) -> None:
         """Run the ticker until `stop` is set, in a process of its own."""
         ticker = pgque.Ticker(self._dsn)
-        threading.Thread(target=_stop_when, args=(stop, ticker.stop), daemon=True).start()
+        threading.Thread(target=lambda: stop.wait() and ticker.stop(), daemon=True).start()
         ticker.run()
 
     def cycle(self, payload: str) -> None:
@@ -72,8 +72,3 @@ class Ours:
         if self._connected is not None:
             self._connected.close()
             self._connected = None
-
-
-def _stop_when(event: threading.Event, stop: Callable[[], None]) -> None:
-    event.wait()
-    stop()

@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import psycopg
@@ -121,7 +122,7 @@ def measure_soak(context: Context) -> list[Row]:
         if not session.wait(120):
             raise WorkloadFailed(f"{load.missing()} of {load.count} events were lost")
     missing = load.count - sum(1 for _ in load.numbers)
-    rows = [
+    return [
         figure(
             18,
             f"events lost or twice of {load.count:,} in {seconds / 60:g} min",
@@ -135,7 +136,6 @@ def measure_soak(context: Context) -> list[Row]:
         *_thirds(load, seconds),
         *_disk(disk, load, seconds, rotation),
     ]
-    return rows
 
 
 @contextlib.contextmanager
@@ -171,7 +171,7 @@ def _thirds(load: Load, seconds: float) -> list[Row]:
         [float(len(part)) for part in first],
         ">= 0.9",
     )
-    early, late = sum(first, []), sum(last, [])
+    early, late = list(chain(*first)), list(chain(*last))
     median = _compare("send to handler, last third", "ms", late, early, "<= 1.1")
     median.detail["p99"] = percentile(late, 0.99)
     median.detail["p99 of the first third"] = percentile(early, 0.99)

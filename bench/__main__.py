@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from bench import check, peers, report
@@ -35,13 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     options.rounds = options.rounds or (2 if options.quick else 5)
     names = [] if options.check else _peers(options.peers)
     with databases(options.dsn) as made, Progress() as progress:
-        rows = run(made, numbers, options, names, progress)
+        rows, failed = run(made, numbers, options, names, progress)
     if options.check:
-        return _judge(rows)
-    report.write(options.output, rows)
-    _draw(options.output)
-    print(f"\nwritten to {options.output}")
-    return 0
+        failed += check.failures(rows)
+    else:
+        _draw(options.output)
+        print(f"written to {options.output}")
+    for line in failed:
+        print(f"FAILED: {line}")
+    return 1 if failed else 0
 
 
 def run(
@@ -50,13 +53,15 @@ def run(
     options: argparse.Namespace,
     names: list[str],
     progress: Progress,
-) -> list[Row]:
-    """Measure workloads, each on a fresh database; return their rows.
+) -> tuple[list[Row], list[str]]:
+    """Measure workloads, each on a fresh database; return their rows, and which ones failed.
 
-    What was measured before a workload failed is written to the results nevertheless.
+    The results are written after each workload, unless it is for the check. A workload that fails
+    leaves no row, and the others go on.
     """
     environment = made.environment() | {"quick": bool(options.quick), "rounds": options.rounds}
     rows: list[Row] = []
+    failed: list[str] = []
     done: set[Workload] = set()
     for number in numbers:
         workload = load(number)
@@ -77,17 +82,19 @@ def run(
         )
         try:
             found = workload(context)
-        except BaseException:
-            if rows and not options.check:
-                report.write(options.output, rows)
-            raise
+        except Exception as error:
+            progress.say(traceback.format_exc())
+            failed.append(f"{report.title(number)}: {type(error).__name__}: {error}")
+            continue
         finally:
             made.drop_all()
         for row in found:
             row.environment = _environment_of(row, environment)
             progress.say(report.summary(row))
         rows += found
-    return rows
+        if not options.check:
+            report.write(options.output, found)
+    return rows, failed
 
 
 def _environment_of(row: Row, environment: dict[str, object]) -> dict[str, object]:
@@ -160,13 +167,6 @@ def _draw(folder: Path) -> int:
     for path in plots.draw(report.read(folder), folder):
         print(f"drawn: {path}")
     return 0
-
-
-def _judge(rows: list[Row]) -> int:
-    lines = check.failures(rows)
-    for line in lines:
-        print(f"beyond its bound: {line}")
-    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -33,9 +33,7 @@ def tick(client: pgque.PgqueClient, queue: str) -> None:
         pass
 
 
-def drain(
-    client: pgque.PgqueClient, queue: str, consumer: str, chunk: int = BATCH
-) -> array[int]:
+def drain(client: pgque.PgqueClient, queue: str, consumer: str, chunk: int = BATCH) -> array[int]:
     """Receive and ack what is there, each batch in its own transaction; return the ids."""
     ids: array[int] = array("q")
     while True:
@@ -48,9 +46,7 @@ def drain(
                 raise WorkloadFailed(f"{queue}/{consumer}: an ack was refused")
 
 
-def drain_all(
-    client: pgque.PgqueClient, queue: str, consumer: str, expected: int
-) -> array[int]:
+def drain_all(client: pgque.PgqueClient, queue: str, consumer: str, expected: int) -> array[int]:
     """Tick and drain until so many events have come, or a minute has passed without any."""
     ids: array[int] = array("q")
     deadline = time.monotonic() + PATIENCE

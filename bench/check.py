@@ -35,7 +35,5 @@ def failures(rows: Sequence[Row]) -> list[str]:
         for row in checked:
             assert row.ratio is not None
             if not meets(limit, row.ratio):
-                lines.append(
-                    f"{row.name}: {row.ratio:.2f} × {row.reference}, the bound is {limit}"
-                )
+                lines.append(f"{row.name}: {row.ratio:.2f} × {row.reference}, the bound is {limit}")
     return lines

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 from bench import peers
-from bench.measure import Context, WorkloadFailed
+from bench.measure import Context, Row, WorkloadFailed, figure, lacking
 from bench.processes import Crew
 
 PATIENCE = 120
@@ -70,7 +73,8 @@ class PeerClient:
         count, self._sent = self._sent, 0
         with Crew(1, PeerWorker, self.name, self.dsn) as crew:
             [turn] = crew.call("drain", count)
-        seconds, handled = turn.result
+        seconds: float = turn.result[0]
+        handled: list[str] = turn.result[1]
         if set(handled) != {f"{number:0100d}" for number in range(1, count + 1)}:
             raise WorkloadFailed(
                 f"{self.name}: {count} jobs were enqueued, {len(set(handled))} of them handled"
@@ -87,3 +91,55 @@ class PeerClient:
     def close(self) -> None:
         """Close the peer's connections."""
         self.peer.tear_down()
+
+
+class Entrants:
+    """The peers of one workload. One that fails is named with its error, and the others go on."""
+
+    def __init__(self, context: Context, stack: ExitStack, workload: int, name: str) -> None:
+        self._context = context
+        self._workload = workload
+        self._name = name
+        self._rows: list[Row] = []
+        self._clients: dict[str, PeerClient] = {}
+        for peer in context.peers:
+            context.progress(f"setting up {peer}")
+            try:
+                self._clients[peer] = client = PeerClient(context, peer)
+                stack.callback(client.close)
+            except Exception as error:
+                self._fail(peer, error)
+
+    def without(self, ability: str) -> None:
+        """Leave out those that lack an ability, each with a row that says so."""
+        for peer, client in list(self._clients.items()):
+            if ability in client.peer.lacks:
+                why = client.peer.lacks[ability]
+                self._rows.append(lacking(self._workload, self._name, peer, why))
+                del self._clients[peer]
+
+    def turns(self, work: Callable[[PeerClient], float]) -> dict[str, Callable[[], float]]:
+        """Return each peer's turn, for `interleave`."""
+
+        def turn(peer: str) -> float:
+            if peer in self._clients:
+                try:
+                    return work(self._clients[peer])
+                except Exception as error:
+                    self._fail(peer, error)
+            return 0.0
+
+        return {peer: partial(turn, peer) for peer in self._clients}
+
+    def rows(self, figures: dict[str, list[float]]) -> list[Row]:
+        """Return a row for each peer, in events a second."""
+        return self._rows + [
+            figure(self._workload, self._name, "events/s", figures[peer], subject=peer)
+            for peer in self._clients
+        ]
+
+    def _fail(self, peer: str, error: Exception) -> None:
+        why = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+        self._context.progress(f"{peer} {why}")
+        self._rows.append(lacking(self._workload, self._name, peer, why))
+        self._clients.pop(peer, None)

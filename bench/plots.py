@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,17 @@ import matplotlib as mpl
 
 mpl.use("svg")
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
-from bench.measure import Row, bound  # noqa: E402
-from bench.report import number  # noqa: E402
+from bench.measure import Row, bound
+from bench.report import number
 
 INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 OURS, GOOD, BAD, REFERENCE = "#0b69a3", "#18965a", "#d64545", "#9aa5b1"
 OTHERS = ("#e8833a", "#8e6bbf", "#3fa79b", "#c2577f", "#a68a3a", "#6b7c93")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": INK,
@@ -49,6 +51,9 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "pgque",  # the same figures make the same file
     "svg.fonttype": "path",
 }
+
+LEAST_SHOWN = 0.25
+"""Of a goal's allowance; what uses less is drawn there, as an arrow."""
 
 Figure = Any
 Axes = Any
@@ -102,7 +107,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
         places.append([at * height, text, color])
     places.sort(key=lambda place: place[0])
     gap = 17 * axes.figure.dpi / 100
-    for before, after in zip(places, places[1:], strict=False):
+    for before, after in pairwise(places):
         after[0] = max(after[0], before[0] + gap)
     for at, text, color in places:
         axes.annotate(
@@ -121,18 +126,21 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     shown = []
     for row in rows:
         limit = bound(row.goal)
-        figure = row.value if row.ratio is None else row.ratio
-        if limit is None or row.subject != "pgque" or not figure or not limit[1]:
+        measured = row.value if row.ratio is None else row.ratio
+        if limit is None or row.subject != "pgque" or not measured or not limit[1]:
             continue
-        used = figure / limit[1] if limit[0][0] == "<" else limit[1] / figure
-        shown.append((row, figure, used))
+        used = measured / limit[1] if limit[0][0] == "<" else limit[1] / measured
+        shown.append((row, measured, used))
     if not shown:
         return None
     figure, axes = plt.subplots(figsize=(9.5, 0.32 * len(shown) + 1.4))
     for place, (row, measured, used) in enumerate(shown):
         color = GOOD if row.met else BAD
+        shape = "o"
+        if used < LEAST_SHOWN:
+            used, shape = LEAST_SHOWN, "<"
         axes.plot([1, used], [place, place], color=color, linewidth=2, alpha=0.35)
-        axes.plot(used, place, "o", color=color, markersize=7)
+        axes.plot(used, place, shape, color=color, markersize=7)
         text = f"{number(measured)}   (goal {_pretty(row.goal)})"
         axes.annotate(
             text, (1.02, place), xycoords=("axes fraction", "data"), va="center", color=SOFT, size=9
@@ -143,8 +151,8 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     axes.set_ylim(len(shown) - 0.4, -0.8)
     axes.set_xscale("log", base=2)
     _plain_log(axes.xaxis)
-    axes.set_xlabel("part of what the goal allows: left of the line it is met")
-    axes.set_title("Goals")
+    axes.set_xlabel("left of the line the goal is met")
+    axes.set_title("What was measured, as part of what its goal allows")
     axes.grid(visible=False, axis="y")
     return figure
 
@@ -175,15 +183,22 @@ def rates(rows: Sequence[Row]) -> Figure | None:
                 bars.append((reference, row.reference_value, REFERENCE))
             bars.append((subject, row.value or 0, _color(subject, subjects)))
         bars.sort(key=lambda bar: bar[1])
-        axes.barh([bar[0] for bar in bars], [bar[1] for bar in bars], 0.62,
-                  color=[bar[2] for bar in bars])
+        axes.barh(
+            [bar[0] for bar in bars], [bar[1] for bar in bars], 0.62, color=[bar[2] for bar in bars]
+        )
         for place, (_, rate, _) in enumerate(bars):
             axes.annotate(
-                number(float(f"{rate:.3g}")), (rate, place), xytext=(6, 0),
-                textcoords="offset points", va="center", color=INK, size=10,
+                number(float(f"{rate:.3g}")),
+                (rate, place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+                size=10,
             )
         axes.set_xscale("log")
-        axes.set_xlim(right=max(bar[1] for bar in bars) * 3.5)
+        lowest, highest = bars[0][1], bars[-1][1]
+        axes.set_xlim(10 ** (math.floor(math.log10(lowest)) - 0.5), highest * 6)
         _plain_log(axes.xaxis)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_title(heading)
@@ -211,8 +226,14 @@ def latency(rows: Sequence[Row]) -> Figure | None:
         axes.plot(x, y, "o-", color=color, linewidth=2.6 if subject == "pgque" else 1.6)
         if subject == "pgque":
             axes.fill_between(x, y, high, color=color, alpha=0.12, linewidth=0)
-            axes.annotate("99th percentile", (x[0], high[0]), xytext=(4, 4),
-                          textcoords="offset points", color=color, size=9)
+            axes.annotate(
+                "99th percentile",
+                (x[0], high[0]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                color=color,
+                size=9,
+            )
         ends.append((x[-1], y[-1], subject, color))
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -234,7 +255,7 @@ def horizon(rows: Sequence[Row]) -> Figure | None:
     subjects = _subjects(found)
     figure, axes = plt.subplots(figsize=(8, 4.6))
     ends = []
-    for row in reversed(sorted(found, key=lambda row: subjects.index(row.subject))):
+    for row in sorted(found, key=lambda row: subjects.index(row.subject), reverse=True):
         x, y = zip(*row.detail["curve"], strict=True)
         color = _color(row.subject, subjects)
         axes.plot(x, y, color=color, linewidth=2.6 if row.subject == "pgque" else 1.6)
@@ -287,8 +308,14 @@ def groups(rows: Sequence[Row]) -> Figure | None:
     axes.plot(x, x, color=REFERENCE, linewidth=1.4, linestyle=(0, (4, 3)))
     axes.plot(x, y, "o-", color=OURS, linewidth=2.6)
     for workers, speed in zip(x, y, strict=True):
-        axes.annotate(f"{speed:.1f}", (workers, speed), xytext=(6, -13),
-                      textcoords="offset points", color=OURS, size=10)
+        axes.annotate(
+            f"{speed:.1f}",
+            (workers, speed),
+            xytext=(-2, -17),
+            textcoords="offset points",
+            color=OURS,
+            size=10,
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(x)

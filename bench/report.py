@@ -61,13 +61,14 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = [
         "# Results",
         "",
-        "Made by `python -m bench` from `results.json`. Median and range of the rounds; the ratio is",
-        "to the reference in the same run, which took turns with it. Every workload checked at its",
-        "end that each event arrived.",
+        "Made by `python -m bench` from `results.json`. Median and range of the rounds; the ratio",
+        "is to the reference, which took turns with it in the same run. Every workload checked at",
+        "its end that each event arrived.",
         "",
         *[f"- {mark} {text}" if len(notes) > 1 else f"- {text}" for text, mark in notes.items()],
         "",
-        "| # | workload | subject | median | range | unit | reference | its median | ratio | goal | met |",
+        "| # | workload | subject | median | range | unit | reference | its median | ratio "
+        "| goal | met |",
         "|--:|---|---|--:|---|---|---|--:|--:|---|---|",
     ]
     for row in rows:

@@ -31,6 +31,15 @@ SETTINGS: dict[str, str | int | float | bool] = {
 }
 """Settings of the embedded server. Durable; all else is PostgreSQL's default."""
 
+SHOWN = (
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "max_wal_size",
+    "shared_buffers",
+    "autovacuum",
+    "wal_level",
+)
 PACKAGES = ("pgque", "psycopg", "psycopg-binary")
 
 
@@ -65,9 +74,7 @@ class Databases:
 
     def environment(self) -> dict[str, Any]:
         """Say on what was measured: versions, settings and cores, but not on which host."""
-        settings = ("fsync", "synchronous_commit", "full_page_writes", "max_wal_size")
-        settings += ("shared_buffers", "autovacuum", "wal_level")
-        shown = {name: self._conn.execute(f"show {name}").fetchone() for name in settings}
+        shown = {name: self._conn.execute(f"show {name}").fetchone() for name in SHOWN}
         return {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             "postgresql": (self._conn.info.parameter_status("server_version") or "").split()[0],

@@ -16,7 +16,7 @@ from itertools import count as numbers
 import pgque
 from bench import references
 from bench.arrivals import BATCH, check, drain, fill, tick
-from bench.contestants import PeerClient
+from bench.contestants import Entrants, PeerClient
 from bench.measure import (
     Context,
     Row,
@@ -153,29 +153,22 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
 
 def _drained_by_peers(context: Context) -> list[Row]:
     """Each peer's own worker; fewer jobs, for some of them do hundreds a second."""
-    rows = []
     jobs = context.pick(3000, 500, 20)
-    clients = []
+
+    def turn(peer: PeerClient) -> float:
+        context.progress(f"{peer.name}: {jobs} jobs")
+        if "bulk" in peer.peer.lacks:
+            peer.enqueue(jobs)
+        else:
+            peer.enqueue_many(max(jobs // BATCH, 1), min(jobs, BATCH))
+        return peer.drain()
+
     with ExitStack() as stack:
-        for name in context.peers:
-            clients.append(PeerClient(context, name))
-            stack.callback(clients[-1].close)
-
-        def turn(client: PeerClient) -> float:
-            context.progress(f"{client.name}: {jobs} jobs")
-            if "bulk" in client.peer.lacks:
-                client.enqueue(jobs)
-            else:
-                client.enqueue_many(max(jobs // BATCH, 1), min(jobs, BATCH))
-            return client.drain()
-
-        figures = interleave(
-            {client.name: partial(turn, client) for client in clients},
-            context.pick(context.rounds, 1, 1),
-        )
-    for name, samples in figures.items():
-        rows.append(figure(5, "drain by its own worker", "events/s", samples, subject=name))
-        rows[-1].detail["every event arrived"] = jobs
+        entrants = Entrants(context, stack, 5, f"{jobs:,} jobs drained by its own worker")
+        figures = interleave(entrants.turns(turn), context.pick(context.rounds, 1, 1))
+    rows = entrants.rows(figures)
+    for row in rows:
+        row.detail["every event arrived"] = jobs
     return rows
 
 
@@ -211,10 +204,14 @@ def _by_backlog(
 
         def take(size: int) -> float:
             began = time.perf_counter()
-            for _ in range(10):
+            taken = 0
+            while taken < BATCH:
                 with client.conn.transaction():
-                    messages = client.receive(queue, f"reader {size}", BATCH // 10)
+                    messages = client.receive(queue, f"reader {size}", min(100, BATCH - taken))
+                    if not messages:
+                        raise WorkloadFailed(f"workload 10: nothing is left of {size}")
                     client.ack(messages[0].batch_id)
+                taken += len(messages)
                 arrived[size].extend([message.msg_id for message in messages])
             return (time.perf_counter() - began) / BATCH * 1e6
 

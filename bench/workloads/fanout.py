@@ -17,8 +17,8 @@ FANS = (1, 10, 100)
 
 def fan_out(context: Context) -> list[Row]:
     """Workload 12: queues with 1, 10 and 100 consumers, which drain between the rounds."""
-    batches = context.pick(20, 5, 1)
-    singles = context.pick(200, 100, 5)
+    batches = context.pick(20, 2, 1)
+    singles = context.pick(200, 40, 5)
     fans = context.pick(FANS, FANS, (1, 3))
     with ExitStack() as stack:
         client = stack.enter_context(pgque.connect(context.dsn, autocommit=True))
@@ -55,8 +55,8 @@ def fan_out(context: Context) -> list[Row]:
                 contestants = {str(fan): partial(work, fan) for fan in fans}
                 if not number:
                     interleave(contestants, 1)
-                for fan, samples in interleave(contestants, turns).items():
-                    figures.setdefault((what, int(fan)), []).extend(samples)
+                for name, samples in interleave(contestants, turns).items():
+                    figures.setdefault((what, int(name)), []).extend(samples)
             for (fan, reader), ids in arrived.items():
                 missing = len(sent[fan]) - len(ids)
                 ids.extend(drain_all(client, f"fan {fan}", f"reader {reader}", missing))

@@ -58,7 +58,7 @@ class Member:
 def groups(context: Context) -> list[Row]:
     """Workload 13: members in processes, each with a Consumer; 1, 2, 4, 8 and 16 of them."""
     sizes = context.pick((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2))
-    per_member = context.pick(400, 200, 40)
+    per_member = context.pick(400, 100, 40)
     rounds = context.pick(context.rounds, 1, 1)
     checked = 0
     with pgque.connect(context.dsn, autocommit=True) as client:

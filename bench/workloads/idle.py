@@ -1,7 +1,7 @@
 """An idle system: what a ticker and ten consumers cost where nothing happens.
 
-Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up leaves
-catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
+Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up
+leaves catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
 server has written nothing for a while.
 """
 
@@ -90,7 +90,7 @@ def idle(context: Context) -> list[Row]:
         with contextlib.suppress(Exception):
             conn.execute("checkpoint")
         context.progress("waiting until the server rests")
-        rested = _await_rest(conn, context.pick(20.0, 5.0, 1.0))
+        rested = _await_rest(conn, context.pick(20.0, 3.0, 0.5))
         dead_before = dead_tuples(conn)
         server = server_pid(conn)
         pids = [*tickers.pids, *readers.pids, *([server] if server else [])]

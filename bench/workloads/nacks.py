@@ -49,13 +49,12 @@ def nacks(context: Context) -> list[Row]:
         stop_autovacuum(client.conn, "public")
         ways = [SINGLE, *([MANY] if hasattr(client, "nack_many") else [])]
         for way in ways:
-            for size in sizes:
-                _nacked(client, way, size)  # plans
+            _nacked(client, way, sizes[0])  # plans
         # Small batches take more turns, so that each is about as many messages.
         for number in range(context.rounds):
             turn = list(sizes) if number % 2 else list(reversed(sizes))
             for size in turn:
-                for _ in range(max(1, min(10, 1000 // size))):
+                for _ in range(max(1, min(context.pick(10, 3, 1), 1000 // size))):
                     for way in ways:
                         reference = INSERT_EACH if way == SINGLE else INSERT_ALL
                         contestants = {
@@ -101,16 +100,14 @@ def _inserted(conn: Connection, way: str, size: int) -> float:
     query += "where ev_owner is null order by ev_id desc limit %s"
     rows = conn.execute(query.encode(), [size]).fetchall()
     columns = [list(column) for column in zip(*rows, strict=True)]
-    types = (
-        ["timestamptz", "int", "bigint", "timestamptz", "xid8", "int", "int"] + ["text"] * 6
-    )
+    types = ["timestamptz", "int", "bigint", "timestamptz", "xid8", "int", "int"] + ["text"] * 6
     began = time.perf_counter()
     with conn.transaction():
         if way == INSERT_EACH:
             values = ", ".join(f"%s::{kind}" for kind in types)
-            statement = f"insert into plain_retry ({COLUMNS}) values ({values})".encode()
+            single = f"insert into plain_retry ({COLUMNS}) values ({values})".encode()
             for row in rows:
-                conn.execute(statement, row)
+                conn.execute(single, row)
         else:
             arrays = ", ".join(f"%s::{kind}[]" for kind in types)
             statement = f"insert into plain_retry ({COLUMNS}) select * from unnest({arrays})"

@@ -11,21 +11,18 @@ import time
 from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import pgque
 from bench import references
 from bench.arrivals import check, drain, drain_all, tick
-from bench.contestants import PeerClient
+from bench.contestants import Entrants
 from bench.measure import (
     Context,
     Row,
     WorkloadFailed,
     compared,
-    figure,
     interleave,
-    lacking,
     stop_autovacuum,
     value,
     wal_bytes,
@@ -132,7 +129,7 @@ def send_texts(context: Context) -> list[Row]:
         lambda conn: references.copy(conn, TEXTS),
         reference="raw COPY",
         goal=">= 0.9",
-        peers=context.peers,
+        with_peers=True,
     )
 
 
@@ -146,7 +143,6 @@ def send_dicts(context: Context) -> list[Row]:
         lambda conn: references.copy(conn, [json.dumps(item) for item in DICTS]),
         reference="json.dumps and COPY",
         goal=">= 0.8",
-        peers=[],
     )
 
 
@@ -159,13 +155,14 @@ def _send_batches(
     *,
     reference: str,
     goal: str,
-    peers: list[str],
+    with_peers: bool = False,
 ) -> list[Row]:
     batches = context.pick(50, 20, 2)
     sent: array[int] = array("q")
     written = 0
     with ExitStack() as stack:
         client = _prepare(context, stack)
+        entrants = Entrants(context, stack, number, BULK) if with_peers else None
 
         def ours() -> float:
             began = time.perf_counter()
@@ -184,9 +181,10 @@ def _send_batches(
             return batches * BATCH / (time.perf_counter() - began)
 
         contestants = {"ours": ours, "theirs": theirs}
-        clients, rows = _bulk_peers(context, stack, peers)
-        for peer in clients:
-            contestants[peer.name] = partial(_bulk, context, peer)
+        if entrants is not None:
+            entrants.without("bulk")
+            size = context.pick(BATCH, BATCH, 20)
+            contestants |= entrants.turns(lambda peer: peer.enqueue_many(1, size))
         interleave(contestants, 1)
         figures = interleave(contestants, context.rounds * 2)
         arrived = check([sent], drain_all(client, QUEUE, READER, len(sent)), f"workload {number}")
@@ -201,29 +199,7 @@ def _send_batches(
         goal=goal,
     )
     row.detail["every event arrived"] = arrived
-    for peer in clients:
-        rows.append(figure(number, BULK, "events/s", figures[peer.name], subject=peer.name))
-    return [row, *rows]
-
-
-def _bulk_peers(
-    context: Context, stack: ExitStack, names: list[str]
-) -> tuple[list[PeerClient], list[Row]]:
-    """Return the peers that have a bulk call, and a row for each that has none."""
-    clients: list[PeerClient] = []
-    rows: list[Row] = []
-    for name in names:
-        client = PeerClient(context, name)
-        stack.callback(client.close)
-        if "bulk" in client.peer.lacks:
-            rows.append(lacking(2, BULK, name, client.peer.lacks["bulk"]))
-        else:
-            clients.append(client)
-    return clients, rows
-
-
-def _bulk(context: Context, peer: PeerClient) -> float:
-    return peer.enqueue_many(1, context.pick(BATCH, BATCH, 20))
+    return [row, *(entrants.rows(figures) if entrants else [])]
 
 
 def wal(context: Context) -> list[Row]:
@@ -265,7 +241,10 @@ def wal(context: Context) -> list[Row]:
                 sent_life.extend(client.send_batch(life, "default", TEXTS))
                 tick(client, life)
                 lived.extend(drain(client, life, READER))
-            rotations += value(conn, "select pgque.maint_rotate_tables_step1(%s)", life)
+            for _ in range(20):  # one, unless somebody is in the way
+                if value(conn, "select pgque.maint_rotate_tables_step1(%s)", life):
+                    rotations += 1
+                    break
 
         contestants = {"insert": counted(insert), "send": counted(send), "life": counted(live)}
         interleave(contestants, 1)  # what a table's first pages cost

@@ -38,7 +38,7 @@ def rounds(context: Context) -> list[Row]:
             for name, ids in sent.items():
                 ids.extend(client.send_batch(name, "default", ["x"] * 5))
             ticked, seconds = _timed(ticker, "select pgque.ticker()")
-            if ticked != busy:
+            if ticked < busy:
                 raise WorkloadFailed(f"workload 15: {ticked} of {busy} busy queues were ticked")
             _, nothing = _timed(ticker, "select pgque.ticker()")
             _, upkeep = _timed(ticker, "select pgque.maint()")

@@ -12,6 +12,9 @@ import importlib.metadata
 import threading
 from collections.abc import Callable
 from typing import ClassVar, Protocol, cast
+from urllib.parse import urlencode
+
+from psycopg.conninfo import conninfo_to_dict
 
 CLASSES = {
     "textbook": "Textbook",
@@ -57,12 +60,12 @@ class Peer(Protocol):
         """Close what this object opened. The database is dropped by whoever made it."""
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A peer's package cannot be imported here."""
 
 
 def load(name: str) -> type[Peer]:
-    """Import a peer's class by its name; raise `Unavailable` where its package is missing."""
+    """Import a peer's class by its name; raise `UnavailableError` where its package is missing."""
     if name == "ours":
         from bench.peers.ours import Ours
 
@@ -70,7 +73,7 @@ def load(name: str) -> type[Peer]:
     try:
         module = importlib.import_module(f"bench.peers.{name}")
     except ImportError as error:
-        raise Unavailable(f"{name}: {error}") from error
+        raise UnavailableError(f"{name}: {error}") from error
     return cast("type[Peer]", getattr(module, CLASSES[name]))
 
 
@@ -83,7 +86,7 @@ def missing(name: str) -> str | None:
     """Say why a peer cannot run here; None where it can."""
     try:
         load(name)
-    except Unavailable as error:
+    except UnavailableError as error:
         return str(error)
     return None
 
@@ -92,3 +95,21 @@ def version(name: str) -> str:
     """Return the version of a peer's package, or nothing for what has none."""
     package = load(name).package
     return importlib.metadata.version(package) if package else ""
+
+
+def url(dsn: str) -> str:
+    """Return libpq's connection string as a URL that every driver takes: nothing before no host."""
+    parts = conninfo_to_dict(dsn)
+    database = str(parts.pop("dbname", ""))
+    query = urlencode({key: str(value) for key, value in parts.items()})
+    return f"postgresql:///{database}?{query}"
+
+
+def when(stop: threading.Event, act: Callable[[], None]) -> None:
+    """Call something once an event is set."""
+
+    def wait() -> None:
+        stop.wait()
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import absurd_sdk
 
-from bench.peers import QUEUE
+from bench.peers import QUEUE, when
 from pgque.embedded.binaries import find_binaries
 
 if importlib.util.find_spec("absurdctl") is None:
@@ -67,7 +67,7 @@ class Absurd:
 
     def work(self, handled: Callable[[str], None], stop: threading.Event) -> None:
         self._handled = handled
-        threading.Thread(target=lambda: stop.wait() and self._app.stop_worker()).start()
+        when(stop, self._app.stop_worker)
         self._app.start_worker(batch_size=BATCH_SIZE, poll_interval=POLL_SECONDS)
 
     def cycle(self, payload: str) -> None:

@@ -13,12 +13,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from urllib.parse import urlencode
 
 import awa
-from psycopg.conninfo import conninfo_to_dict
 
-from bench.peers import QUEUE
+from bench.peers import QUEUE, url
 
 WORKERS = 10
 POLL_MS = 50
@@ -29,12 +27,6 @@ class Bench:
     """The arguments of the job, from which awa takes its kind."""
 
     payload: str
-
-
-def url(dsn: str) -> str:
-    """Return libpq's connection string as a URL that awa's driver takes: no user before no host."""
-    parts = conninfo_to_dict(dsn)
-    return "postgresql:///?" + urlencode({key: str(value) for key, value in parts.items()})
 
 
 class Awa:

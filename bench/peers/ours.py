@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import pgque
-from bench.peers import QUEUE
+from bench.peers import QUEUE, when
 from pgque.install import install
 
 READER = "reader"
@@ -49,13 +49,13 @@ class Ours:
             handled(message.payload or "")
 
         consumer.on("*")(handle)
-        threading.Thread(target=lambda: stop.wait() and consumer.stop(), daemon=True).start()
+        when(stop, consumer.stop)
         consumer.start()
 
     def tick(self, stop: threading.Event) -> None:
         """Run the ticker until `stop` is set, in a process of its own."""
         ticker = pgque.Ticker(self._dsn)
-        threading.Thread(target=lambda: stop.wait() and ticker.stop(), daemon=True).start()
+        when(stop, ticker.stop)
         ticker.run()
 
     def cycle(self, payload: str) -> None:

@@ -20,6 +20,8 @@ from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver, SyncPsycopgDriver
 from pgqueuer.queries import Queries, SyncQueries
 
+from bench.peers import url
+
 BATCH_SIZE = 100
 
 
@@ -41,7 +43,7 @@ class Pgqueuer:
         asyncio.run(self._set_up())
 
     async def _set_up(self) -> None:
-        conn = await asyncpg.connect(self._dsn)
+        conn = await asyncpg.connect(url(self._dsn))
         try:
             queries = Queries(AsyncpgDriver(conn))
             await queries.install()
@@ -61,7 +63,7 @@ class Pgqueuer:
         uvloop.run(self._work(handled, stop))
 
     async def _work(self, handled: Callable[[str], None], stop: threading.Event) -> None:
-        conn = await asyncpg.connect(self._dsn)
+        conn = await asyncpg.connect(url(self._dsn))
         manager = PgQueuer(AsyncpgDriver(conn))
 
         async def handle(job: Any) -> None:

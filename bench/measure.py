@@ -55,7 +55,8 @@ class Context:
     """What each workload is given.
 
     ``dsn`` is a fresh database with pgque in it. ``quick`` is for all workloads in three minutes,
-    ``tiny`` (which is also quick) for a test of the workload itself, in seconds.
+    ``tiny`` (which is also quick) for a test of the workload itself, in seconds. ``brief`` (also
+    quick) is for the check in CI: few events, in more rounds.
     """
 
     dsn: str
@@ -65,6 +66,7 @@ class Context:
     progress: Callable[[str], None]
     new_database: Callable[[str, bool], str]
     tiny: bool = False
+    brief: bool = False
     soak_minutes: float = 30
 
     def database(self, name: str, *, pgque: bool = False) -> str:

@@ -61,7 +61,6 @@ class Ours:
     def cycle(self, payload: str) -> None:
         client = self.client
         client.send(QUEUE, payload)
-        client.force_next_tick(QUEUE)
         client.ticker(QUEUE)
         messages = client.receive(QUEUE, READER)
         if [message.payload for message in messages] != [payload]:

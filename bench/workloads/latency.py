@@ -53,10 +53,12 @@ class Results:
 
     @property
     def p99(self) -> float:
+        """The 99th percentile in ms: the median of the rounds'."""
         return statistics.median(self.p99s)
 
     @property
     def detail(self) -> dict[str, Any]:
+        """What a row says beside its median."""
         return {
             "p99": self.p99,
             "p99 of rounds": self.p99s,

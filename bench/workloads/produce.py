@@ -70,7 +70,7 @@ def _prepare(context: Context, stack: ExitStack) -> pgque.PgqueClient:
 
 def send_singly(context: Context) -> list[Row]:
     """Workload 1."""
-    count = context.pick(300, 200, 10)
+    count = 60 if context.brief else context.pick(300, 200, 10)
     rows = []
     with ExitStack() as stack:
         client = _prepare(context, stack)
@@ -157,7 +157,7 @@ def _send_batches(
     goal: str,
     with_peers: bool = False,
 ) -> list[Row]:
-    batches = context.pick(50, 20, 2)
+    batches = 10 if context.brief else context.pick(50, 20, 2)
     sent: array[int] = array("q")
     written = 0
     with ExitStack() as stack:

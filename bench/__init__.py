@@ -1,0 +1,1 @@
+"""What pgque costs, beside plain PostgreSQL and beside its peers: `python -m bench`."""

@@ -1,167 +1,177 @@
-"""What pgque costs beside plain INSERT, COPY and SELECT, in one run on one server.
+"""Measure pgque beside plain PostgreSQL and beside what users would pick instead.
 
-    python -m bench [--dsn DSN] [--rounds N]
-
-Each workload and its reference take turns, so that a noisy machine hits both alike. Printed are the
-medians, the range and the ratio of the medians. Without ``--dsn`` an embedded PostgreSQL 18 is
-started with durable settings (fsync and synchronous_commit on).
+Each workload takes turns with its references in one run on one server: an embedded PostgreSQL 18
+with durable settings, or the one at --dsn (as a role that may create databases). Results go to
+bench/results as JSON, a Markdown table and plots; a run with --only replaces its own rows there.
 """
+
+from __future__ import annotations
 
 import argparse
-import contextlib
-import platform
-import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import traceback
+from pathlib import Path
 
-import psycopg
+from bench import check, peers, report
+from bench.measure import Context, Row
+from bench.progress import Progress
+from bench.server import Databases, databases, versions
+from bench.workloads import MODULES, TITLES, Workload, load
 
-import pgque
-from bench.latency import measure_latency
-
-PAYLOAD = "x" * 100
-PLAIN = """
-    create table if not exists plain (
-        id bigint generated always as identity, time timestamptz, type text, data text);
-    create index if not exists plain_id on plain (id);
-    truncate plain;
-"""
+RESULTS = Path(__file__).with_name("results")
+SOAK = 18
 
 
-@dataclass
-class Row:
-    """One workload and its reference: seconds per event of each round."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        _print_list()
+        return 0
+    if options.plots:
+        return _draw(options.output)
+    numbers = list(check.WORKLOADS) if options.check else _chosen(options.only, options.soak)
+    options.quick = options.quick or options.check
+    options.rounds = options.rounds or (3 if options.check else 2 if options.quick else 5)
+    names = [] if options.check else _peers(options.peers)
+    with databases(options.dsn) as made, Progress() as progress:
+        rows, failed = run(made, numbers, options, names, progress)
+    if options.check:
+        failed += check.failures(rows)
+    else:
+        _draw(options.output)
+        print(f"written to {options.output}")
+    for line in failed:
+        print(f"FAILED: {line}")
+    return 1 if failed else 0
 
-    name: str
-    reference: str
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
 
-    def line(self) -> str:
-        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
-        spread = f"{min(self.ours) * 1e6:.1f}-{max(self.ours) * 1e6:.1f}"
-        return (
-            f"| {self.name} | {ours * 1e6:.1f} | {spread} | {1 / ours:,.0f} "
-            f"| {self.reference} | {theirs * 1e6:.1f} | {ours / theirs:.2f} |"
+def run(
+    made: Databases,
+    numbers: list[int],
+    options: argparse.Namespace,
+    names: list[str],
+    progress: Progress,
+) -> tuple[list[Row], list[str]]:
+    """Measure workloads, each on a fresh database; return their rows, and which ones failed.
+
+    The results are written after each workload, unless it is for the check. A workload that fails
+    leaves no row, and the others go on.
+    """
+    environment = made.environment() | {"quick": bool(options.quick), "rounds": options.rounds}
+    rows: list[Row] = []
+    failed: list[str] = []
+    done: set[Workload] = set()
+    for number in numbers:
+        workload = load(number)
+        if workload in done:
+            continue
+        done.add(workload)
+        progress.begin(report.title(number))
+        made.checkpoint()
+        context = Context(
+            dsn=made.create(f"workload_{number}", True),
+            quick=options.quick,
+            rounds=options.rounds,
+            peers=names,
+            progress=progress.say,
+            new_database=made.create,
+            tiny=getattr(options, "tiny", False),
+            brief=options.check,
+            soak_minutes=options.soak or 30,
         )
+        try:
+            found = workload(context)
+        except Exception as error:
+            progress.say(traceback.format_exc())
+            failed.append(f"{report.title(number)}: {type(error).__name__}: {error}")
+            continue
+        finally:
+            made.drop_all()
+        for row in found:
+            row.environment = _environment_of(row, environment)
+            progress.say(report.summary(row))
+        rows += found
+        if not options.check:
+            report.write(options.output, found)
+    return rows, failed
 
 
-def timed(work: Callable[[], int]) -> float:
-    """Seconds per event of something that returns how many events it did."""
-    began = time.perf_counter()
-    count = work()
-    return (time.perf_counter() - began) / count
+def _environment_of(row: Row, environment: dict[str, object]) -> dict[str, object]:
+    if row.subject not in peers.NAMES:
+        return dict(environment)
+    package = peers.load(row.subject).package
+    return environment | {"packages": versions((package,) if package else ())}
 
 
-def run(dsn: str, rounds: int) -> list[Row]:
-    rows = [
-        Row("send, one per transaction", "INSERT"),
-        Row("send_batch of 1,000", "COPY"),
-        Row("receive and ack, by 1,000", "binary SELECT"),
-    ]
-    with pgque.connect(dsn, autocommit=True) as client:
-        client.conn.execute(PLAIN)
-        client.drop_queue("bench", force=True) if client.create_queue("bench") == 0 else None
-        client.create_queue("bench")
-        client.subscribe("bench", "reader")
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", flush=True)
-            rows[0].ours.append(timed(lambda: send_singly(client, 1000)))
-            rows[0].theirs.append(timed(lambda: insert_singly(client.conn, 1000)))
-            rows[1].ours.append(timed(lambda: send_batches(client, 50)))
-            rows[1].theirs.append(timed(lambda: copy(client.conn, 50)))
-            client.ticker("bench")
-            rows[2].ours.append(timed(lambda: drain(client)))
-            rows[2].theirs.append(timed(lambda: select(client.conn)))
-            client.conn.execute("truncate plain")
-    return rows
-
-
-def send_singly(client: pgque.PgqueClient, count: int) -> int:
-    for _ in range(count):
-        client.send("bench", PAYLOAD)
-    return count
-
-
-def insert_singly(conn: psycopg.Connection, count: int) -> int:
-    for _ in range(count):
-        conn.execute(
-            "insert into plain (time, type, data) values (clock_timestamp(), 'default', %s)",
-            [PAYLOAD],
-        )
-    return count
-
-
-def send_batches(client: pgque.PgqueClient, batches: int) -> int:
-    payloads = [PAYLOAD] * 1000
-    for _ in range(batches):
-        client.send_batch("bench", "default", payloads)
-    return batches * 1000
-
-
-def copy(conn: psycopg.Connection, batches: int) -> int:
-    for _ in range(batches):
-        with conn.cursor() as cursor, cursor.copy("copy plain (type, data) from stdin") as out:
-            for _ in range(1000):
-                out.write_row(("default", PAYLOAD))
-    return batches * 1000
-
-
-def drain(client: pgque.PgqueClient) -> int:
-    count = 0
-    while messages := client.receive("bench", "reader", 1000):
-        count += len(messages)
-        client.ack(messages[0].batch_id)
-    return count
-
-
-def select(conn: psycopg.Connection) -> int:
-    count, last = 0, 0
-    while True:
-        cursor = conn.cursor(binary=True)
-        query = "select id, time, type, data from plain where id > %s order by id limit 1000"
-        rows = cursor.execute(query, [last]).fetchall()
-        if not rows:
-            return count
-        count += len(rows)
-        last = rows[-1][0]
-
-
-@contextlib.contextmanager
-def server(dsn: str | None) -> Iterator[str]:
-    """The DSN that was given, or that of an embedded server, with pgque installed."""
-    from pgque.embedded import Server
-    from pgque.install import install
-
-    with contextlib.ExitStack() as stack:
-        if dsn is None:
-            dsn = stack.enter_context(Server(version=18)).dsn
-        install(dsn)
-        yield dsn
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--dsn", help="an own server; its queue 'bench' and table 'plain' are replaced"
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    with server(options.dsn) as dsn:
-        with psycopg.connect(dsn) as conn:
-            version = conn.info.parameter_status("server_version")
-        rows = run(dsn, options.rounds)
-        print(f"\nPostgreSQL {version}, Python {platform.python_version()}, {platform.machine()}\n")
-        print("| workload | µs an event | range | events a second | reference | µs | ratio |")
-        print("|---|--:|--:|--:|---|--:|--:|")
-        for row in rows:
-            print(row.line())
-        print("\n| send to handler, events a second | median ms | 99th percentile ms |")
-        print("|--:|--:|--:|")
-        for rate, median, high in measure_latency(dsn, (1, 10, 100, 1000)):
-            print(f"| {rate} | {median:.2f} | {high:.2f} |")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small sizes: all in about three minutes")
+    add("--only", nargs="+", metavar="NAME_OR_NUMBER", help="workloads to run; see --list")
+    add("--peers", default="all", help="names with commas, all that are installed, or none")
+    add("--dsn", help="a server of your own, in place of the embedded one")
+    add("--rounds", type=int, help="rounds of each workload: 5, with --quick 2")
+    add("--soak", type=float, nargs="?", const=30.0, metavar="MINUTES", help="run the soak too")
+    add("--list", action="store_true", help="list workloads and peers")
+    add("--plots", action="store_true", help="draw the plots again from results.json")
+    add("--output", type=Path, default=RESULTS, metavar="DIR", help="where results are kept")
+    add("--check", action="store_true", help="the short check for CI: exit 1 beyond the bounds")
+    return parser
+
+
+def _chosen(only: list[str] | None, soak: float | None) -> list[int]:
+    if not only:
+        return [number for number in TITLES if number != SOAK or soak is not None]
+    numbers: set[int] = set()
+    for name in (part for item in only for part in item.split(",") if part):
+        if name.isdigit() and int(name) in TITLES:
+            numbers.add(int(name))
+        elif name in MODULES:
+            numbers.update(MODULES[name])
+        else:
+            sys.exit(f"no workload {name}: python -m bench --list shows them")
+    return sorted(numbers)
+
+
+def _peers(choice: str) -> list[str]:
+    if choice == "none":
+        return []
+    if choice == "all":
+        return peers.installed()
+    names = choice.split(",")
+    for name in names:
+        why = "no such peer" if name not in peers.NAMES else peers.missing(name)
+        if why:
+            sys.exit(f"{name}: {why}")
+    return names
+
+
+def _print_list() -> None:
+    for name, numbers in MODULES.items():
+        for number in numbers:
+            print(f"{number:>3}  {name:<9} {TITLES[number]}")
+    print()
+    for name in peers.NAMES:
+        why = peers.missing(name)
+        print(f"     {name:<14} {peers.version(name) if why is None else why}")
+
+
+def _draw(folder: Path) -> int:
+    from bench import plots
+
+    for path in plots.draw(report.read(folder), folder):
+        print(f"drawn: {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    began = time.monotonic()
+    status = main()
+    print(f"{time.monotonic() - began:.0f} s")
+    sys.exit(status)

@@ -1,0 +1,56 @@
+"""Transactions that others leave open: an old xid, a pinned xmin horizon."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+
+BURN = """
+do $$
+begin
+    for n in 1..{} loop
+        perform pg_current_xact_id();
+        commit;
+    end loop;
+end
+$$
+"""
+
+
+def burn_xids(dsn: str, count: int) -> None:
+    """Take so many transaction ids; each transaction does nothing else, so nothing is written."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(BURN.format(int(count)).encode())
+
+
+@contextlib.contextmanager
+def old_transaction(dsn: str, xids: int) -> Iterator[None]:
+    """Hold a write transaction open, beside which so many later ones have come and gone."""
+    with psycopg.connect(dsn) as conn:
+        mine = _xid(conn)
+        burn_xids(dsn, xids)
+        with psycopg.connect(dsn, autocommit=True) as other:
+            age = _xid(other) - mine
+        assert age >= xids, f"the transaction is {age} xids old"
+        yield
+        conn.rollback()
+
+
+@contextlib.contextmanager
+def pinned_horizon(dsn: str) -> Iterator[None]:
+    """Hold a snapshot and an xid, so that no row that dies from now on can be cleaned up."""
+    with psycopg.connect(dsn) as conn:
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        _xid(conn)
+        conn.execute("select count(*) from pg_class")
+        yield
+        conn.rollback()
+
+
+def _xid(conn: psycopg.Connection[Any]) -> int:
+    row = conn.execute("select pg_current_xact_id()::text::bigint").fetchone()
+    assert row is not None
+    return int(row[0])

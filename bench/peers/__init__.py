@@ -1,0 +1,115 @@
+"""What users would pick instead of pgque, each driven through its own documented API.
+
+One module per peer. A module imports its package at the top, so that importing the module tells
+whether the peer is here. The `textbook` queue needs nothing, and `ours` is pgque behind the same
+interface, so that all contestants run through the same code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import threading
+from collections.abc import Callable
+from typing import ClassVar, Protocol, cast
+from urllib.parse import urlencode
+
+from psycopg.conninfo import conninfo_to_dict
+
+CLASSES = {
+    "textbook": "Textbook",
+    "procrastinate": "Procrastinate",
+    "pgqueuer": "Pgqueuer",
+    "awa": "Awa",
+    "absurd": "Absurd",
+    "chancy": "Chancy",
+}
+"""Name of each peer, which is its module's, and its class there."""
+
+NAMES = tuple(CLASSES)
+QUEUE = "bench"
+
+
+class Peer(Protocol):
+    """A queue that takes part. One object belongs to one process and one thread."""
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    """Its distribution on PyPI; empty where there is none."""
+    lacks: ClassVar[dict[str, str]]
+    """What it cannot do (`bulk`, `cycle`), and why."""
+
+    def __init__(self, dsn: str) -> None: ...
+
+    def set_up(self) -> None:
+        """Make schema and queue with its own documented means."""
+
+    def enqueue(self, payload: str) -> None:
+        """Send one job in a transaction of its own, committed on return."""
+
+    def enqueue_many(self, payloads: list[str]) -> None:
+        """Send many jobs with its own bulk call; see ``lacks["bulk"]``."""
+
+    def work(self, handled: Callable[[str], None], stop: threading.Event) -> None:
+        """Consume with its own worker until `stop` is set. Runs in a process of its own."""
+
+    def cycle(self, payload: str) -> None:
+        """Send one job, fetch it and complete it; see ``lacks["cycle"]``."""
+
+    def tear_down(self) -> None:
+        """Close what this object opened. The database is dropped by whoever made it."""
+
+
+class UnavailableError(Exception):
+    """A peer's package cannot be imported here."""
+
+
+def load(name: str) -> type[Peer]:
+    """Import a peer's class by its name; raise `UnavailableError` where its package is missing."""
+    if name == "ours":
+        from bench.peers.ours import Ours
+
+        return Ours
+    try:
+        module = importlib.import_module(f"bench.peers.{name}")
+    except ImportError as error:
+        raise UnavailableError(f"{name}: {error}") from error
+    return cast("type[Peer]", getattr(module, CLASSES[name]))
+
+
+def installed() -> list[str]:
+    """Return the names of the peers whose packages can be imported."""
+    return [name for name in NAMES if missing(name) is None]
+
+
+def missing(name: str) -> str | None:
+    """Say why a peer cannot run here; None where it can."""
+    try:
+        load(name)
+    except UnavailableError as error:
+        return str(error)
+    return None
+
+
+def version(name: str) -> str:
+    """Return the version of a peer's package, or nothing for what has none."""
+    package = load(name).package
+    return importlib.metadata.version(package) if package else ""
+
+
+def url(dsn: str) -> str:
+    """Return libpq's connection string as a URL that every driver takes: nothing before no host."""
+    parts = conninfo_to_dict(dsn)
+    database = str(parts.pop("dbname", ""))
+    query = urlencode({key: str(value) for key, value in parts.items()})
+    return f"postgresql:///{database}?{query}"
+
+
+def when(stop: threading.Event, act: Callable[[], None]) -> None:
+    """Call something once an event is set."""
+
+    def wait() -> None:
+        stop.wait()
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()

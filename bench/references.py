@@ -1,0 +1,92 @@
+"""What pgque is measured against: the cheapest way in which PostgreSQL itself does the same.
+
+The plain table holds what an event holds: an id from a sequence, the time, the transaction, a type
+and the data, with one index.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from bench.measure import value
+
+Connection = psycopg.Connection[Any]
+
+CHUNK = 1000
+"""Rows that a reader takes at once, here and through pgque."""
+
+_PLAIN = """
+    create sequence plain_id;
+    create table plain (
+        id bigint not null default nextval('plain_id'),
+        time timestamptz not null default clock_timestamp(),
+        txid xid8 not null default pg_current_xact_id(),
+        type text,
+        data text
+    ) with (autovacuum_enabled = off);
+    create index plain_txid on plain (txid, id);
+"""
+
+
+def make_plain(conn: Connection) -> None:
+    """Make the table ``plain``."""
+    conn.execute(_PLAIN.encode())
+
+
+def insert(conn: Connection, count: int, payload: str) -> list[int]:
+    """Insert rows one by one; psycopg prepares the statement by itself, as it does for pgque."""
+    ids = []
+    for _ in range(count):
+        cursor = conn.execute(
+            "insert into plain (type, data) values (%s::text, %s::text) returning id",
+            ("default", payload),
+        )
+        row = cursor.fetchone()
+        assert row is not None
+        ids.append(row[0])
+    return ids
+
+
+def insert_many(conn: Connection, payloads: list[str]) -> None:
+    """Insert rows by one statement, from an array that goes to the server in binary."""
+    conn.execute(
+        "insert into plain (type, data) select 'default', payload from unnest(%b::text[]) payload",
+        (payloads,),
+    )
+
+
+def copy(conn: Connection, payloads: Sequence[str]) -> None:
+    """Copy rows in one transaction, as psycopg's documentation does it."""
+    with conn.cursor() as cursor, cursor.copy("copy plain (type, data) from stdin") as rows:
+        for payload in payloads:
+            rows.write_row(("default", payload))
+
+
+def select(conn: Connection, table: str, chunk: int = CHUNK) -> array[int]:
+    """Read a queue's log from its beginning by index, in binary, with the columns of a message.
+
+    ``table`` is the child of the log in which all the rows are. Returns the ids.
+    """
+    query = (
+        "select ev_id, 0::bigint, ev_type, ev_data, coalesce(ev_retry, 0), ev_time, "
+        f"ev_extra1, ev_extra2, ev_extra3, ev_extra4 from {table} "
+        "where ev_id > %s order by ev_id limit %s"
+    ).encode()
+    ids: array[int] = array("q")
+    last = 0
+    while True:
+        rows = conn.cursor(binary=True).execute(query, (last, chunk)).fetchall()
+        if not rows:
+            return ids
+        ids.extend([row[0] for row in rows])
+        last = rows[-1][0]
+
+
+def log_child(conn: Connection, queue: str) -> str:
+    """Return the child of the log to which the queue writes now."""
+    query = "select queue_data_pfx || '_' || queue_cur_table from pgque.queue where queue_name = %s"
+    return str(value(conn, query, queue))

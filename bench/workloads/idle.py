@@ -1,0 +1,155 @@
+"""An idle system: what a ticker and ten consumers cost where nothing happens.
+
+Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up
+leaves catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
+server has written nothing for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pgque
+from bench.measure import (
+    Connection,
+    Context,
+    Row,
+    WorkloadFailed,
+    cpu_seconds,
+    dead_tuples,
+    figure,
+    server_pid,
+    wal_bytes,
+)
+from bench.processes import Crew
+
+
+class Ticking:
+    """A ticker in a process of its own."""
+
+    def __init__(self, dsn: str) -> None:
+        self._ticker = pgque.Ticker(dsn)
+        self._thread = threading.Thread(target=self._ticker.run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop it."""
+        self._ticker.stop()
+        self._thread.join()
+
+
+class Consuming:
+    """A consumer in a process of its own."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._ids: list[int] = []
+        self._consumer: pgque.Consumer | None = None
+
+    def consume(self, queue: str) -> None:
+        """Begin to consume, beside this call."""
+        self._consumer = pgque.Consumer(self._dsn, queue=queue, name="reader")
+
+        @self._consumer.on("*")
+        def handle(message: pgque.Message) -> None:
+            self._ids.append(message.msg_id)
+
+        threading.Thread(target=self._consumer.start, daemon=True).start()
+
+    def handled(self) -> list[int]:
+        """Return the ids of the messages so far."""
+        return self._ids
+
+    def close(self) -> None:
+        """Stop it."""
+        if self._consumer is not None:
+            self._consumer.stop()
+
+
+def idle(context: Context) -> list[Row]:
+    """Workload 8: one ticker, 100 queues, 10 consumers; a minute, as if it were an hour."""
+    seconds = context.pick(60.0, 10.0, 1.0)
+    queues, consumers = context.pick((100, 10), (100, 10), (5, 2))
+    names = [f"queue {number}" for number in range(queues)]
+    with ExitStack() as stack:
+        client = stack.enter_context(pgque.connect(context.dsn, autocommit=True))
+        conn = client.conn
+        for name in names:
+            client.create_queue(name)
+            client.subscribe(name, "reader")
+        tickers = stack.enter_context(Crew(1, Ticking, context.dsn))
+        readers = stack.enter_context(Crew(consumers, Consuming, context.dsn))
+        for number in range(consumers):
+            readers.tell(number, "consume", names[number])
+        _send_and_await(client, readers, names[:consumers])
+        conn.execute("vacuum (analyze)")
+        with contextlib.suppress(Exception):
+            conn.execute("checkpoint")
+        context.progress("waiting until the server rests")
+        rested = _await_rest(conn, context.pick(20.0, 3.0, 0.5))
+        dead_before = dead_tuples(conn)
+        server = server_pid(conn)
+        pids = [*tickers.pids, *readers.pids, *([server] if server else [])]
+        context.progress(f"idle for {seconds:.0f} s")
+        wal, used = wal_bytes(conn), cpu_seconds(pids)
+        began = time.perf_counter()
+        time.sleep(seconds)
+        passed = time.perf_counter() - began
+        used, wal = cpu_seconds(pids) - used, wal_bytes(conn) - wal
+        dead = sum(dead_tuples(conn).values()) - sum(dead_before.values())
+        arrived = _send_and_await(client, readers, names[:consumers])
+    what = f"idle for {seconds:.0f} s: "
+    rows = [
+        figure(8, what + "WAL", "bytes", [wal], goal="<= 0"),
+        figure(8, what + "dead tuples", "rows", [dead], goal="<= 0"),
+        figure(
+            8, what + "CPU of server and clients", "% of a core", [used / passed * 100], goal="< 2"
+        ),
+    ]
+    for row in rows:
+        row.detail |= {"every event arrived": arrived, "rested before": rested}
+        row.detail["server counted"] = server is not None
+    return rows
+
+
+def _send_and_await(client: pgque.PgqueClient, readers: Crew, queues: list[str]) -> int:
+    """Send an event to each consumer and wait until it has it: they are there and at work."""
+    before = [len(turn.result) for turn in readers.call("handled")]
+    sent = [client.send(queue, "x") for queue in queues]
+
+    def arrived() -> bool:
+        ids = [turn.result for turn in readers.call("handled")]
+        return [got[count:] for got, count in zip(ids, before, strict=True)] == [
+            [one] for one in sent
+        ]
+
+    _wait(arrived)
+    return sum(before) + len(sent)
+
+
+def _wait(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not met():
+        if time.monotonic() > deadline:
+            raise WorkloadFailed("workload 8: an event did not arrive at an idle consumer")
+        time.sleep(0.05)
+
+
+def _await_rest(conn: Connection, quiet: float) -> bool:
+    """Wait until nothing was written for so many seconds, four times as long at most."""
+    deadline = time.monotonic() + 4 * quiet
+    last, since = wal_bytes(conn), time.monotonic()
+    while time.monotonic() < deadline:
+        time.sleep(0.25)
+        if (now := wal_bytes(conn)) != last:
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since >= quiet:
+            return True
+    return False
+
+
+WORKLOADS = {8: idle}

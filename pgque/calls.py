@@ -46,8 +46,8 @@ class Calls:
 def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
     """Return a plain cursor: the application may have given its connection another class or rows.
 
-    There is not one for all calls: it would keep the last payload or batch in memory, and the
-    encoding that its connection had at first.
+    One for all calls would keep the last payload or batch in memory, and the encoding that its
+    connection had at first.
     """
     return psycopg.Cursor(conn, row_factory=tuple_row)
 

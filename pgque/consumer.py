@@ -41,7 +41,6 @@ logger = logging.getLogger("pgque.consumer")
 
 POLL_WITHOUT_NOTIFICATIONS = 0.5
 STANDBY_PAUSE = 1.0
-LOOK_FOR_STOP = 0.5
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -205,10 +204,8 @@ class Consumer:
         return pause
 
     def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not self._stopping.is_set() and (left := end - time.monotonic()) > 0:
-            if self._awake.wait(min(left, LOOK_FOR_STOP)):
-                return
+        if not self._stopping.is_set():
+            self._awake.wait(seconds)
 
     # A batch
 
@@ -298,7 +295,7 @@ class Consumer:
             required=False,
         )
         if self._dead_interval is not None:
-            ticker.add_chore(self._touch)
+            ticker.add_chore(self._touch, self._dead_interval.total_seconds() / 4)
         thread = threading.Thread(
             target=_run_ticker, args=(ticker,), name=f"pgque ticker of {self}", daemon=True
         )

@@ -1,7 +1,7 @@
 """The ticker: a process, or a thread of a consumer, that ticks, retries and maintains.
 
-Several may run. A session lock decides which one leads; the others stand by and try again twice a
-second, so a leader that was killed is replaced as soon as the server has noticed.
+Several may run. A session lock decides which one leads; the others stand by and try again once a
+second, so a leader that was killed is replaced that soon after the server has noticed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgque.ticker")
 
 CHANNEL = "pgque_ticker"
-STANDBY_PAUSE = 0.5
+STANDBY_PAUSE = 1.0
 AWAKE_FOR = 0.2
 UNRESOLVED_PAUSE = 0.025
 ASLEEP_PAUSE = 0.25
+SHORTEST_CHORE_PAUSE = 0.02
 RETRY_EVERY = 0.1
 MAINTAIN_EVERY = 1.0
 REPEAT_WARNING_AFTER = 60.0
@@ -67,6 +68,8 @@ class Ticker:
         self._listening = False
         self._warned: dict[str, float] = {}
         self._chores: list[Callable[[psycopg.Connection[Any]], None]] = []
+        self._longest_pause = STANDBY_PAUSE
+        self._wakeup: Wakeup | None = None
 
     @property
     def leading(self) -> bool:
@@ -78,9 +81,12 @@ class Ticker:
         """Whether notifications reach this ticker: there is a connection, and no pooler in it."""
         return self._listening
 
-    def add_chore(self, chore: Callable[[psycopg.Connection[Any]], None]) -> None:
-        """Run something at each round, at least twice a second, on the ticker's connection."""
+    def add_chore(
+        self, chore: Callable[[psycopg.Connection[Any]], None], every: float = STANDBY_PAUSE
+    ) -> None:
+        """Run something on the ticker's connection at each round, `every` so many seconds."""
         self._chores.append(chore)
+        self._longest_pause = min(self._longest_pause, max(every, SHORTEST_CHORE_PAUSE))
 
     def run(self) -> None:
         """Tick until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
@@ -93,6 +99,7 @@ class Ticker:
             while not self._stop.is_set():
                 try:
                     with Wakeup(self._dsn, self._channels) as wakeup:
+                        self._wakeup = wakeup
                         check_connection(wakeup.conn)
                         may_tick = self._prepare(wakeup)
                         connected_before = True
@@ -108,8 +115,10 @@ class Ticker:
                     self._leading = self._listening = False
 
     def stop(self) -> None:
-        """Let `run` return within half a second. May be called from any thread."""
+        """Let `run` return at once, or after the call that it waits for. From any thread."""
         self._stop.set()
+        if (wakeup := self._wakeup) is not None:
+            wakeup.ring()
 
     @property
     def stopped(self) -> bool:
@@ -146,7 +155,7 @@ class Ticker:
                 for chore in self._chores:
                     chore(wakeup.conn)
                 pause = rounds.look() if self._leading else STANDBY_PAUSE
-            channels = wakeup.wait(pause)
+            channels = wakeup.wait(min(pause, self._longest_pause))
             if CHANNEL in channels:
                 rounds.wake()
             if channels:
@@ -188,7 +197,7 @@ class _Rounds:
         now = time.monotonic()
         if self._call("select pgque.ticker()"):
             self.wake()
-        if now - self._maintained >= MAINTAIN_EVERY:
+        if to_maintain := now - self._maintained >= MAINTAIN_EVERY:
             self._maintained = self._retried = now
             self._call("select pgque.maint()")
         elif now - self._retried >= RETRY_EVERY:
@@ -196,7 +205,12 @@ class _Rounds:
             self._call("select pgque.maint_retry_events()")
         if now - self._active < AWAKE_FOR:
             return self._interval
+        # A send that lowers the flag makes a tick due, so the flag is up while none is: unless
+        # somebody else has taken that tick.
+        if self._asleep and not to_maintain:
+            return ASLEEP_PAUSE
         if not self._call("select pgque.ticker_may_sleep()"):
+            self._asleep = False
             return UNRESOLVED_PAUSE
         if not self._asleep:
             self._asleep = True

@@ -6,7 +6,10 @@ none arrives and a session cannot keep a lock; `Wakeup.pooled` says so, and call
 
 from __future__ import annotations
 
+import selectors
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from types import TracebackType
 
 import psycopg
@@ -32,29 +35,57 @@ class Wakeup:
     def __init__(self, dsn: str, channels: Iterable[str]) -> None:
         with mapped:
             self.conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
-            try:
+        self._heard: set[str] = set()
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._ear = socket.socketpair()
+        try:
+            with mapped:
                 self.pooled = settle_for_pooler(self.conn)
+                self.conn.add_notify_handler(self._hear)
                 if not self.pooled:
                     for channel in channels:
                         self.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-            except BaseException:
-                self.conn.close()
-                raise
+            for end in (self._bell, self._ear):
+                end.setblocking(False)
+            self._selector.register(self.conn, selectors.EVENT_READ)
+            self._selector.register(self._ear, selectors.EVENT_READ)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hear(self, notification: psycopg.Notify) -> None:
+        self._heard.add(notification.channel)
 
     def wait(self, timeout: float) -> set[str]:
         """Wait up to `timeout` seconds: the channels that were notified, maybe none.
 
         :raises PgqueConnectionError: where the connection broke.
         """
-        with mapped:
-            notified = {n.channel for n in self.conn.notifies(timeout=timeout, stop_after=1)}
-            if notified:
-                # What else has arrived belongs to the same look.
-                notified |= {n.channel for n in self.conn.notifies(timeout=0)}
-            return notified
+        # Not conn.notifies(), which looks up ten times a second.
+        if not self._heard and self._selector.select(timeout):
+            with mapped:
+                self._read()
+        heard, self._heard = self._heard, set()
+        return heard
+
+    def ring(self) -> None:
+        """Let `wait` return at once. May be called from any thread."""
+        with suppress(OSError):  # closed, or rung so often that one more is no news
+            self._bell.send(b"!")
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            self._ear.recv(4096)
+        pgconn = self.conn.pgconn
+        pgconn.consume_input()
+        while notification := pgconn.notifies():
+            self._heard.add(notification.relname.decode())
 
     def close(self) -> None:
         """Close the connection."""
+        self._selector.close()
+        self._bell.close()
+        self._ear.close()
         self.conn.close()
 
     def __enter__(self) -> Wakeup:

@@ -1,6 +1,7 @@
 """The client's way of a message: connect, send, receive, ack, nack, cooperative groups."""
 
 import socket
+import threading
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -298,6 +299,36 @@ def test_an_encoding_that_has_no_such_character(connect: Connect, queue: str) ->
     with pytest.raises(pgque.PgqueInvalidArgument, match="utf8"):
         client.send(queue, "€")
     assert client.send(queue, "é")
+
+
+def test_an_encoding_that_changes_between_two_sends(
+    client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
+) -> None:
+    for encoding in ("utf8", "latin1", "utf8"):
+        client.conn.execute("select set_config('client_encoding', %s, false)", [encoding])
+        client.send(queue, "é")
+    with pytest.raises(pgque.PgqueQueueNotFound), client.conn.transaction():
+        client.send("nowhere", "é")
+    client.send(queue, "é")
+    with client.conn.pipeline():
+        client.send(queue, "é")
+    client.conn.commit()
+    tick()
+    assert [m.payload for m in client.receive(queue, consumer)] == ["é"] * 5
+
+
+def test_threads_may_share_a_client(dsn: str, queue: str) -> None:
+    with pgque.connect(dsn, autocommit=True) as client:
+        sent: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: sent.extend(client.send(queue, "x") for _ in range(50)))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(sent)) == 200
 
 
 @pytest.mark.parametrize(

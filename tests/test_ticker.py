@@ -139,6 +139,33 @@ def test_sigterm_ends_it_with_status_0(dsn, autoconn):
         assert child.wait(10) == 0
 
 
+def test_stop_takes_effect_at_once(dsn, autoconn, monkeypatch):
+    monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 3600)
+    monkeypatch.setattr("pgque.ticker.STANDBY_PAUSE", 3600)
+    monkeypatch.setattr("pgque.ticker.UNRESOLVED_PAUSE", 3600)
+    leads, stands_by = Ticker(dsn), Ticker(dsn)
+    with running(leads) as first:
+        eventually(lambda: leads.leading)
+        with running(stands_by) as second:
+            eventually(lambda: stands_by.listening)
+            time.sleep(0.5)  # until both wait
+            for ticker, thread in ((stands_by, second), (leads, first)):
+                began = time.monotonic()
+                ticker.stop()
+                thread.join(20)
+                assert time.monotonic() - began < 1
+
+
+def test_a_flag_that_another_ticker_has_left_lowered_is_raised_again(new_server):
+    flag = "select last_value from pgque.wake_flag"
+    dsn = new_server(settings={"max_prepared_transactions": "0"}).dsn
+    install(dsn)
+    with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
+        eventually(lambda: conn.execute(flag).fetchone() == (2,))
+        conn.execute("select setval('pgque.wake_flag', 1)")
+        eventually(lambda: conn.execute(flag).fetchone() == (2,))
+
+
 def test_run_raises_where_no_server_answers():
     with pytest.raises(pgque.PgqueConnectionError):
         Ticker("host=127.0.0.1 port=1 connect_timeout=2").run()

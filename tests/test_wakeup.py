@@ -1,0 +1,75 @@
+"""Waiting for notifications, and being interrupted in it."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+import pgque
+from pgque.wakeup import Wakeup
+
+
+@pytest.fixture
+def wakeup(dsn: str) -> Iterator[Wakeup]:
+    with Wakeup(dsn, ["a", "b"]) as wakeup:
+        yield wakeup
+
+
+def wait_for(wakeup: Wakeup, seconds: float) -> None:
+    """Wait until nothing ends the wait for so long."""
+    waited = 0.0
+    while waited < seconds * 0.9:
+        began = time.monotonic()
+        wakeup.wait(seconds)
+        waited = time.monotonic() - began
+
+
+def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
+    threading.Timer(0.1, autoconn.execute, ["notify a"]).start()
+    assert wakeup.wait(20) == {"a"}
+    assert wakeup.wait(0) == set()
+    autoconn.execute("notify a")
+    autoconn.execute("notify b")
+    autoconn.execute("notify c")
+    heard: set[str] = set()
+    while heard != {"a", "b"}:
+        heard |= wakeup.wait(20)
+
+
+def test_what_comes_with_the_answer_to_a_query_is_heard(
+    wakeup: Wakeup, autoconn: psycopg.Connection
+) -> None:
+    autoconn.execute("notify b")
+    wakeup.conn.execute("select 1")
+    began = time.monotonic()
+    assert wakeup.wait(20) == {"b"}
+    assert time.monotonic() - began < 5
+
+
+def test_a_ring_ends_the_wait(wakeup: Wakeup) -> None:
+    for _ in range(100_000):  # more than a socket holds
+        wakeup.ring()
+    wait_for(wakeup, 0.2)
+    threading.Timer(0.1, wakeup.ring).start()
+    began = time.monotonic()
+    assert wakeup.wait(20) == set()
+    assert time.monotonic() - began < 5
+
+
+def test_nothing_is_nothing(wakeup: Wakeup) -> None:
+    began = time.monotonic()
+    assert wakeup.wait(0.1) == set()
+    assert time.monotonic() - began >= 0.09
+
+
+def test_a_connection_that_broke_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
+    autoconn.execute("select pg_terminate_backend(%s)", [wakeup.conn.info.backend_pid])
+    with pytest.raises(pgque.PgqueConnectionError):
+        wait_for(wakeup, 20)
+
+
+def test_a_closed_one_may_be_rung(wakeup: Wakeup) -> None:
+    wakeup.close()
+    wakeup.ring()

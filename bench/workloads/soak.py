@@ -112,7 +112,7 @@ def measure_soak(context: Context) -> list[Row]:
     rotation = context.pick(60.0, 10.0, 2.0)
     dsn = context.database(OURS)
     board = Board(round(rate * seconds) + PLACES_FOR_WARMING_UP)
-    with Session(OURS, dsn, board) as session:
+    with Session(OURS, dsn, board, fastest=rate) as session:
         with pgque.connect(dsn, autocommit=True) as client:
             client.set_queue_config(QUEUE, "rotation_period", f"{rotation:g} seconds")
             client.conn.execute(HISTORY.format(context.pick(1_000_000, 200_000, 1000)).encode())

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _draw(options.output)
     numbers = list(check.WORKLOADS) if options.check else _chosen(options.only, options.soak)
     options.quick = options.quick or options.check
-    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.rounds = options.rounds or (3 if options.check else 2 if options.quick else 5)
     names = [] if options.check else _peers(options.peers)
     with databases(options.dsn) as made, Progress() as progress:
         rows, failed = run(made, numbers, options, names, progress)
@@ -78,6 +78,7 @@ def run(
             progress=progress.say,
             new_database=made.create,
             tiny=getattr(options, "tiny", False),
+            brief=options.check,
             soak_minutes=options.soak or 30,
         )
         try:

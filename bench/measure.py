@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import random
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ import psycopg
 
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
+
+_ORDER = random.Random(1)
 
 
 class WorkloadFailed(AssertionError):
@@ -55,7 +58,8 @@ class Context:
     """What each workload is given.
 
     ``dsn`` is a fresh database with pgque in it. ``quick`` is for all workloads in three minutes,
-    ``tiny`` (which is also quick) for a test of the workload itself, in seconds.
+    ``tiny`` (which is also quick) for a test of the workload itself, in seconds. ``brief`` (also
+    quick) is for the check in CI: few events, in more rounds.
     """
 
     dsn: str
@@ -65,6 +69,7 @@ class Context:
     progress: Callable[[str], None]
     new_database: Callable[[str, bool], str]
     tiny: bool = False
+    brief: bool = False
     soak_minutes: float = 30
 
     def database(self, name: str, *, pgque: bool = False) -> str:
@@ -152,17 +157,19 @@ def meets(goal: str, value: float) -> bool | None:
 def interleave(
     contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Let each take its turn, round after round, in alternating order; return their figures.
+    """Let each take its turn, round after round, in random order; return their figures.
 
-    What disturbs the machine for a while then disturbs all of them alike, and none always comes
-    first.
+    What disturbs the machine for a while then disturbs all of them alike. Short turns and many
+    rounds are best where a disk's mood decides. The order is not simply turned round each time:
+    that swings with what disturbs periodically, which once made the third of three equals look
+    twice as slow as the first.
     """
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for _ in range(rounds):
+        _ORDER.shuffle(order)
         for name in order:
             figures[name].append(contestants[name]())
-        order.reverse()
     return figures
 
 

@@ -13,14 +13,15 @@ import matplotlib as mpl
 mpl.use("svg")
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from bench.measure import Row, bound
+from bench.peers import NAMES
 from bench.report import number
 
 INK, SOFT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 OURS, GOOD, BAD, REFERENCE = "#0b69a3", "#18965a", "#d64545", "#9aa5b1"
-OTHERS = ("#e8833a", "#8e6bbf", "#3fa79b", "#c2577f", "#a68a3a", "#6b7c93")
+OTHERS = ("#6b7c93", "#e8833a", "#8e6bbf", "#3fa79b", "#c2577f", "#a68a3a")
 
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -52,8 +53,8 @@ STYLE: Any = {
     "svg.fonttype": "path",
 }
 
-LEAST_SHOWN = 0.25
-"""Of a goal's allowance; what uses less is drawn there, as an arrow."""
+LEAST_SHOWN, MOST_SHOWN = 0.25, 4
+"""Of a goal's allowance; what uses less or more is drawn there, as an arrow."""
 
 Figure = Any
 Axes = Any
@@ -84,11 +85,9 @@ def _subjects(rows: Iterable[Row]) -> list[str]:
     return sorted({row.subject for row in rows}, key=lambda name: (name != "pgque", name))
 
 
-def _color(subject: str, subjects: Sequence[str]) -> str:
-    if subject == "pgque":
-        return OURS
-    others = [name for name in subjects if name != "pgque"]
-    return OTHERS[others.index(subject) % len(OTHERS)]
+def _color(subject: str) -> str:
+    """Return a subject's color, the same in all plots."""
+    return OTHERS[NAMES.index(subject) % len(OTHERS)] if subject in NAMES else OURS
 
 
 def _plain_log(axis: Any) -> None:
@@ -127,18 +126,15 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     for row in rows:
         limit = bound(row.goal)
         measured = row.value if row.ratio is None else row.ratio
-        if limit is None or row.subject != "pgque" or not measured or not limit[1]:
-            continue
-        used = measured / limit[1] if limit[0][0] == "<" else limit[1] / measured
-        shown.append((row, measured, used))
+        if limit is not None and row.subject == "pgque" and measured is not None:
+            shown.append((row, measured, _used(measured, *limit)))
     if not shown:
         return None
     figure, axes = plt.subplots(figsize=(9.5, 0.32 * len(shown) + 1.4))
     for place, (row, measured, used) in enumerate(shown):
         color = GOOD if row.met else BAD
-        shape = "o"
-        if used < LEAST_SHOWN:
-            used, shape = LEAST_SHOWN, "<"
+        shape = "<" if used < LEAST_SHOWN else ">" if used > MOST_SHOWN else "o"
+        used = min(max(used, LEAST_SHOWN), MOST_SHOWN)
         axes.plot([1, used], [place, place], color=color, linewidth=2, alpha=0.35)
         axes.plot(used, place, shape, color=color, markersize=7)
         text = f"{number(measured)}   (goal {_pretty(row.goal)})"
@@ -155,6 +151,14 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
     axes.set_title("What was measured, as part of what its goal allows")
     axes.grid(visible=False, axis="y")
     return figure
+
+
+def _used(measured: float, comparison: str, limit: float) -> float:
+    """Return what part of its allowance a figure uses."""
+    part, whole = (measured, limit) if comparison[0] == "<" else (limit, measured)
+    if whole:
+        return part / whole
+    return math.inf if part > 0 else 0.0
 
 
 def _pretty(goal: str) -> str:
@@ -181,7 +185,7 @@ def rates(rows: Sequence[Row]) -> Figure | None:
             if subject == "pgque" and row.reference_value:
                 reference = row.reference.split(" of ")[0]
                 bars.append((reference, row.reference_value, REFERENCE))
-            bars.append((subject, row.value or 0, _color(subject, subjects)))
+            bars.append((subject, row.value or 0, _color(subject)))
         bars.sort(key=lambda bar: bar[1])
         axes.barh(
             [bar[0] for bar in bars], [bar[1] for bar in bars], 0.62, color=[bar[2] for bar in bars]
@@ -200,6 +204,7 @@ def rates(rows: Sequence[Row]) -> Figure | None:
         lowest, highest = bars[0][1], bars[-1][1]
         axes.set_xlim(10 ** (math.floor(math.log10(lowest)) - 0.5), highest * 6)
         _plain_log(axes.xaxis)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_title(heading)
         axes.grid(visible=False, axis="y")
@@ -222,7 +227,7 @@ def latency(rows: Sequence[Row]) -> Figure | None:
             if row.subject == subject and row.value is not None
         )
         x, y, high = zip(*points, strict=True)
-        color = _color(subject, subjects)
+        color = _color(subject)
         axes.plot(x, y, "o-", color=color, linewidth=2.6 if subject == "pgque" else 1.6)
         if subject == "pgque":
             axes.fill_between(x, y, high, color=color, alpha=0.12, linewidth=0)
@@ -257,7 +262,7 @@ def horizon(rows: Sequence[Row]) -> Figure | None:
     ends = []
     for row in sorted(found, key=lambda row: subjects.index(row.subject), reverse=True):
         x, y = zip(*row.detail["curve"], strict=True)
-        color = _color(row.subject, subjects)
+        color = _color(row.subject)
         axes.plot(x, y, color=color, linewidth=2.6 if row.subject == "pgque" else 1.6)
         ends.append((max(x), y[-1], row.subject, color))
     axes.set_yscale("log")
@@ -307,7 +312,7 @@ def groups(rows: Sequence[Row]) -> Figure | None:
     figure, axes = plt.subplots(figsize=(6.4, 4.6))
     axes.plot(x, x, color=REFERENCE, linewidth=1.4, linestyle=(0, (4, 3)))
     axes.plot(x, y, "o-", color=OURS, linewidth=2.6)
-    for workers, speed in zip(x, y, strict=True):
+    for workers, speed in list(zip(x, y, strict=True))[1:]:
         axes.annotate(
             f"{speed:.1f}",
             (workers, speed),

@@ -66,6 +66,7 @@ def markdown(rows: Sequence[Row]) -> str:
         "its end that each event arrived.",
         "",
         *[f"- {mark} {text}" if len(notes) > 1 else f"- {text}" for text, mark in notes.items()],
+        f"- packages: {_packages(rows)}",
         "",
         "| # | workload | subject | median | range | unit | reference | its median | ratio "
         "| goal | met |",
@@ -114,16 +115,25 @@ def _environments(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _environment(row: Row) -> str:
+    """Describe on what a row was measured, but for the packages: those differ by subject."""
     found = row.environment
     if not found:
         return "unknown"
-    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
     return (
-        f"{found['date']}{', quick' if found.get('quick') else ''}: "
-        f"PostgreSQL {found['postgresql']} ({settings}), Python {found['python']}, {packages}, "
-        f"{found['cores']} cores, {found['machine']}"
+        f"{found['date']}{', quick' if found.get('quick') else ''}, {found['cores']} cores, "
+        f"{found['machine']}: PostgreSQL {found['postgresql']} ({settings}), "
+        f"Python {found['python']}"
     )
+
+
+def _packages(rows: Sequence[Row]) -> str:
+    """List the packages of all rows, with every version that is there."""
+    found: dict[str, None] = {}
+    for row in rows:
+        for name, version in row.environment.get("packages", {}).items():
+            found[f"{name} {version}"] = None
+    return ", ".join(found)
 
 
 def summary(row: Row) -> str:

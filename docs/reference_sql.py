@@ -11,7 +11,17 @@ import psycopg
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Produce": ("send", "send_batch", "insert_event"),
-    "Consume": ("subscribe", "unsubscribe", "receive", "ack", "nack", "seek"),
+    "Consume": (
+        "subscribe",
+        "unsubscribe",
+        "receive",
+        "ack",
+        "ack_or_fail",
+        "ack_part",
+        "nack",
+        "nack_many",
+        "seek",
+    ),
     "Consume window by window": (
         "register_consumer",
         "register_consumer_at",

@@ -36,14 +36,20 @@ class Calls:
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
         with mapped:
-            # Not conn.cursor(): the application may have given its connection another class of
-            # cursors or rows.
-            cursor = psycopg.Cursor(self._conn, row_factory=tuple_row)
-            return cursor.execute(query.encode(), params, binary=True).fetchall()
+            return new_cursor(self._conn).execute(query.encode(), params, binary=True).fetchall()
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
         return self._rows(query, params)[0][0]
+
+
+def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    """Return a plain cursor: the application may have given its connection another class or rows.
+
+    There is not one for all calls: it would keep the last payload or batch in memory, and the
+    encoding that its connection had at first.
+    """
+    return psycopg.Cursor(conn, row_factory=tuple_row)
 
 
 def is_pooled(conn: psycopg.Connection[Any]) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import starmap
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +23,7 @@ from pgque.message import (
     encode_payload,
     encode_payloads,
 )
+from pgque.receiving import ask, ask_as_member, read
 
 
 class PgqueClient(Management):
@@ -145,10 +145,8 @@ class PgqueClient(Management):
         `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueCooperativeConsumer`, and
         `PgqueInvalidArgument` for less than 1 message.
         """
-        function = "receive_merged" if merged else "receive"
-        return self._messages(
-            f"{function}(%s::text, %s::text, %s::int)", (queue, consumer, max_messages)
-        )
+        with mapped:
+            return read(ask(self._conn, queue, consumer, max_messages, merged=merged))
 
     def ack(self, batch_id: int) -> int:
         """Finish a batch: what it returned is never delivered to this consumer again.
@@ -184,13 +182,32 @@ class PgqueClient(Management):
             ),
         )
 
-    def _messages(self, call: str, params: tuple[Any, ...]) -> list[Message]:
-        columns = (
-            "msg_id, batch_id, type, payload, retry_count, created_at, "
-            "extra1, extra2, extra3, extra4"
+    def nack_many(
+        self,
+        batch_id: int,
+        messages: Sequence[Message],
+        retry_after: timedelta | float = 60,
+        reasons: Sequence[str | None] | None = None,
+    ) -> int:
+        """Refuse several messages of the open batch in one call, all or none: how many.
+
+        ``reasons`` are as many as ``messages``, each as `nack` takes it; None is no reasons. Calls
+        `pgque.nack_many`; needs pgque_reader. Raises `PgqueBatchNotFound`, `PgqueMessageNotFound`,
+        `PgqueInvalidArgument`.
+        """
+        if reasons is not None:
+            reasons = [reason if reason is None else _printable(reason) for reason in reasons]
+        return int(
+            self._value(
+                "select pgque.nack_many(%s::bigint, %b::bigint[], %s::interval, %s::text[])",
+                (
+                    batch_id,
+                    [message.msg_id for message in messages],
+                    to_interval(retry_after, "retry_after"),
+                    reasons,
+                ),
+            )
         )
-        rows = self._rows(f"select {columns} from pgque.{call}", params)  # noqa: S608 (literals)
-        return list(starmap(Message, rows))
 
     # Cooperative consumers
 
@@ -246,12 +263,10 @@ class PgqueClient(Management):
         Calls `pgque.receive_coop` (`pgque.receive_coop_merged`); needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueNormalConsumer`, `PgqueInvalidArgument`.
         """
-        function = "receive_coop_merged" if merged else "receive_coop"
         dead = None if dead_interval is None else to_interval(dead_interval, "dead_interval")
-        return self._messages(
-            f"{function}(%s::text, %s::text, %s::text, %s::int, %s::interval)",
-            (queue, consumer, subconsumer, max_messages, dead),
-        )
+        group = (queue, consumer, subconsumer)
+        with mapped:
+            return read(ask_as_member(self._conn, *group, max_messages, dead, merged=merged))
 
     def touch_subconsumer(self, queue: str, consumer: str, subconsumer: str) -> int:
         """Give a sign of life, so that nobody takes over the member's batch: rows touched.

@@ -13,15 +13,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgque.background import Backoff, stop_on_signals
+from pgque.batches import Batches
 from pgque.calls import to_interval
 from pgque.client import PgqueClient, connect
 from pgque.errors import (
+    PgqueBatchNotFound,
     PgqueBusy,
     PgqueError,
     PgqueInvalidArgument,
@@ -30,6 +33,7 @@ from pgque.errors import (
 )
 from pgque.handlers import Handler, Handlers
 from pgque.message import Message
+from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
 from pgque.wakeup import queue_channel
 
@@ -62,7 +66,8 @@ class Consumer:
     Two processes with one name are one active and one standby. Without a ticker around the consumer
     ticks by itself, if its role has pgque_admin.
 
-    Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack` and `pgque.ack`.
+    Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack_many` and
+    `pgque.ack_or_fail`.
     """
 
     def __init__(
@@ -153,12 +158,8 @@ class Consumer:
         backoff = Backoff()
         while not self._stopping.is_set():
             try:
-                owner = connect(self._dsn)
-                owner.conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-                try:
+                with connect(self._dsn, autocommit=True) as owner:
                     self._consume(PgqueClient(owner.conn), backoff)
-                finally:
-                    owner.close()
             except PgqueError as error:
                 if not self._received_once:
                     raise
@@ -167,15 +168,21 @@ class Consumer:
                 self._stopping.wait(pause)
 
     def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
-        handle_next = self._next_alone if self._subconsumer is None else self._next_as_member
+        batches = self._batches(client.conn)
+        messages: list[Message] = []
         standing_by = False
-        with self._ticking_beside():
-            while not self._stopping.is_set():
+        with mapped, self._ticking_beside():
+            while not self._stopping.is_set() or (messages and self._subconsumer is not None):
                 self._awake.clear()
                 try:
-                    handled = handle_next(client)
+                    if messages:
+                        messages = self._handle_batch(client, batches, messages)
+                    else:
+                        messages = batches.next()
                 except PgqueBusy:
                     # The other process of this name is at work.
+                    batches.abandon()
+                    messages = []
                     if not standing_by:
                         logger.info("consumer %s: standing by", self)
                     standing_by = True
@@ -185,8 +192,9 @@ class Consumer:
                 standing_by = False
                 self._received_once = True
                 backoff.reset()
-                if not handled:
+                if not messages:
                     self._wait(self._pause())
+            batches.abandon()  # stopped after it was received, before it was handled
 
     def _pause(self) -> float:
         pause = self._poll_interval
@@ -204,88 +212,80 @@ class Consumer:
 
     # A batch
 
-    def _next_alone(self, client: PgqueClient) -> int:
-        with mapped, client.conn.transaction():
-            messages = client.receive(self._queue, self._name, self._max_messages, merged=True)
-            if messages:
-                self._handle_and_ack(client, messages)
-        return len(messages)
+    def _batches(self, conn: psycopg.Connection[Any]) -> Batches:
+        if self._subconsumer is None:
+            what = (conn, self._queue, self._name, self._max_messages)
+            call = partial(ask, *what, merged=True)
+        else:
+            group = (conn, self._queue, self._name, self._subconsumer)
+            limits = (self._max_messages, self._dead_interval)
+            call = partial(ask_as_member, *group, *limits, merged=True)
+        # Nothing is prepared behind a pooler: see settle_for_pooler.
+        pipelined = conn.prepare_threshold is not None
+        return Batches(conn, call, lock=self._subconsumer is None, pipelined=pipelined)
 
-    def _next_as_member(self, client: PgqueClient) -> int:
-        messages = self._receive_as_member(client, self._max_messages)
-        if messages:
-            self._handling = True
-            try:
-                with mapped, client.conn.transaction():
-                    self._handle_and_ack(client, messages)
-            finally:
-                self._handling = False
-        return len(messages)
-
-    def _receive_as_member(self, client: PgqueClient, max_messages: int) -> list[Message]:
-        assert self._subconsumer is not None
-        with mapped, client.conn.transaction():
-            return client.receive_coop(
-                self._queue,
-                self._name,
-                self._subconsumer,
-                max_messages=max_messages,
-                dead_interval=self._dead_interval,
-                merged=True,
-            )
-
-    def _handle_and_ack(self, client: PgqueClient, messages: list[Message]) -> None:
+    def _handle_batch(
+        self, client: PgqueClient, batches: Batches, messages: list[Message]
+    ) -> list[Message]:
+        """Handle a batch and ack it; return the next one."""
         batch_id = messages[0].batch_id
-        failed: list[tuple[Message, str]] = []
-        handled = 0
-        for message in messages:
-            reason = self._handle(client, message)
-            if reason is not None:
-                failed.append((message, reason))
-            handled += 1
+        self._handling = True
+        try:
+            handled, failed = self._call_handlers(client, batches, messages)
+            if failed:
+                # At the end: a nack locks the member until the commit.
+                batches.begin()
+                refused, reasons = zip(*failed, strict=True)
+                client.nack_many(batch_id, refused, self._retry_after, reasons)
             if self._stopping.is_set():
-                break
-        if handled < len(messages):
-            batch_id = self._cut_batch(client, messages[:handled])
-        # At the end: the first nack locks the member until the commit.
-        for message, reason in failed:
-            client.nack(batch_id, message, self._retry_after, reason)
-        if client.ack(batch_id) == 0:
+                batches.finish(batch_id, messages[:handled])
+                return []
+            return batches.finish_for_next(batch_id)
+        except PgqueBatchNotFound:
             logger.warning(
                 "consumer %s: batch %s was taken over; what its handlers wrote is undone",
                 self,
                 batch_id,
             )
-            raise psycopg.Rollback
+            batches.abandon()
+            return [] if self._stopping.is_set() else batches.next()
+        finally:
+            self._handling = False
 
-    def _cut_batch(self, client: PgqueClient, handled: list[Message]) -> int:
-        """Make the open batch as small as what was handled; return its new id."""
-        if self._subconsumer is None:
-            again = client.receive(self._queue, self._name, len(handled))
-        else:
-            again = self._receive_as_member(client, len(handled))
-        if [message.msg_id for message in again] == [message.msg_id for message in handled]:
-            return again[0].batch_id
-        return handled[0].batch_id  # taken over meanwhile: the ack will say so
+    def _call_handlers(
+        self, client: PgqueClient, batches: Batches, messages: list[Message]
+    ) -> tuple[int, list[tuple[Message, str]]]:
+        """Call the handler of each message until `stop`: how many, and which failed and why."""
+        failed: list[tuple[Message, str]] = []
+        find = self._handlers.find
+        stopping = self._stopping.is_set
+        handled = 0
+        for message in messages:
+            handler = find(message.type)
+            try:
+                if handler is None:
+                    self._pass_over(message, failed)
+                elif handler.takes_client:
+                    batches.begin()
+                    _call(handler, message, client)
+                else:
+                    handler.function(message)
+            except Exception as error:
+                if client.conn.broken or client.conn.closed:
+                    raise
+                logger.warning(
+                    "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
+                )
+                failed.append((message, f"{type(error).__name__}: {error}"))
+            handled += 1
+            if stopping():
+                break
+        return handled, failed
 
-    def _handle(self, client: PgqueClient, message: Message) -> str | None:
-        """Call the handler of a message; return why it failed, None where it did not."""
-        handler = self._handlers.find(message)
-        if handler is None:
-            logger.warning("consumer %s: no handler for type %r", self, message.type)
-            if self._unknown_handler_policy == "ack":
-                return None
-            return f"no handler for type {message.type!r}"
-        try:
-            _call(handler, message, client)
-        except Exception as error:
-            if client.conn.broken or client.conn.closed:
-                raise
-            logger.warning(
-                "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
-            )
-            return f"{type(error).__name__}: {error}"
-        return None
+    def _pass_over(self, message: Message, failed: list[tuple[Message, str]]) -> None:
+        logger.warning("consumer %s: no handler for type %r", self, message.type)
+        if self._unknown_handler_policy == "nack":
+            failed.append((message, f"no handler for type {message.type!r}"))
 
     # Beside the loop
 
@@ -322,9 +322,6 @@ class Consumer:
 
 
 def _call(handler: Handler, message: Message, client: PgqueClient) -> None:
-    if not handler.takes_client:
-        handler.function(message)
-        return
     with client.conn.transaction():  # a savepoint: what it writes is undone with it alone
         handler.function(message, client)
         if client.conn.info.transaction_status == TransactionStatus.INERROR:

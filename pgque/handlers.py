@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgque.errors import PgqueInvalidArgument
-from pgque.message import Message
 
 CATCH_ALL = "*"
 
@@ -26,6 +25,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._by_type: dict[str, Handler] = {}
+        self._catch_all: Handler | None = None
 
     def add(self, message_type: str, function: Callable[..., Any]) -> None:
         """Register a handler; a second one for the same type is a `PgqueInvalidArgument`."""
@@ -40,10 +40,11 @@ class Handlers:
                 f"{self._by_type[message_type].function.__qualname__}"
             )
         self._by_type[message_type] = Handler(function, _takes_client(function))
+        self._catch_all = self._by_type.get(CATCH_ALL)
 
-    def find(self, message: Message) -> Handler | None:
-        """Return the handler for a message: its type's own, else the catch-all, else None."""
-        return self._by_type.get(message.type) or self._by_type.get(CATCH_ALL)
+    def find(self, message_type: str) -> Handler | None:
+        """Return the handler for a type: its own, else the catch-all, else None."""
+        return self._by_type.get(message_type, self._catch_all)
 
     def __len__(self) -> int:
         return len(self._by_type)

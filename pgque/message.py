@@ -7,10 +7,11 @@ that a bad payload never costs the caller's transaction.
 from __future__ import annotations
 
 import json
+import json.encoder
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from pgque.errors import PgqueInvalidArgument, PgquePayloadError
@@ -21,6 +22,8 @@ MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
 PostgreSQL holds up to 1 GiB in a text, but not even a quarter of that in a jsonb string, and each
 megabyte of a payload is several in the server's memory while it is stored.
 """
+
+_SERVER_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -48,15 +51,15 @@ class Message:
     ``type``        str
     ``payload``     the stored text as it is; None for an SQL NULL. `json` decodes it
     ``retry_count`` how often it was nacked before, int
-    ``created_at``  when it was sent, an aware datetime
+    ``created_at``  when it was sent, an aware datetime; in UTC where the message was received
     ``extra1`` … ``extra4``  str or None; `key` is extra1 and `headers` is extra2 decoded
     """
 
     __slots__ = (
+        "_created_at",
         "_headers",
         "_json",
         "batch_id",
-        "created_at",
         "extra1",
         "extra2",
         "extra3",
@@ -67,10 +70,12 @@ class Message:
         "type",
     )
 
+    _created_at: datetime | int
     _headers: dict[str, Any] | None
     _json: Any
 
-    # Runs once per message received: assignments and nothing else.
+    # Runs once per message received: assignments and nothing else. What is received brings the
+    # server's own number for created_at, since most handlers never look at it.
     def __init__(
         self,
         msg_id: int,
@@ -89,11 +94,19 @@ class Message:
         self.type = type
         self.payload = payload
         self.retry_count = retry_count
-        self.created_at = created_at
+        self._created_at = created_at
         self.extra1 = extra1
         self.extra2 = extra2
         self.extra3 = extra3
         self.extra4 = extra4
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was sent, an aware datetime; in UTC where the message was received."""
+        found = self._created_at
+        if isinstance(found, int):
+            found = self._created_at = _to_datetime(found)
+        return found
 
     def json(self) -> Any:
         """Return the payload decoded from JSON; None where it is NULL.
@@ -156,6 +169,18 @@ class Message:
         )
 
 
+def _to_datetime(microseconds: int) -> datetime:
+    """Return what PostgreSQL means by so many microseconds.
+
+    Its infinities, and its years beyond those of Python, become the first and the last moment.
+    """
+    try:
+        return _SERVER_EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        moment = datetime.min if microseconds < 0 else datetime.max
+        return moment.replace(tzinfo=timezone.utc)
+
+
 def encode_payload(payload: Any) -> str:
     """Return the text to store for a payload: a str as it is, anything else as compact JSON.
 
@@ -175,6 +200,10 @@ def encode_payloads(payloads: Iterable[Any]) -> list[str]:
             f"payloads must be a list of payloads, not {type(payloads).__name__}; "
             "send() takes a single one"
         )
+    if isinstance(payloads, (list, tuple)):
+        quick = _encode_quickly(payloads)
+        if quick is not None:
+            return quick
     texts = []
     total = 0
     for number, payload in enumerate(payloads):
@@ -205,6 +234,45 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
     text, size = _encode(dict(headers), "headers")
     _check_size(size)
     return text
+
+
+def _encode_quickly(payloads: Sequence[Any]) -> list[str] | None:
+    """Return the texts of a batch, checked as one; None where one of them may be wrong.
+
+    Which one, and why, is then found out one by one.
+    """
+    kinds = set(map(type, payloads))
+    if kinds == {str}:
+        texts = list(payloads)
+    elif any(issubclass(kind, str) for kind in kinds - {str}):
+        return None
+    else:
+        try:
+            write = _json_writer()
+            texts = [value if type(value) is str else write(value) for value in payloads]
+        except (TypeError, ValueError, RecursionError):
+            return None
+    together = "".join(texts)
+    if "\0" in together or (kinds != {str} and "\\u0000" in together):
+        return None
+    try:
+        size = len(together) if together.isascii() else len(together.encode())
+    except UnicodeEncodeError:
+        return None
+    return texts if size <= MAX_PAYLOAD_BYTES else None
+
+
+def _json_writer() -> Callable[[Any], str]:
+    """Return what writes many values as `_ENCODER.encode` writes one.
+
+    That makes a new encoder in C for each value, which takes longer than to write a small dict.
+    """
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # CPython's own
+        return _ENCODER.encode
+    quote = json.encoder.encode_basestring
+    write = make({}, _ENCODER.default, quote, None, ":", ",", False, False, False)
+    return lambda value: "".join(write(value, 0))
 
 
 def _encode(value: Any, what: str) -> tuple[str, int]:

@@ -22,13 +22,11 @@ create table if not exists pgque.config (
     installed_at timestamptz not null default now(),
     tick_period_ms int not null default 10 check (tick_period_ms between 1 and 1000),
     slot_seconds int not null default 60,
-    ledger_child int not null default 0 check (ledger_child in (0, 1)),
     ledger_max_bytes bigint not null default 8388608,
-    ledger_kept_bytes bigint not null default 0,
     cluster_id bigint
 );
 comment on table pgque.config is
-    'One row: version of the schema, settings of the scheduler, and which child of the ledger is written to.';
+    'One row: version of the schema and settings. Written by set-up only, never by a batch or a tick.';
 comment on column pgque.config.cluster_id is
     'The cluster in which the transaction ids of the newest ticks were handed out: see 15_restore.sql.';
 
@@ -78,16 +76,26 @@ comment on table pgque.subscriber is
     'One row per subscription: the thing to lock before its cursor is read for writing. Never updated.';
 comment on column pgque.subscriber.sub_group is 'For a member of a cooperative group: the group''s own row.';
 
+do $$
+begin
+    create type pgque.place as (txid xid8, id bigint);
+exception
+    when duplicate_object then null;
+end
+$$;
+comment on type pgque.place is
+    'A place in a log: behind the event with this transaction id and ev_id. Logs are read in that order.';
+
 create table if not exists pgque.cursor (
     cur_sub int not null,
     cur_seq bigint not null,
     cur_time timestamptz not null default clock_timestamp(),
     cur_tick bigint,
     cur_next_tick bigint,
-    cur_place bigint,
-    cur_end bigint,
     cur_batch bigint,
-    cur_upto bigint,
+    cur_place pgque.place,
+    cur_end pgque.place,
+    cur_upto pgque.place,
     primary key (cur_sub, cur_seq)
 );
 -- Not "create index if not exists": that waits for whoever has written to the table, and lets
@@ -105,11 +113,10 @@ comment on table pgque.cursor is 'Where each subscriber stands: the row with the
 comment on column pgque.cursor.cur_tick is
     'What this tick sees is done. For a member: where its batch begins; null while it holds none.';
 comment on column pgque.cursor.cur_next_tick is 'The tick at which the window ends that is open or partly done.';
-comment on column pgque.cursor.cur_place is 'Events of that window up to this ev_id are done; null: none is.';
-comment on column pgque.cursor.cur_end is
-    'A member''s piece of that window ends with this ev_id; null: with the window.';
+comment on column pgque.cursor.cur_place is 'Events of that window up to here are done; null: none is.';
+comment on column pgque.cursor.cur_end is 'A member''s piece of that window ends here; null: with the window.';
 comment on column pgque.cursor.cur_batch is 'The open batch; null: none is.';
-comment on column pgque.cursor.cur_upto is 'The open batch ends with this ev_id; null: with its window or piece.';
+comment on column pgque.cursor.cur_upto is 'The open batch ends here; null: with its window or piece.';
 
 create table if not exists pgque.tick (
     tick_queue int not null,
@@ -137,6 +144,12 @@ comment on column pgque.tick.tick_floor is
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids: each is handed out once and is a fencing token.';
+
+create sequence if not exists pgque.ledger_child minvalue 0 maxvalue 1 cycle;
+comment on sequence pgque.ledger_child is 'last_value: which child of the ledger is written to, as in pgque.tick_0.';
+
+create sequence if not exists pgque.ledger_kept_bytes minvalue 0;
+comment on sequence pgque.ledger_kept_bytes is 'last_value: how much the last rotation of the ledger kept.';
 
 create sequence if not exists pgque.wake_flag maxvalue 2 cycle;
 comment on sequence pgque.wake_flag is

@@ -82,8 +82,8 @@ begin
             ev_extra3 text,
             ev_extra4 text
         )', log);
-    execute format('create index event_%s_txid on %s (ev_txid, ev_id)', id, log);
-    execute format('create index event_%s_id on %s (ev_id)', id, log);
+    -- One of them for each row, since each costs a send time and WAL.
+    execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', id, log);
     execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', id, log);
     for child in 0 .. 2 loop
         execute format('create table %s_%s (like %1$s including all)', log, child);
@@ -95,6 +95,7 @@ begin
     execute format('revoke all on %s from public', log);
     execute format('revoke all on sequence %s_id_seq from public', log);
     execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._make_log_functions(id);
     perform pgque._insert_first_tick(id);
     return 1;
 end
@@ -130,6 +131,7 @@ begin
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
     -- The sequence last: that is the order of locks in a send, and tickers of all queues read sequences.
     execute format('drop table %s cascade', q.queue_data_pfx);
+    perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
     return 1;
 end
@@ -208,23 +210,28 @@ returns bigint
 language plpgsql
 as $$
 declare
-    q pgque.queue;
-    txid xid8;
+    log text;
+    child int;
+    ids text;
     id bigint;
 begin
-    select * into q
+    select t.queue_data_pfx, t.queue_cur_table, t.queue_event_seq
+    into log, child, ids
     from pgque.queue t
-    where t.queue_name = _append.queue_name;
-    if not found or q.queue_disable_insert then
-        q := pgque._need_writable(queue_name);
+    where t.queue_name = _append.queue_name
+        and not t.queue_disable_insert;
+    if not found then
+        perform pgque._need_writable(queue_name);
     end if;
-    txid := pg_current_xact_id(); -- before nextval: see the head of this file
-    execute 'insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
+    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
+    execute 'insert into ' || log || '_' || child
         || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
-        || ' values (nextval($1), clock_timestamp(), $2, $3, $4, $5, $6, $7, $8) returning ev_id'
+        || ' values (nextval(''' || ids || '''), $1, $2, $3, $4, $5, $6, $7, $8) returning ev_id'
         into id
-        using q.queue_event_seq::regclass, txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
-    if (select last_value from pgque.wake_flag) = 2 then
+        using clock_timestamp(),
+            pg_current_xact_id(), -- assigned here, before nextval: see the head of this file
+            ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
+    if pg_sequence_last_value('pgque.wake_flag') = 2 then
         perform pgque._wake_ticker();
     end if;
     return id;

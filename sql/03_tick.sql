@@ -13,14 +13,9 @@
 
 create or replace function pgque._sequence_value(sequence_name text)
 returns bigint
-language plpgsql
+language sql volatile
 as $$
-declare
-    value bigint;
-begin
-    execute 'select case when is_called then last_value else 0 end from ' || sequence_name into value;
-    return value;
-end
+    select coalesce(pg_sequence_last_value(sequence_name::regclass), 0)
 $$;
 comment on function pgque._sequence_value(text) is 'The last value handed out, 0 where none was; not transactional.';
 
@@ -29,29 +24,46 @@ returns pg_snapshot
 language plpgsql volatile
 as $$
 declare
+    next_age int := age('3'::xid); -- fixes the next transaction id for what age() says from here on
     snap pg_snapshot;
     xmax xid8;
+    after_xmax xid8;
     running xid8[];
 begin
-    -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run
-    -- already, and have sent, without being listed. So one that is younger still has to finish first.
-    begin
-        perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
-        raise exception using errcode = 'PQUND'; -- not PQ000, which would stand for its whole class
-    exception
-        when sqlstate 'PQUND' then null;
-    end;
+    -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run already,
+    -- and have taken ids, without being listed. They are listed here: without an id of its own age() counts
+    -- from the next id to be assigned. With one, or where there are many (savepoints have ids too), a
+    -- younger transaction is made and finished, which leaves only those that PostgreSQL lists.
     snap := pg_current_snapshot();
     xmax := pg_snapshot_xmax(snap);
-    -- It leaves out the own transaction. What that sends after the tick would then lie outside of every
-    -- batch, so it counts as in progress like any other.
-    running := array(
-        select txid
-        from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) open_now (txid)
-        where txid < xmax -- the own one is not, where create_queue runs in an old snapshot
-        order by txid
+    if pg_current_xact_id_if_assigned() is not null or age(xmax::xid) > 20 then
+        begin
+            perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
+            raise exception using errcode = 'PQUND';
+        exception
+            when sqlstate 'PQUND' then null;
+        end;
+        snap := pg_current_snapshot();
+        xmax := pg_snapshot_xmax(snap);
+        -- It leaves out the own transaction. What that sends after the tick would then lie outside of every
+        -- batch, so it counts as in progress like any other.
+        running := array(
+            select txid
+            from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) open_now (txid)
+            where txid < xmax -- the own one is not, where create_queue runs in an old snapshot
+            order by txid
+        );
+        return format('%s:%s:%s', coalesce(running[1], xmax), xmax, array_to_string(running, ','));
+    end if;
+    if age(xmax::xid) <= 0 then
+        return snap;
+    end if;
+    after_xmax := (xmax::text::numeric + age(xmax::xid))::text::xid8;
+    running := array(select pg_snapshot_xip(snap)) || array(
+        select txid::text::xid8
+        from generate_series(xmax::text::numeric, after_xmax::text::numeric - 1) as txid
     );
-    return format('%s:%s:%s', coalesce(running[1], xmax), xmax, array_to_string(running, ','));
+    return format('%s:%s:%s', running[1], after_xmax, array_to_string(running, ','));
 end
 $$;
 comment on function pgque._snapshot() is
@@ -69,78 +81,129 @@ as $$
 $$;
 comment on function pgque._finished(xid8[], pg_snapshot) is 'Whether the snapshot sees the end of any of these transactions.';
 
-create or replace function pgque._take_tick(
-    q pgque.queue, may_have_sent boolean, wait boolean default true, external_tick bigint default null,
-    external_time timestamptz default null, external_seq bigint default null
-)
-returns bigint
+create or replace function pgque._need_last_tick(q pgque.queue)
+returns pgque.tick
 language plpgsql
 as $$
 declare
-    last pgque.tick;
-    t pgque.tick;
+    last pgque.tick := pgque._last_tick(q.queue_id);
 begin
-    -- A statement of its own: the snapshots below are taken after the lock is held.
-    if wait then
-        perform pg_advisory_xact_lock(1885827446, q.queue_id);
-    elsif not pg_try_advisory_xact_lock(1885827446, q.queue_id) then
-        return null; -- another ticker is at this queue
-    end if;
-
-    last := pgque._last_tick(q.queue_id);
     if last.tick_id is null then
         raise exception 'queue % has lost its ticks', q.queue_name
             using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
+    elsif pgque._is_from_the_future(last.tick_snapshot) then
+        return pgque._rebase_ticks(q, last);
     end if;
-    if pgque._is_from_the_future(last.tick_snapshot) then
-        last := pgque._rebase_ticks(q, last);
-    end if;
+    return last;
+end
+$$;
+comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased where it must be; PQ011 where there is none.';
 
-    if external_tick is null and not pgque._is_due(q, last) then
-        return null;
-    end if;
-
-    t := last;
-    t.tick_seq_before := pgque._sequence_value(q.queue_event_seq);
-    t.tick_snapshot := pgque._snapshot();
+create or replace function pgque._next_tick(
+    q pgque.queue, last pgque.tick, seq_before bigint, snap pg_snapshot, may_have_sent boolean
+)
+returns pgque.tick
+language plpgsql
+as $$
+declare
+    t pgque.tick := last;
+begin
+    t.tick_id := last.tick_id + 1;
+    t.tick_seq_before := seq_before;
+    t.tick_snapshot := snap;
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
+    t.tick_event_seq := t.tick_seq_after;
     t.tick_time := clock_timestamp();
     t.tick_waiting := array(
         select txid
         from unnest(
             case
-                when t.tick_seq_before > last.tick_seq_before then array(select pg_snapshot_xip(t.tick_snapshot))
+                when seq_before > last.tick_seq_before then array(select pg_snapshot_xip(snap))
                 else last.tick_waiting
             end
         ) as txid
-        where not pg_visible_in_snapshot(txid, t.tick_snapshot)
+        where not pg_visible_in_snapshot(txid, snap)
             and (may_have_sent or txid <> pg_current_xact_id())
     );
+    return t;
+end
+$$;
+comment on function pgque._next_tick(pgque.queue, pgque.tick, bigint, pg_snapshot, boolean) is
+    'The tick after last. seq_before was read before the snapshot. may_have_sent: whether this transaction had an id before '
+    'the call, so that its end has to be waited for.';
 
-    if external_tick is not null then
-        if external_tick <= last.tick_id then
-            raise exception 'tick_id must move forward: % is not above %', external_tick, last.tick_id
-                using errcode = '22023';
-        elsif external_seq <= last.tick_event_seq then
-            raise exception 'event_seq must move forward: % is not above %', external_seq, last.tick_event_seq
-                using errcode = '22023';
-        end if;
-        t.tick_id := external_tick;
-        t.tick_time := coalesce(external_time, t.tick_time);
-        t.tick_event_seq := external_seq;
-    else
-        t.tick_id := last.tick_id + 1;
-        t.tick_event_seq := t.tick_seq_after;
-    end if;
-
+create or replace function pgque._store_tick(q pgque.queue, t pgque.tick)
+returns bigint
+language plpgsql
+as $$
+begin
     perform pgque._insert_tick(t);
     perform pg_notify('pgque_' || q.queue_name, t.tick_id::text);
     return t.tick_id;
 end
 $$;
-comment on function pgque._take_tick(pgque.queue, boolean, boolean, bigint, timestamptz, bigint) is
-    'Takes a tick of the queue if one is due and tells its listeners: the tick id; NULL where none was due. '
-    'may_have_sent: whether this transaction had an id before the call, so that its end has to be waited for.';
+comment on function pgque._store_tick(pgque.queue, pgque.tick) is 'Writes a tick and tells the listeners of its queue: the tick id.';
+
+create or replace function pgque._take_tick(q pgque.queue, may_have_sent boolean)
+returns bigint
+language plpgsql
+as $$
+declare
+    last pgque.tick;
+    seq bigint;
+    snap pg_snapshot;
+begin
+    -- A statement of its own: the snapshots below are taken after the lock is held.
+    perform pg_advisory_xact_lock(1885827446, q.queue_id);
+    last := pgque._need_last_tick(q);
+    if not pgque._is_due(q, last) then
+        return null;
+    end if;
+    seq := pgque._sequence_value(q.queue_event_seq);
+    snap := pgque._snapshot();
+    return pgque._store_tick(q, pgque._next_tick(q, last, seq, snap, may_have_sent));
+exception
+    when internal_error then -- that is what a sequence says that is dropped in this moment
+        perform pgque._queue(q.queue_name);
+        raise;
+end
+$$;
+comment on function pgque._take_tick(pgque.queue, boolean) is 'Takes a tick of a queue if one is due: its id; NULL where none was.';
+
+create or replace function pgque._take_ticks(queues pgque.queue[], may_have_sent boolean)
+returns bigint
+language plpgsql
+as $$
+declare
+    q pgque.queue;
+    due pgque.queue[] := '{}';
+    lasts pgque.tick[] := '{}';
+    seqs bigint[] := '{}';
+    last pgque.tick;
+    snap pg_snapshot;
+begin
+    foreach q in array queues loop
+        if pg_try_advisory_xact_lock(1885827446, q.queue_id) then -- else another ticker is at this queue
+            last := pgque._need_last_tick(q);
+            if pgque._is_due(q, last) then
+                due := due || q;
+                lasts := lasts || last;
+                seqs := seqs || pgque._sequence_value(q.queue_event_seq);
+            end if;
+        end if;
+    end loop;
+    if due = '{}' then
+        return 0;
+    end if;
+    snap := pgque._snapshot();
+    for i in 1 .. cardinality(due) loop
+        perform pgque._store_tick(due[i], pgque._next_tick(due[i], lasts[i], seqs[i], snap, may_have_sent));
+    end loop;
+    return cardinality(due);
+end
+$$;
+comment on function pgque._take_ticks(pgque.queue[], boolean) is
+    'Takes a tick of each of these queues that is due and not at another ticker, all with one snapshot: how many.';
 
 create or replace function pgque._is_due(q pgque.queue, last pgque.tick)
 returns boolean
@@ -207,6 +270,10 @@ as $$
 declare
     has_id boolean := pg_current_xact_id_if_assigned() is not null;
     q pgque.queue;
+    last pgque.tick;
+    seq bigint;
+    snap pg_snapshot;
+    t pgque.tick;
 begin
     perform pgque._need_read_committed('ticker');
     q := pgque._queue(queue);
@@ -220,7 +287,22 @@ begin
         raise exception 'tick_id and event_seq must not be null' using errcode = '22023';
     end if;
     perform pgque._after_restore();
-    return pgque._take_tick(q, has_id, true, tick_id, orig_timestamp, event_seq);
+    perform pg_advisory_xact_lock(1885827446, q.queue_id);
+    last := pgque._need_last_tick(q);
+    if tick_id <= last.tick_id then
+        raise exception 'tick_id must move forward: % is not above %', tick_id, last.tick_id
+            using errcode = '22023';
+    elsif event_seq <= last.tick_event_seq then
+        raise exception 'event_seq must move forward: % is not above %', event_seq, last.tick_event_seq
+            using errcode = '22023';
+    end if;
+    seq := pgque._sequence_value(q.queue_event_seq);
+    snap := pgque._snapshot();
+    t := pgque._next_tick(q, last, seq, snap, has_id);
+    t.tick_id := tick_id;
+    t.tick_time := coalesce(orig_timestamp, t.tick_time);
+    t.tick_event_seq := event_seq;
+    return pgque._store_tick(q, t);
 end
 $$;
 comment on function pgque.ticker(text, bigint, timestamptz, bigint) is
@@ -270,11 +352,15 @@ begin
             -- A queue was dropped in this moment, sequence and all.
             due := array(select u from pgque.queue u where not u.queue_ticker_paused and not u.queue_external_ticker);
     end;
+    begin
+        return pgque._take_ticks(due, has_id);
+    exception
+        when others then
+            null; -- one of them is at fault: each by itself, so that the others go on
+    end;
     foreach q in array due loop
         begin
-            if pgque._take_tick(q, has_id, false) is not null then
-                ticked := ticked + 1;
-            end if;
+            ticked := ticked + pgque._take_ticks(array[q], true);
         exception
             when others then
                 raise warning 'pgque: no tick for queue %: % (%)', q.queue_name, sqlerrm, sqlstate;

@@ -105,6 +105,29 @@ comment on function pgque._refuse_cooperative(pgque.subscriber, text) is
 
 -- Windows
 
+do $$
+begin
+    create type pgque.span as (
+        queue_id int,
+        owner int,
+        floor bigint,
+        last_id bigint,
+        at_most bigint,
+        snapshot pg_snapshot,
+        late xid8[],
+        after pgque.place,
+        until pgque.place,
+        place pgque.place,
+        upto pgque.place
+    );
+exception
+    when duplicate_object then null;
+end
+$$;
+comment on type pgque.span is
+    'What one owner reads of a window: transactions that began between its ticks, from after to until; and the late ones, '
+    'those that were in progress at the earlier tick, from place to upto.';
+
 create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int)
 returns pgque.tick
 language plpgsql volatile
@@ -133,134 +156,69 @@ $$;
 comment on function pgque._window_end(int, pgque.tick, int) is
     'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events.';
 
-create or replace function pgque._event_arm(source text, condition text, sorting text)
-returns text
-language sql immutable
-as $$
-    select format(
-        'select ev_id, ev_time, ev_txid::text::bigint as ev_txid, coalesce(ev_retry, 0) as ev_retry, ev_type, ev_data, '
-        'ev_extra1, ev_extra2, ev_extra3, ev_extra4 from %s e where %s order by %s limit $9', source, condition, sorting)
-$$;
-comment on function pgque._event_arm(text, text, text) is 'One arm of the union in _window_sql.';
-
--- $1 ids above this, $2 ids up to this, $3 the earlier tick's xmax, $4 the later snapshot, $5 transactions
--- in progress at the earlier tick and finished at the later one, $6 owner, $7 floor, $8 place, $9 limit,
--- $10 transactions of this window with redeliveries to the owner.
--- Three arms: transactions that began after the earlier tick, by ev_id; those that were in progress, by
--- value; redeliveries, whose ids are old, by the transaction that put them back. Each stops at the
--- limit, so a large window is read in pieces without sorting it. A log has no statistics worth the name
--- while it is filled, so each arm is written such that only the index meant for it can serve: (ev_id) for
--- the first, hence xid8cmp; (ev_txid, ev_id) and (ev_owner, ev_txid, ev_id) for the others.
-create or replace function pgque._window_sql(log text, late boolean, redelivered boolean)
-returns text
-language sql immutable
-as $$
-    select 'select * from (('
-        || pgque._event_arm(log, 'ev_id > $1 and ev_id <= $2 and ev_owner is null and xid8cmp(ev_txid, $3) >= 0 '
-            'and pg_visible_in_snapshot(ev_txid, $4)', 'ev_id')
-        || case when late then
-            ') union all (select late.* from unnest($5) as txid cross join lateral ('
-            || pgque._event_arm(log, '(ev_txid, ev_id) > (txid, $8) and ev_txid <= txid and ev_id <= $2 '
-                'and (ev_owner = $6 or (ev_owner is null and ev_id > $7))', 'e.ev_txid, e.ev_id')
-            || ') late'
-        else '' end
-        || case when redelivered then
-            ') union all (select again.* from unnest($10) as txid cross join lateral ('
-            || pgque._event_arm(log, '(ev_owner, ev_txid, ev_id) > ($6, txid, $8) and ev_owner <= $6 and ev_txid <= txid '
-                'and ev_id <= $2', 'e.ev_owner, e.ev_txid, e.ev_id')
-            || ') again'
-        else '' end
-        || ')) event order by ev_id limit $9'
-$$;
-comment on function pgque._window_sql(text, boolean, boolean) is 'The query for the events between two ticks of a log.';
-
-create or replace function pgque._late(earlier pgque.tick, later pgque.tick)
+create or replace function pgque._late(earlier pg_snapshot, later pg_snapshot)
 returns xid8[]
 language sql immutable
 as $$
     select array(
         select txid
-        from pg_snapshot_xip(earlier.tick_snapshot) as txid
-        where pg_visible_in_snapshot(txid, later.tick_snapshot)
+        from pg_snapshot_xip(earlier) as txid
+        where pg_visible_in_snapshot(txid, later)
     )
 $$;
-comment on function pgque._late(pgque.tick, pgque.tick) is
+comment on function pgque._late(pg_snapshot, pg_snapshot) is
     'Transactions that were in progress at the earlier tick and had finished at the later one.';
 
-create or replace function pgque._redelivered(q pgque.queue, owner int, earlier pgque.tick, later pgque.tick)
-returns xid8[]
+create or replace function pgque._span(
+    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
+)
+returns pgque.span
 language plpgsql
 as $$
 declare
-    present boolean;
-    txids xid8[];
+    s pgque.span;
+    since xid8 := pg_snapshot_xmax(earlier.tick_snapshot);
+    before xid8 := pg_snapshot_xmax(later.tick_snapshot);
 begin
-    execute format('select exists (select from %s where ev_owner = $1 and ev_txid >= $2 and ev_txid < $3)', q.queue_data_pfx)
-        into present
-        using owner, pg_snapshot_xmax(earlier.tick_snapshot), pg_snapshot_xmax(later.tick_snapshot);
-    if not present then
-        return '{}';
+    if earlier.tick_floor <> later.tick_floor then
+        return s; -- between two lives of the log there is nothing: see 15_restore.sql
+    elsif earlier.tick_floor = q.queue_floor then
+        s.owner := owner; -- redeliveries of an earlier life were taken out of the log
     end if;
-    -- One probe of the index for each transaction, however many events it has put back.
-    execute format(
-        'with recursive redelivery (txid) as (
-            (
-                select ev_txid from %1$s
-                where (ev_owner, ev_txid) >= ($1, $2) and ev_owner <= $1 and ev_txid < $3
-                order by ev_owner, ev_txid
-                limit 1
-            )
-            union all
-            select (
-                select ev_txid from %1$s
-                where (ev_owner, ev_txid) > ($1, txid) and ev_owner <= $1 and ev_txid < $3
-                order by ev_owner, ev_txid
-                limit 1
-            )
-            from redelivery
-            where txid is not null
-        )
-        select array(select txid from redelivery where pg_visible_in_snapshot(txid, $4))', q.queue_data_pfx)
-        into txids
-        using owner, pg_snapshot_xmax(earlier.tick_snapshot), pg_snapshot_xmax(later.tick_snapshot), later.tick_snapshot;
-    return txids;
+    s.queue_id := q.queue_id;
+    s.snapshot := later.tick_snapshot;
+    s.floor := earlier.tick_floor;
+    s.last_id := later.tick_seq_after;
+    s.place := place;
+    s.upto := upto;
+    if place.txid >= since then
+        s.late := '{}';
+        s.after := place;
+    else
+        s.late := pgque._late(earlier.tick_snapshot, later.tick_snapshot);
+        s.after := (since, -1);
+    end if;
+    s.until := case when upto.txid < before then upto else (before, -1)::pgque.place end;
+    s.at_most := case when s.late = '{}' then later.tick_seq_after - earlier.tick_seq_before end;
+    return s;
 end
 $$;
-comment on function pgque._redelivered(pgque.queue, int, pgque.tick, pgque.tick) is
-    'Transactions that began after the earlier tick and have put events back for this owner before the later one.';
+comment on function pgque._span(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
+    'What one owner reads of a window: all of it, or behind a place, or up to another. Of NULLs where there is nothing.';
 
-create or replace function pgque._events(
-    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place bigint, upto bigint, max_return int
-)
+create or replace function pgque._events(s pgque.span)
 returns table (
-    ev_id bigint, ev_time timestamptz, ev_txid bigint, ev_retry int, ev_type text, ev_data text,
+    ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text,
     ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
 )
 language plpgsql
 as $$
-declare
-    late xid8[];
-    redelivered xid8[];
 begin
-    if earlier.tick_floor <> later.tick_floor then
-        return; -- between two lives of the log there is nothing: see 15_restore.sql
-    elsif earlier.tick_floor <> q.queue_floor then
-        owner := null; -- redeliveries of an earlier life were taken out of the log
+    if s.queue_id is null then
+        return;
     end if;
-    late := pgque._late(earlier, later);
     begin
-        redelivered := pgque._redelivered(q, owner, earlier, later);
-        return query execute pgque._window_sql(q.queue_data_pfx, late <> '{}', redelivered <> '{}')
-            using greatest(earlier.tick_seq_before, place),
-                least(later.tick_seq_after, upto),
-                pg_snapshot_xmax(earlier.tick_snapshot),
-                later.tick_snapshot,
-                late,
-                owner,
-                earlier.tick_floor,
-                coalesce(place, -1),
-                max_return,
-                redelivered;
+        return query execute 'select * from pgque._event_' || s.queue_id || '_events($1)' using s;
         -- Gives the locks on the log back, or handlers that take long would keep it from being rotated
         -- for ever. What the subscriber's position has not passed is not truncated, locks or not.
         raise exception using errcode = 'PQUND';
@@ -269,8 +227,70 @@ begin
     end;
 end
 $$;
-comment on function pgque._events(pgque.queue, int, pgque.tick, pgque.tick, bigint, bigint, int) is
-    'The events between two ticks for one owner, after a place and up to another, by ev_id.';
+comment on function pgque._events(pgque.span) is 'The events of a span, by ev_id.';
+
+create or replace function pgque._place(s pgque.span, number int)
+returns pgque.place
+language plpgsql
+as $$
+declare
+    p pgque.place;
+begin
+    if s.queue_id is null or number > s.at_most then
+        return null;
+    end if;
+    begin
+        execute 'select * from pgque._event_' || s.queue_id || '_places($1, $2, 1)' into p using s, number - 1;
+        raise exception using errcode = 'PQUND'; -- as in _events
+    exception
+        when sqlstate 'PQUND' then null;
+    end;
+    return p;
+end
+$$;
+comment on function pgque._place(pgque.span, int) is 'The place behind so many events of a span; NULL where it has fewer.';
+
+create or replace function pgque._cut(s pgque.span, max_return int)
+returns pgque.place
+language plpgsql
+as $$
+declare
+    p pgque.place;
+    cut pgque.place;
+begin
+    if s.queue_id is null or max_return >= s.at_most then
+        return s.upto;
+    end if;
+    begin
+        for p in execute 'select * from pgque._event_' || s.queue_id || '_places($1, $2, 2)' using s, max_return - 1 loop
+            if cut.txid is not null then
+                s.upto := cut; -- there is another one behind it
+            end if;
+            cut := p;
+        end loop;
+        raise exception using errcode = 'PQUND'; -- as in _events
+    exception
+        when sqlstate 'PQUND' then null;
+    end;
+    return s.upto;
+end
+$$;
+comment on function pgque._cut(pgque.span, int) is
+    'Where a batch of at most max_return events of a span ends: the span''s own end, if they are all.';
+
+create or replace function pgque._shorten(s pgque.span, upto pgque.place)
+returns pgque.span
+language plpgsql immutable
+as $$
+begin
+    s.upto := upto;
+    if (upto.txid, upto.id) < ((s.until).txid, (s.until).id) then
+        s.until := upto;
+    end if;
+    return s;
+end
+$$;
+comment on function pgque._shorten(pgque.span, pgque.place) is 'The span up to a place, which lies in it; NULL: as it is.';
 
 create or replace function pgque._pass_over_nothing(q pgque.queue, owner int, start pgque.tick)
 returns pgque.tick
@@ -288,7 +308,7 @@ begin
         limit 1;
         if t.tick_id is null then
             return start;
-        elsif not exists (select from pgque._events(q, owner, start, t, null, null, 1)) then
+        elsif (pgque._place(pgque._span(q, owner, start, t, null, null), 1)).txid is null then
             start := t;
             span := least(2 * span, 500);
         elsif span > 1 then
@@ -304,6 +324,14 @@ comment on function pgque._pass_over_nothing(pgque.queue, int, pgque.tick) is
 
 -- Batches by id
 
+create or replace function pgque._same_place(a pgque.place, b pgque.place)
+returns boolean
+language sql immutable
+as $$
+    select a.txid is not distinct from b.txid and a.id is not distinct from b.id
+$$;
+comment on function pgque._same_place(pgque.place, pgque.place) is 'Whether two places are one, or both none.';
+
 create or replace function pgque._find_batch(batch_id bigint, lock boolean)
 returns pgque.cursor
 language plpgsql volatile
@@ -314,9 +342,8 @@ declare
 begin
     if lock and holder is not null then
         c := pgque._lock_position(holder);
-    elsif lock and pgque._isolated_from_commits() then
-        -- Perhaps its row went to the other child of the ledger after our snapshot: 40001 if so.
-        perform from pgque.config g where g.singleton for share;
+    elsif lock and pgque._isolated_from_commits() and pgque._ledger_was_truncated() then
+        perform pgque._raise_moved_on('the ledger'); -- perhaps its row went to the other child
     elsif exists (select from pgque.subscriber s where s.sub_id = holder) then
         c := pgque._position(holder);
     end if;
@@ -350,7 +377,7 @@ returns void
 language plpgsql
 as $$
 begin
-    if c.cur_upto is distinct from c.cur_end then
+    if not pgque._same_place(c.cur_upto, c.cur_end) then
         c.cur_place := c.cur_upto; -- the batch was cut: the rest comes next
     else
         -- A member holds nothing now: the group's own cursor is past this window already.

@@ -64,14 +64,17 @@ begin
     end if;
     q := pgque._need_writable(queue_name);
     txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
-    execute 'with sent as ('
+    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
+    execute 'with taken (ids) as materialized ('
+        || ' select array(select nextval($1) from generate_series(1, cardinality($4)))'
+        || '), sent as ('
         || ' insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
         || ' (ev_id, ev_time, ev_txid, ev_type, ev_data)'
-        || ' select nextval($1), clock_timestamp(), $2, $3, payload from unnest($4) as payload returning ev_id'
-        || ') select array_agg(ev_id order by ev_id) from sent'
+        || ' select id, clock_timestamp(), $2, $3, payload from taken, unnest(ids, $4) as event (id, payload)'
+        || ') select ids from taken'
         into ids
         using q.queue_event_seq::regclass, txid, type_name, payloads;
-    if (select last_value from pgque.wake_flag) = 2 then
+    if pg_sequence_last_value('pgque.wake_flag') = 2 then
         perform pgque._wake_ticker();
     end if;
     return ids;

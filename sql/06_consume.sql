@@ -1,7 +1,7 @@
 -- Consuming: subscribe, receive, ack, seek, and PgQ's calls for the same.
 --
 -- Invariant: what ack covers is what the batch returned last, no more: a batch that was cut at
--- max_return ends at its last event (cur_upto), and the next one goes on from there in the same
+-- max_return ends where it was cut (cur_upto), and the next one goes on from there in the same
 -- window. A look for work takes no lock and writes nothing.
 
 create or replace function pgque._consumer_id(consumer text)
@@ -209,19 +209,30 @@ end
 $$;
 comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
 
-create or replace function pgque._extent(
-    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place bigint, upto bigint, max_return int
-)
-returns bigint
-language sql
+create or replace function pgque._read_batch(s pgque.span, batch_id bigint)
+returns setof pgque.message
+language plpgsql
 as $$
-    select case when count(*) = max_return then max(e.ev_id) else upto end
-    from pgque._events(q, owner, earlier, later, place, upto, max_return) e
+begin
+    if s.queue_id is null then
+        return;
+    end if;
+    begin
+        return query execute
+            'select ev_id, $2, ev_type, ev_data, ev_retry, ev_time, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
+            'from pgque._event_' || s.queue_id || '_events($1)'
+            using s, batch_id;
+        raise exception using errcode = 'PQUND'; -- as in _events
+    exception
+        when sqlstate 'PQUND' then null;
+    end;
+end
 $$;
-comment on function pgque._extent(pgque.queue, int, pgque.tick, pgque.tick, bigint, bigint, int) is
-    'Where an open batch would end if it were received again with this max_return. If that is elsewhere it gets a new id: '
-    'an ack by whoever received it before would else cover events that he has not seen, or fewer than he handled.';
+comment on function pgque._read_batch(pgque.span, bigint) is 'The events of a span as messages of a batch.';
 
+-- An ack by whoever received an open batch before would cover events that he has not seen, or fewer than
+-- he handled, if the batch now ended elsewhere. So where another max_return changes its extent it gets a
+-- new id.
 create or replace function pgque._receive(queue text, consumer text, max_return int, merged boolean)
 returns setof pgque.message
 language plpgsql
@@ -232,7 +243,8 @@ declare
     q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
-    m pgque.message;
+    span pgque.span;
+    batch_id bigint;
     rows int;
     moved boolean := false;
 begin
@@ -252,25 +264,19 @@ begin
             later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end);
             exit when later.tick_id is null;
         end if;
-        if c.cur_batch is not null and c.cur_upto is distinct from pgque._extent(
-            q, s.sub_id, earlier, later, c.cur_place, null, max_return)
-        then
-            c.cur_batch := null; -- another extent is another batch: see _extent
+        span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);
+        span := pgque._shorten(span, pgque._cut(span, max_return));
+        if c.cur_batch is not null and not pgque._same_place(c.cur_upto, span.upto) then
+            c.cur_batch := null;
         end if;
-        m.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
-        rows := 0;
-        for m.msg_id, m.created_at, m.retry_count, m.type, m.payload, m.extra1, m.extra2, m.extra3, m.extra4 in
-            select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
-            from pgque._events(q, s.sub_id, earlier, later, c.cur_place, null, max_return)
-        loop
-            rows := rows + 1;
-            return next m;
-        end loop;
+        batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
+        return query select * from pgque._read_batch(span, batch_id);
+        get diagnostics rows = row_count;
         if rows > 0 then
             if moved or c.cur_batch is null then
-                c.cur_batch := m.batch_id;
+                c.cur_batch := batch_id;
                 c.cur_next_tick := later.tick_id;
-                c.cur_upto := case when rows = max_return then m.msg_id end;
+                c.cur_upto := span.upto;
                 perform pgque._move(c);
             end if;
             return;
@@ -344,6 +350,22 @@ $$;
 comment on function pgque.ack(bigint) is
     'Finishes a batch, so that what it returned is never delivered to this consumer again: 1; 0 with a WARNING where '
     'the batch is not open.';
+
+create or replace function pgque.ack_or_fail(batch_id bigint)
+returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+begin
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    perform pgque._finish_batch(c, s);
+end
+$$;
+comment on function pgque.ack_or_fail(bigint) is
+    'ack for whoever commits without waiting for its answer: PQ003 where the batch is not open, so that nothing is committed.';
 
 create or replace function pgque.finish_batch(batch_id bigint)
 returns int

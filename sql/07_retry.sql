@@ -1,6 +1,6 @@
 -- Retries: nack, and the way back into the log.
 --
--- Invariant: nack reads the one event it is about, by its id, and moves nothing: the batch still has
+-- Invariant: nack reads the one event it is about, nack_many the batch once, and both move nothing: the batch still has
 -- to be acked. An event waits at most once per consumer (primary key of retry_queue). Maintenance
 -- puts what is due back into the log, for its owner alone, with its ev_id and ev_time.
 
@@ -9,30 +9,17 @@ returns pgque.retry_queue
 language plpgsql
 as $$
 declare
-    earlier pgque.tick := pgque._get_tick(s.sub_queue, c.cur_tick);
-    later pgque.tick := pgque._get_tick(s.sub_queue, c.cur_next_tick);
-    q pgque.queue;
+    span pgque.span := pgque._batch_span(c, s);
     e pgque.retry_queue;
 begin
-    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
-    if earlier.tick_floor is distinct from later.tick_floor
-        or event_id <= c.cur_place
-        or event_id > least(c.cur_upto, c.cur_end, later.tick_seq_after)
-    then
+    if span.queue_id is null then
         return e;
     end if;
     begin
-        execute format(
-            'select ev_id, ev_time, ev_txid, coalesce(ev_retry, 0), ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
-            'from %s '
-            'where ev_id = $1 and (ev_owner = $2 or (ev_owner is null and ev_id > $3)) '
-            'and not pg_visible_in_snapshot(ev_txid, $4) and pg_visible_in_snapshot(ev_txid, $5) '
-            'order by ev_retry desc nulls last limit 1', q.queue_data_pfx)
+        execute 'select * from pgque._event_' || span.queue_id || '_event($1, $2)'
             into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
                 e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-            using event_id,
-                case when earlier.tick_floor = q.queue_floor then coalesce(s.sub_group, s.sub_id) end,
-                earlier.tick_floor, earlier.tick_snapshot, later.tick_snapshot;
+            using span, event_id;
         raise exception using errcode = 'PQUND'; -- gives the locks on the log back, as in _events
     exception
         when sqlstate 'PQUND' then null;
@@ -95,6 +82,84 @@ comment on function pgque.nack(bigint, pgque.message, interval, text) is
     'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter. '
     'Trusts msg.msg_id alone. PQ003, PQ004. The batch still has to be acked.';
 
+create or replace function pgque.nack_many(
+    batch_id bigint, msg_ids bigint[], retry_after interval default '60 seconds', reasons text[] default null
+)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    e pgque.retry_queue;
+    max_retries int;
+    retry_at timestamptz := clock_timestamp() + coalesce(retry_after, interval '60 seconds');
+    done bigint[];
+    missing bigint;
+begin
+    if msg_ids is null then
+        raise exception 'msg_ids must not be null' using errcode = '22023';
+    elsif cardinality(reasons) <> cardinality(msg_ids) then
+        raise exception 'reasons must have one element for each of msg_ids' using errcode = '22023';
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    select q.queue_max_retries into max_retries from pgque.queue q where q.queue_id = s.sub_queue;
+    -- The whole batch is read once, and those that are wanted are found by a hash.
+    with wanted as materialized (
+        select distinct on (w.msg_id) w.msg_id, w.reason
+        from unnest(msg_ids, reasons) as w (msg_id, reason)
+        order by w.msg_id
+    ),
+    event as materialized (
+        select distinct on (b.ev_id) b.*, w.reason
+        from wanted w
+        join pgque._events(pgque._batch_span(c, s)) b on b.ev_id = w.msg_id
+        order by b.ev_id, b.ev_retry desc
+    ),
+    waiting as (
+        insert into pgque.retry_queue (
+            ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select
+            retry_at, s.sub_queue, ev_id, ev_time, ev_txid, coalesce(s.sub_group, s.sub_id), ev_retry + 1, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        from event
+        where ev_retry < max_retries
+        on conflict (ev_owner, ev_id) do nothing
+    ),
+    buried as (
+        insert into pgque.dead_letter (
+            dl_queue_id, dl_consumer_id, dl_reason, ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select
+            s.sub_queue, owner.sub_consumer, coalesce(reason, format('failed after %s retries', ev_retry)),
+            ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        from event
+        cross join pgque.subscriber owner
+        where ev_retry >= max_retries
+            and owner.sub_id = coalesce(s.sub_group, s.sub_id)
+        on conflict (dl_queue_id, dl_consumer_id, ev_id) do nothing
+    )
+    select array_agg(ev_id)
+    into done
+    from event;
+    if coalesce(cardinality(done), 0) < (select count(distinct w) from unnest(msg_ids) w) then
+        select w into missing from unnest(msg_ids) w where w <> all (coalesce(done, '{}')) limit 1;
+    end if;
+    if missing is not null or array_position(msg_ids, null) is not null then
+        raise exception 'msg_id % not found in batch %', coalesce(missing::text, '<NULL>'), batch_id
+            using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
+    end if;
+    return coalesce(cardinality(done), 0);
+end
+$$;
+comment on function pgque.nack_many(bigint, bigint[], interval, text[]) is
+    'nack for many messages of an open batch in one go: how many. All or none: PQ004 where one is not in the batch. '
+    'reasons has one element for each message, or is NULL.';
+
 create or replace function pgque.event_retry(batch_id bigint, event_id bigint, retry_time timestamptz)
 returns int
 language plpgsql security definer
@@ -150,7 +215,7 @@ begin
         ev_extra1, ev_extra2, ev_extra3, ev_extra4
     )
     select
-        clock_timestamp() + make_interval(secs => retry_seconds), s.sub_queue, ev_id, ev_time, ev_txid::text::xid8,
+        clock_timestamp() + make_interval(secs => retry_seconds), s.sub_queue, ev_id, ev_time, ev_txid,
         coalesce(s.sub_group, s.sub_id), ev_retry + 1, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
     from pgque._batch_events(batch_id)
     on conflict (ev_owner, ev_id) do nothing;
@@ -160,6 +225,56 @@ end
 $$;
 comment on function pgque.batch_retry(bigint, int) is
     'Lets every event of an open batch come back after so many seconds: how many do that did not wait already.';
+
+create or replace function pgque.ack_part(batch_id bigint, msg_ids bigint[])
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, true);
+    s pgque.subscriber;
+    cut text;
+    is_beginning boolean;
+    put_back int;
+begin
+    if msg_ids is null then
+        raise exception 'msg_ids must not be null' using errcode = '22023';
+    end if;
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    -- What was handled may be the beginning of the batch in the order of the log too. Then it is cut there.
+    select bool_and(e.is_done = (e.number <= e.done)), max(e.place) filter (where e.number = e.done), sum((not e.is_done)::int)
+    into is_beginning, cut, put_back
+    from (
+        select
+            row_number() over (order by b.ev_txid, b.ev_id) as number,
+            count(*) filter (where d.msg_id is not null) over () as done,
+            d.msg_id is not null as is_done,
+            format('(%s,%s)', b.ev_txid, b.ev_id) as place
+        from pgque._events(pgque._batch_span(c, s)) b
+        left join (select distinct unnest(msg_ids) as msg_id) d on d.msg_id = b.ev_id
+    ) e;
+    if put_back > 0 and is_beginning and cut is not null then
+        c.cur_upto := cut::pgque.place;
+    elsif put_back > 0 then
+        insert into pgque.retry_queue (
+            ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        )
+        select
+            clock_timestamp(), s.sub_queue, ev_id, ev_time, ev_txid, coalesce(s.sub_group, s.sub_id), ev_retry, ev_type, ev_data,
+            ev_extra1, ev_extra2, ev_extra3, ev_extra4
+        from pgque._events(pgque._batch_span(c, s))
+        where ev_id not in (select unnest(msg_ids))
+        on conflict (ev_owner, ev_id) do nothing;
+    end if;
+    perform pgque._finish_batch(c, s);
+    return coalesce(put_back, 0);
+end
+$$;
+comment on function pgque.ack_part(bigint, bigint[]) is
+    'Finishes a batch of which only these messages were handled: how many are left. They come again as they were, not as '
+    'retries. For a consumer that stops inside a batch. PQ003 where the batch is not open.';
 
 -- Back into the log
 

@@ -19,7 +19,7 @@ as $$
 begin
     return pgque._sequence_value(sequence_name);
 exception
-    when undefined_table then
+    when undefined_table or internal_error then
         return null; -- the queue is in a bad state, or is dropped in this moment
 end
 $$;
@@ -125,7 +125,7 @@ begin
         case when c.cur_batch is not null then c.cur_next_tick end,
         case
             when t.tick_id is not null and seq.value is not null
-                then greatest(seq.value - greatest(t.tick_seq_after, c.cur_place), 0)
+                then greatest(seq.value - greatest(t.tick_seq_after, (c.cur_place).id), 0)
         end
     from pgque.subscriber s
     join pgque.queue q on q.queue_id = s.sub_queue
@@ -191,8 +191,8 @@ begin
     select
         q.queue_name, n.co_name, earlier.tick_time, later.tick_time, earlier.tick_id, later.tick_id,
         clock_timestamp() - later.tick_time,
-        greatest(earlier.tick_event_seq, c.cur_place),
-        least(later.tick_event_seq, c.cur_upto, c.cur_end)
+        greatest(earlier.tick_event_seq, (c.cur_place).id),
+        least(later.tick_event_seq, (c.cur_upto).id, (c.cur_end).id)
         into queue_name, consumer_name, batch_start, batch_end, prev_tick_id, tick_id, lag, seq_start, seq_end
     from pgque.subscriber s
     join pgque.queue q on q.queue_id = s.sub_queue

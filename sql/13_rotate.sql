@@ -20,8 +20,21 @@ begin
             or exists (
                 select
                 from %1$s e
-                where e.ev_txid >= pg_snapshot_xmax(t.tick_snapshot)
-                    and (e.ev_owner is not null or e.ev_id > t.tick_floor)
+                where e.ev_owner is null
+                    and e.ev_txid >= pg_snapshot_xmax(t.tick_snapshot)
+                    and e.ev_id > t.tick_floor
+            )
+            or exists (
+                select
+                from pgque.subscriber s
+                cross join lateral (
+                    select
+                    from %1$s e
+                    where e.ev_owner = s.sub_id
+                        and e.ev_txid >= pg_snapshot_xmax(t.tick_snapshot)
+                    limit 1
+                ) put_back
+                where s.sub_queue = $1
             )
             or exists (
                 select
@@ -29,10 +42,23 @@ begin
                 cross join lateral (
                     select
                     from %1$s e
-                    where e.ev_txid = txid
-                        and (e.ev_owner is not null or e.ev_id > t.tick_floor)
+                    where e.ev_owner is null
+                        and e.ev_txid = txid
+                        and e.ev_id > t.tick_floor
                     limit 1
                 ) late
+            )
+            or exists (
+                select
+                from pg_snapshot_xip(t.tick_snapshot) as txid
+                join pgque.subscriber s on s.sub_queue = $1
+                cross join lateral (
+                    select
+                    from %1$s e
+                    where e.ev_owner = s.sub_id
+                        and e.ev_txid = txid
+                    limit 1
+                ) put_back_late
             )
         ), true)
         from (
@@ -84,7 +110,15 @@ begin
     execute format(
         'update pgque.queue set queue_history_tick = coalesce((
             select t.tick_id
-            from pgque.tick t, (select (select ev_txid from %1$s order by ev_txid desc limit 1)) newest (txid)
+            from pgque.tick t
+            cross join (
+                select max(greatest_of.txid::text::numeric)::text::xid8 -- there is no max(xid8) before PostgreSQL 15
+                from (
+                    (select ev_txid from %1$s where ev_owner is null order by ev_txid desc limit 1)
+                    union all
+                    select ev_txid from %1$s where ev_owner is not null
+                ) greatest_of (txid)
+            ) newest (txid)
             where t.tick_queue = $1
                 and t.tick_id >= $2
                 and t.tick_floor = $4
@@ -92,7 +126,9 @@ begin
                 and not exists (
                     select
                     from pg_snapshot_xip(t.tick_snapshot) as txid
-                    cross join lateral (select from %1$s e where e.ev_txid = txid limit 1) late
+                    cross join lateral (
+                        select from %1$s e where e.ev_owner is null and e.ev_txid = txid limit 1
+                    ) late
                 )
             order by t.tick_id
             limit 1

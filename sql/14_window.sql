@@ -55,15 +55,39 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return query select * from pgque._batch_events(batch_id);
+    return query
+    select
+        e.ev_id, e.ev_time, e.ev_txid::text::bigint, e.ev_retry, e.ev_type, e.ev_data,
+        e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+    from pgque._batch_events(batch_id) e;
 end
 $$;
 comment on function pgque.get_batch_events(bigint) is
     'The events that finish_batch(batch_id) will cover, by ev_id. PQ003 where the batch is not open.';
 
+create or replace function pgque._batch_span(c pgque.cursor, s pgque.subscriber)
+returns pgque.span
+language plpgsql
+as $$
+declare
+    q pgque.queue;
+begin
+    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
+    return pgque._span(
+        q,
+        coalesce(s.sub_group, s.sub_id),
+        pgque._get_tick(s.sub_queue, c.cur_tick),
+        pgque._get_tick(s.sub_queue, c.cur_next_tick),
+        c.cur_place,
+        c.cur_upto
+    );
+end
+$$;
+comment on function pgque._batch_span(pgque.cursor, pgque.subscriber) is 'The span that an open batch covers.';
+
 create or replace function pgque._batch_events(batch_id bigint)
 returns table (
-    ev_id bigint, ev_time timestamptz, ev_txid bigint, ev_retry int, ev_type text, ev_data text,
+    ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text,
     ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
 )
 language plpgsql
@@ -71,21 +95,9 @@ as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, false);
     s pgque.subscriber;
-    q pgque.queue;
 begin
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
-    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
-    return query
-    select *
-    from pgque._events(
-        q,
-        coalesce(s.sub_group, s.sub_id),
-        pgque._get_tick(s.sub_queue, c.cur_tick),
-        pgque._get_tick(s.sub_queue, c.cur_next_tick),
-        c.cur_place,
-        c.cur_upto,
-        null
-    );
+    return query select * from pgque._events(pgque._batch_span(c, s));
 end
 $$;
 comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';

@@ -155,11 +155,13 @@ begin
             and not pg_visible_in_snapshot(e.ev_txid, earlier.tick_snapshot)
             and case
                 when s.sub_group is null then
-                    c.cur_place is null or e.ev_id > c.cur_place or not pg_visible_in_snapshot(e.ev_txid, later.tick_snapshot)
+                    (c.cur_place).txid is null
+                    or (e.ev_txid, e.ev_id) > ((c.cur_place).txid, (c.cur_place).id)
+                    or not pg_visible_in_snapshot(e.ev_txid, later.tick_snapshot)
                 else
                     pg_visible_in_snapshot(e.ev_txid, later.tick_snapshot)
-                    and (c.cur_place is null or e.ev_id > c.cur_place)
-                    and (c.cur_end is null or e.ev_id <= c.cur_end)
+                    and ((c.cur_place).txid is null or (e.ev_txid, e.ev_id) > ((c.cur_place).txid, (c.cur_place).id))
+                    and ((c.cur_end).txid is null or (e.ev_txid, e.ev_id) <= ((c.cur_end).txid, (c.cur_end).id))
             end
         order by e.ev_owner, e.ev_id, e.ev_retry desc
         on conflict (ev_owner, ev_id) do nothing', q.queue_data_pfx)

@@ -29,6 +29,30 @@ end
 $$;
 comment on function pgque._raise_moved_on(text) is 'Raises 40001.';
 
+create or replace function pgque._ledger_child()
+returns bigint
+language sql volatile
+as $$
+    select coalesce(pg_sequence_last_value('pgque.ledger_child'), 0)
+$$;
+comment on function pgque._ledger_child() is
+    'The child of the ledger that is written to: 0 or 1. A sequence, since a row would have to be updated.';
+
+create or replace function pgque._ledger_was_truncated()
+returns boolean
+language sql volatile
+as $$
+    -- A plain query sees the catalog as of the transaction's snapshot, the function as it is.
+    select exists (
+        select
+        from pg_class c
+        where c.oid in ('pgque.cursor_0'::regclass, 'pgque.cursor_1'::regclass)
+            and c.relfilenode <> pg_relation_filenode(c.oid)
+    )
+$$;
+comment on function pgque._ledger_was_truncated() is
+    'For a transaction that is isolated from commits: whether rows that it should see went to the other child.';
+
 -- Cursors
 
 create or replace function pgque._move(inout c pgque.cursor)
@@ -42,7 +66,7 @@ begin
         -- cannot see is an error of its own (40001) under these isolation levels.
         insert into pgque.cursor_0 select c.* on conflict do nothing;
         insert into pgque.cursor_1 select c.* on conflict do nothing;
-    elsif (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+    elsif pgque._ledger_child() = 0 then
         insert into pgque.cursor_0 select c.*;
     else
         insert into pgque.cursor_1 select c.*;
@@ -59,7 +83,7 @@ declare
     c pgque.cursor;
 begin
     if not pgque._isolated_from_commits() then
-        if (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+        if pgque._ledger_child() = 0 then
             select * into c from pgque.cursor_0 t where t.cur_sub = subscriber_id order by t.cur_seq desc limit 1;
         else
             select * into c from pgque.cursor_1 t where t.cur_sub = subscriber_id order by t.cur_seq desc limit 1;
@@ -82,7 +106,7 @@ declare
     holder int;
 begin
     if not pgque._isolated_from_commits() then
-        if (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+        if pgque._ledger_child() = 0 then
             select t.cur_sub into holder from pgque.cursor_0 t where t.cur_batch = batch_id limit 1;
         else
             select t.cur_sub into holder from pgque.cursor_1 t where t.cur_batch = batch_id limit 1;
@@ -104,7 +128,7 @@ returns void
 language plpgsql
 as $$
 begin
-    if (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+    if pgque._ledger_child() = 0 then
         insert into pgque.tick_0 select t.*;
     else
         insert into pgque.tick_1 select t.*;
@@ -142,7 +166,7 @@ declare
     last pgque.tick;
 begin
     if not pgque._isolated_from_commits() then
-        if (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+        if pgque._ledger_child() = 0 then
             select * into last from pgque.tick_0 t where t.tick_queue = queue_id order by t.tick_id desc limit 1;
         else
             select * into last from pgque.tick_1 t where t.tick_queue = queue_id order by t.tick_id desc limit 1;
@@ -168,7 +192,7 @@ begin
         return null;
     end if;
     if not pgque._isolated_from_commits() then
-        if (select g.ledger_child from pgque.config g where g.singleton) = 0 then
+        if pgque._ledger_child() = 0 then
             select * into t from pgque.tick_0 k where k.tick_queue = queue_id and k.tick_id = _get_tick.tick_id;
         else
             select * into t from pgque.tick_1 k where k.tick_queue = queue_id and k.tick_id = _get_tick.tick_id;
@@ -196,7 +220,7 @@ returns setof pgque.tick
 language plpgsql volatile
 as $$
 declare
-    child int := (select g.ledger_child from pgque.config g where g.singleton);
+    child int := pgque._ledger_child();
 begin
     -- The start being in the current child, all that follows is.
     if not pgque._isolated_from_commits() then
@@ -283,36 +307,36 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    settings pgque.config;
-    other int;
+    current_child bigint;
+    other bigint;
     written bigint;
 begin
     perform pgque._need_read_committed('maint_rotate_ledger');
     perform pgque._after_restore();
-    select * into settings from pgque.config g where g.singleton for no key update skip locked;
-    if not found then
-        return 0;
+    if not pg_try_advisory_xact_lock(1885827448, 0) then
+        return 0; -- somebody else is at it
     end if;
-    other := 1 - settings.ledger_child;
+    current_child := pgque._ledger_child();
+    other := 1 - current_child;
     if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
         -- Written to until the last switch, and by those who had read the setting before it.
         if not pgque._lock_exclusively(format('pgque.tick_%1$s, pgque.cursor_%1$s', other)) then
             return 0;
         end if;
-        perform pgque._copy_ledger(other, settings.ledger_child);
+        perform pgque._copy_ledger(other::int, current_child::int);
         execute format('truncate table pgque.tick_%1$s, pgque.cursor_%1$s', other);
-        update pgque.config g
-        set ledger_kept_bytes = pg_relation_size(format('pgque.tick_%s', settings.ledger_child))
-            + pg_relation_size(format('pgque.cursor_%s', settings.ledger_child))
-        where g.singleton;
+        perform setval('pgque.ledger_kept_bytes', pg_relation_size(format('pgque.tick_%s', current_child))
+            + pg_relation_size(format('pgque.cursor_%s', current_child)));
         return 1;
     end if;
-    written := pg_relation_size(format('pgque.tick_%s', settings.ledger_child))
-        + pg_relation_size(format('pgque.cursor_%s', settings.ledger_child));
-    if written < settings.ledger_max_bytes + 2 * settings.ledger_kept_bytes then
+    written := pg_relation_size(format('pgque.tick_%s', current_child))
+        + pg_relation_size(format('pgque.cursor_%s', current_child));
+    if written < (select g.ledger_max_bytes from pgque.config g where g.singleton)
+        + 2 * coalesce(pg_sequence_last_value('pgque.ledger_kept_bytes'), 0)
+    then
         return 0;
     end if;
-    update pgque.config g set ledger_child = other where g.singleton;
+    perform setval('pgque.ledger_child', other);
     return 1;
 end
 $$;

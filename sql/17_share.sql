@@ -116,7 +116,8 @@ declare
     q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
-    message pgque.message;
+    span pgque.span;
+    batch_id bigint;
     rows int;
     moved boolean := false;
 begin
@@ -152,35 +153,27 @@ begin
                 exit when later.tick_id is null;
             end if;
         end if;
-        if c.cur_batch is not null and c.cur_upto is distinct from pgque._extent(
-            q, m.sub_group, earlier, later, c.cur_place, c.cur_end, max_return)
-        then
-            c.cur_batch := null; -- another extent is another batch: see _extent
+        span := pgque._span(
+            q, m.sub_group, earlier, later,
+            case when c.cur_next_tick is not null then c.cur_place else g.cur_place end, c.cur_end);
+        span := pgque._shorten(span, pgque._cut(span, max_return));
+        if c.cur_batch is not null and not pgque._same_place(c.cur_upto, span.upto) then
+            c.cur_batch := null; -- another extent is another batch: see _receive
         end if;
-        message.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
-        rows := 0;
-        for message.msg_id, message.created_at, message.retry_count, message.type, message.payload,
-            message.extra1, message.extra2, message.extra3, message.extra4 in
-            select ev_id, ev_time, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
-            from pgque._events(
-                q, m.sub_group, earlier, later,
-                case when c.cur_next_tick is not null then c.cur_place else g.cur_place end,
-                c.cur_end, max_return)
-        loop
-            rows := rows + 1;
-            return next message;
-        end loop;
+        batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
+        return query select * from pgque._read_batch(span, batch_id);
+        get diagnostics rows = row_count;
         if c.cur_next_tick is null then
             -- A new piece: the group goes on behind it.
             if rows > 0 then
                 c.cur_tick := g.cur_tick;
                 c.cur_next_tick := later.tick_id;
                 c.cur_place := g.cur_place;
-                c.cur_end := case when rows = max_return then message.msg_id end;
+                c.cur_end := span.upto;
             end if;
-            if rows = max_return then
+            if (span.upto).txid is not null then
                 g.cur_next_tick := later.tick_id;
-                g.cur_place := message.msg_id;
+                g.cur_place := span.upto;
             else
                 if rows = 0 and moved then
                     later := pgque._pass_over_nothing(q, m.sub_group, later);
@@ -193,8 +186,8 @@ begin
         end if;
         if rows > 0 then
             if c.cur_batch is null then
-                c.cur_batch := message.batch_id;
-                c.cur_upto := case when rows = max_return then message.msg_id else c.cur_end end;
+                c.cur_batch := batch_id;
+                c.cur_upto := span.upto;
                 perform pgque._move(c);
             end if;
             exit;

@@ -32,5 +32,12 @@ begin
             execute format('alter function %s set %s', function, setting);
         end loop;
     end loop;
+    -- What is nacked is looked for in the whole batch at once.
+    foreach function in array array[
+        'pgque.nack_many(bigint, bigint[], interval, text[])', 'pgque.ack_part(bigint, bigint[])'
+    ]::regprocedure[] loop
+        execute format('alter function %s set enable_hashjoin = on', function);
+        execute format('alter function %s set enable_nestloop = off', function);
+    end loop;
 end
 $$;

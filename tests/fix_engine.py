@@ -186,10 +186,11 @@ def rotate(conn: Connection, queue: str) -> int:
 
 def rotate_ledger(conn: Connection) -> bool:
     """Switch to the other child of the ledger and empty the one before: whether it came to that."""
-    current = "select ledger_child from pgque.config"
+    current = "select pgque._ledger_child()"
     before = value(conn, current)
     for _ in range(3):
-        conn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
+        conn.execute("update pgque.config set ledger_max_bytes = 0")
+        conn.execute("select setval('pgque.ledger_kept_bytes', 0)")
         value(conn, "select pgque.maint_rotate_ledger()")
         size = (
             f"select pg_relation_size('pgque.cursor_{before}') "

@@ -217,6 +217,26 @@ def test_send_and_receive(
     assert client.receive(queue, consumer) == []
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_created_at_is_the_time_of_the_event_in_utc(
+    autoconn: psycopg.Connection[Any],
+    queue: str,
+    consumer: str,
+    tick: Callable[[], None],
+    zone: str,
+) -> None:
+    client = PgqueClient(autoconn)
+    client.conn.execute("select set_config('TimeZone', %s, false)", [zone])
+    client.send(queue, "x")
+    tick()
+    (received,) = client.receive(queue, consumer)
+    row = client.conn.execute(
+        "select ev_time from pgque.get_batch_events(%s)", [received.batch_id]
+    ).fetchone()
+    assert row == (received.created_at,)
+    assert received.created_at.tzinfo is timezone.utc
+
+
 def test_send_is_part_of_the_transaction(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
@@ -471,6 +491,42 @@ def test_nack_names_what_is_not_there(
     client.conn.rollback()
     with pytest.raises(pgque.PgqueMessageNotFound, match="msg_id 999 not found in batch"):
         client.nack(received.batch_id, message(999))
+
+
+def test_nack_many(
+    client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
+) -> None:
+    client.set_queue_config(queue, "max_retries", 0)
+    client.send_batch(queue, "t", ["a", "b", "c", "d"])
+    client.conn.commit()
+    tick()
+    a, _, c, d = client.receive(queue, consumer)
+    assert client.nack_many(a.batch_id, [a, c], 0, ["NUL \0, surrogate \ud800", None]) == 2
+    assert client.nack_many(a.batch_id, (d,), timedelta(0)) == 1
+    assert client.nack_many(a.batch_id, []) == 0
+    assert client.ack(a.batch_id) == 1
+    dead = {letter.ev_id: letter.dl_reason for letter in client.dead_letters(queue)}
+    assert dead.keys() == {a.msg_id, c.msg_id, d.msg_id}
+    assert dead[a.msg_id] == "NUL \\x00, surrogate \\ud800"
+
+
+def test_nack_many_is_all_or_none(
+    client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
+) -> None:
+    client.send_batch(queue, "t", ["a", "b"])
+    client.conn.commit()
+    tick()
+    a, b = client.receive(queue, consumer)
+    for batch_id, messages, reasons, error in (
+        (a.batch_id, [a, message(999)], None, pgque.PgqueMessageNotFound),
+        (12345, [a], None, pgque.PgqueBatchNotFound),
+        (a.batch_id, [a, b], ["only one"], pgque.PgqueInvalidArgument),
+    ):
+        with pytest.raises(error), client.conn.transaction():
+            client.nack_many(batch_id, messages, 0, reasons)
+    with pytest.raises(pgque.PgqueInvalidArgument, match="retry_after must be"):
+        client.nack_many(a.batch_id, [a], float("nan"))
+    assert client.conn.execute("select count(*) from pgque.retry_queue").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("retry_after", [float("nan"), float("inf"), 1e30, "soon", None])

@@ -10,6 +10,7 @@ import pytest
 
 import pgque
 from pgque import Consumer, Message, PgqueClient
+from pgque.batches import Batches
 from tests.running import eventually, process, running
 
 
@@ -104,6 +105,34 @@ def test_a_message_whose_handler_never_succeeds_is_a_dead_letter_with_the_reason
         eventually(lambda: client.dead_letters(queue))
     [dead] = client.dead_letters(queue)
     assert (dead.ev_id, dead.dl_reason, dead.ev_retry) == (sent, "ValueError: no such order", 1)
+
+
+def test_a_nack_that_fails_leaves_the_batch_unacked(client, new, queue, autoconn):
+    autoconn.execute("create table handled (id bigint)")
+    autoconn.execute(
+        "create function refuse() returns trigger language plpgsql as "
+        "$$ begin raise exception 'no retries today'; end $$"
+    )
+    autoconn.execute(
+        "create trigger refuse before insert on pgque.retry_queue execute function refuse()"
+    )
+    consumer = new()
+    seen: list[int] = []
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        seen.append(msg.json())
+        client.conn.execute("insert into handled values (%s)", [msg.json()])
+        if msg.json() == 1:
+            raise ValueError("refused")
+
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        client.send_batch(queue, "default", range(3))
+        eventually(lambda: len(seen) >= 6, "a second attempt at the batch")
+        assert autoconn.execute("select * from handled").fetchall() == []
+        autoconn.execute("drop trigger refuse on pgque.retry_queue")
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (2,))
 
 
 def test_a_handler_that_hides_an_error_of_the_database_counts_as_failed(client, new, queue):
@@ -274,6 +303,166 @@ def test_stop_in_a_batch_acks_what_was_handled_and_leaves_the_rest(client, new, 
         thread.join()
     assert got == [0, 1, 2, 3]
     assert [m.json() for m in client.receive(queue, consumer._name)] == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_batch_received_while_it_was_stopped_is_given_back_unhandled(
+    client, new, queue, monkeypatch, autoconn
+):
+    client.send_batch(queue, "default", range(10))
+    client.ticker(queue)
+    got: list[int] = []
+    consumer = new(max_messages=5)
+    consumer.on("default")(lambda msg: got.append(msg.json()))
+    finish_for_next = Batches.finish_for_next
+
+    def stopped_meanwhile(batches: Batches, batch_id: int) -> list[Message]:
+        messages = finish_for_next(batches, batch_id)
+        assert len(messages) == 5
+        consumer.stop()
+        return messages
+
+    monkeypatch.setattr(Batches, "finish_for_next", stopped_meanwhile)
+    with running(consumer) as thread:
+        thread.join()
+    assert got == [0, 1, 2, 3, 4]
+    [info] = client.consumer_info(queue)
+    assert info.current_batch is None
+    assert [m.json() for m in client.receive(queue, consumer._name)] == [5, 6, 7, 8, 9]
+
+
+def test_p3_a_batch_that_was_taken_over_meanwhile_leaves_nothing_behind(
+    client, new, queue, autoconn, caplog, monkeypatch
+):
+    autoconn.execute("create table handled (id bigint)")
+    consumer = new(max_messages=5)
+    stolen = threading.Event()
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s)", [msg.json()])
+        if not stolen.is_set():
+            stolen.set()
+            client.ack(msg.batch_id)  # so that the consumer's own finds it gone
+
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        client.send_batch(queue, "default", range(10))
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (10,))
+    rows = autoconn.execute("select id from handled order by id").fetchall()
+    assert [row[0] for row in rows] == list(range(10))
+    assert "was taken over" in caplog.text
+    assert "transaction in progress" not in caplog.text
+
+
+def test_a_commit_that_fails_is_no_ack(client, new, queue, autoconn):
+    autoconn.execute("create table parent (id bigint primary key)")
+    autoconn.execute(
+        "create table child (id bigint references parent deferrable initially deferred)"
+    )
+    consumer = new()
+    attempts: list[int] = []
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        attempts.append(msg.msg_id)
+        client.conn.execute("insert into child values (7)")
+
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        client.send(queue, "x")
+        eventually(lambda: len(attempts) > 1, "a second attempt")
+        assert autoconn.execute("select count(*) from child").fetchone() == (0,)
+        autoconn.execute("insert into parent values (7)")
+        eventually(lambda: autoconn.execute("select count(*) from child").fetchone() == (1,))
+    assert len(set(attempts)) == 1
+
+
+def test_a_connection_that_dies_before_the_ack_loses_nothing(client, new, queue, autoconn):
+    autoconn.execute("create table handled (id bigint)")
+    consumer = new()
+    attempts: list[int] = []
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s)", [msg.json()])
+        attempts.append(msg.json())
+        if len(attempts) == 3:
+            autoconn.execute(
+                "select pg_terminate_backend(%s, 5000)", [client.conn.info.backend_pid]
+            )
+
+    with running(consumer):
+        eventually(lambda: consumer._received_once)
+        client.send_batch(queue, "default", range(3))
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (3,))
+
+
+def test_who_waits_holds_no_transaction(client, new, queue, autoconn):
+    consumer = new()
+    got: list[Message] = []
+    consumer.on("default")(got.append)
+    idle = (
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        "and state like 'idle in transaction%' or backend_xmin is not null "
+        "and pid <> pg_backend_pid() and datname = current_database()"
+    )
+    with running(consumer):
+        for n in range(1, 4):
+            client.send(queue, n)
+            eventually(lambda n=n: len(got) == n)
+            eventually(lambda: autoconn.execute(idle).fetchone() == (0,))
+
+
+def test_the_other_process_of_a_name_takes_over_at_once(client, new, queue):
+    got: list[tuple[str, int]] = []
+    consumers = {name: new(max_messages=2) for name in ("a", "b")}
+    for name, consumer in consumers.items():
+
+        def handle(msg: Message, name: str = name) -> None:
+            got.append((name, msg.json()))
+            time.sleep(0.01)
+
+        consumer.on("default")(handle)
+    with running(consumers["b"]):
+        with running(consumers["a"]):
+            client.send_batch(queue, "default", range(300))
+            eventually(lambda: len(got) >= 20)
+        eventually(lambda: len(got) == 300)
+    assert [n for _, n in got] == list(range(300))
+    assert got[-1][0] == "b"
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+@pytest.mark.parametrize("subconsumer", [None, "member"])
+def test_every_way_of_talking_to_the_server_does_the_same(
+    client, queue, dsn, consumer, monkeypatch, autoconn, pipelined, subconsumer, caplog
+):
+    autoconn.execute("create table handled (id bigint, attempt int)")
+    monkeypatch.setattr("psycopg.Pipeline.is_supported", lambda: pipelined)
+    name = consumer if subconsumer is None else "group"
+    worker = Consumer(
+        dsn, queue=queue, name=name, subconsumer=subconsumer, max_messages=7, retry_after=0
+    )
+    plain: list[int] = []
+
+    @worker.on("client")
+    def with_client(msg: Message, client: PgqueClient) -> None:
+        client.conn.execute("insert into handled values (%s, %s)", [msg.json(), msg.retry_count])
+        if msg.json() % 5 == 0 and msg.retry_count == 0:
+            raise ValueError("not yet")
+
+    worker.on("*")(lambda msg: plain.append(msg.json()))
+    with running(worker):
+        eventually(lambda: worker._received_once)
+        for start in range(0, 60, 20):
+            client.send_batch(queue, "client", range(start, start + 20))
+            client.send_batch(queue, "plain", range(start, start + 20))
+        eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (60,))
+        eventually(lambda: len(plain) == 60)
+    rows = autoconn.execute("select id, attempt from handled order by id").fetchall()
+    assert rows == [(n, int(n % 5 == 0)) for n in range(60)]
+    assert plain == list(range(60))
+    assert "WARNING" not in {r.levelname for r in caplog.records if r.name == "psycopg"}
 
 
 def test_stop_before_start_has_an_effect(new):

@@ -206,11 +206,14 @@ def test_p7_many_redeliveries_are_read_in_pieces_too(autoconn, queue, consumer):
     for _ in range(6):
         costs.append(buffers(autoconn, f"receive('{queue}', '{consumer}', 10)"))
         batch = receive(autoconn, queue, consumer, 10)
+        assert ids(batch) == sorted(ids(batch))
         got += ids(batch)
         ack(autoconn, batch)
     assert max(costs[1:]) < 400, costs
     got += ids(drain(autoconn, queue, consumer, 3000))
-    assert got == list(range(1, 2 * count + 1))
+    # Each piece by id; the pieces by transaction, so first what the first maintenance put back.
+    assert got[:60] == list(range(1, 121, 2))
+    assert sorted(got) == list(range(1, 2 * count + 1))
 
 
 def test_p7_a_nack_reads_one_event_however_large_the_batch(autoconn, queue, consumer):

@@ -24,7 +24,8 @@ from tests.running import eventually
 
 ROLES = ["pgque_admin", "pgque_reader", "pgque_writer"]
 STATE = """
-    select (select count(*) from pg_proc where pronamespace = 'pgque'::regnamespace),
+    select (select count(*) from pg_proc
+            where pronamespace = 'pgque'::regnamespace and proname !~ '^_event_[0-9]'),
            (select count(*) from pg_class where relnamespace = 'pgque'::regnamespace),
            (select schema_version from pgque.config)
 """

@@ -4,7 +4,7 @@ import copy
 import enum
 import json
 import pickle
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -158,6 +158,53 @@ def test_batch_names_the_payload_that_is_wrong() -> None:
         encode_payloads([Event("a")])
 
 
+class Text(str):
+    def __str__(self) -> str:
+        return "no"
+
+
+@given(st.lists(json_values | st.text()))
+def test_a_batch_is_encoded_as_its_payloads_are(payloads: list[Any]) -> None:
+    try:
+        texts = [encode_payload(payload) for payload in payloads]
+    except PgquePayloadError:
+        for bad in (payloads, tuple(payloads), iter(payloads)):
+            with pytest.raises(PgquePayloadError):
+                encode_payloads(bad)
+    else:
+        assert encode_payloads(payloads) == texts
+        assert encode_payloads(tuple(payloads)) == texts
+        assert encode_payloads(iter(payloads)) == texts
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        ["\\u00", "00"],
+        ["a", "\\u0000", {"a": "\\\\u0000"}],
+        [Text("yes"), "x"],
+        [Text("yes"), {"a": 1}],
+        [{}, (), [], None, True, 1.5, 10**30, -0.0, {"é": ["\u2028"]}],
+        [],
+    ],
+)
+def test_a_batch_is_encoded_as_its_payloads_are_in_corners(payloads: list[Any]) -> None:
+    texts = encode_payloads(payloads)
+    assert texts == [encode_payload(payload) for payload in payloads]
+    assert {type(text) for text in texts} <= {str}
+
+
+def test_a_batch_needs_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert encode_payloads([{"a": [1]}, "b"]) == ['{"a":[1]}', "b"]
+
+
+@pytest.mark.parametrize("payload", [circle, deep, float("nan"), {"a": float("inf")}, Unknown()])
+def test_a_batch_refuses_what_a_single_send_refuses(payload: Any) -> None:
+    with pytest.raises(PgquePayloadError, match="payload 1 "):
+        encode_payloads([{"a": 1}, payload])
+
+
 @pytest.mark.parametrize("payloads", [None, "text", b"bytes", {"a": 1}, 5, Event([])])
 def test_batch_takes_a_list(payloads: Any) -> None:
     with pytest.raises(PgqueInvalidArgument, match="list of payloads"):
@@ -218,6 +265,34 @@ def test_messages_are_values() -> None:
     assert pickle.loads(pickle.dumps(received)) == received
     assert copy.deepcopy(received) == received
     assert not hasattr(received, "__dict__")
+
+
+def test_created_at_is_made_of_the_servers_number_at_the_first_look() -> None:
+    received = Message(7, 3, "default", "{}", 0, 820_540_800_000_001)  # type: ignore[arg-type]
+    at = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=1)
+    assert received == Message(7, 3, "default", "{}", 0, at)
+    assert received.created_at == at
+    assert received.created_at.tzinfo is timezone.utc
+    assert received.created_at is received.created_at
+    assert pickle.loads(pickle.dumps(received)).created_at == at
+
+
+def test_created_at_as_it_was_given() -> None:
+    assert message().created_at is NOW
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "moment"),
+    [
+        (-(2**63), datetime.min),
+        (2**63 - 1, datetime.max),
+        (300_000_000_000_000_000, datetime.max),
+        (-1, datetime(1999, 12, 31, 23, 59, 59, 999_999)),
+    ],
+)
+def test_created_at_that_python_has_no_year_for(microseconds: int, moment: datetime) -> None:
+    received = Message(7, 3, "default", "{}", 0, microseconds)  # type: ignore[arg-type]
+    assert received.created_at == moment.replace(tzinfo=timezone.utc)
 
 
 def test_repr_is_short() -> None:

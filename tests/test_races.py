@@ -130,7 +130,7 @@ def keep_rotating(conn: Connection, queue: str, done: Done) -> int:
     rotated = 0
     while not done():
         rotated += value(conn, "select pgque.maint_rotate_tables_step1(%s)", queue)
-        conn.execute("update pgque.config set ledger_kept_bytes = 0")
+        conn.execute("select setval('pgque.ledger_kept_bytes', 0)")
         rotated += value(conn, "select pgque.maint_rotate_ledger()")
         time.sleep(0.01)
     return rotated
@@ -171,6 +171,7 @@ def test_p1_p2_p4_p5_four_tickers_and_eight_producers_every_event_once(
         value(autoconn, "select pgque.subscribe_subconsumer(%s, 'group', %s)", queue, member)
     configure(autoconn, queue, rotation_period="1 microsecond")
     autoconn.execute("update pgque.config set ledger_max_bytes = 0")
+    autoconn.execute("select setval('pgque.ledger_kept_bytes', 0)")
     producers = [Producer(connect(), queue, n, done) for n in range(8)]
     sending = [Thread(producer.run) for producer in producers]
     ticking = [Thread(keep_ticking, connect(autocommit=True), queue, n < 2, done) for n in range(4)]

@@ -231,7 +231,8 @@ def test_p5_rotation_under_constant_readers(connect, autoconn, queue, consumer):
         reader.commit()
         assert receive(reader, queue, name)
         rotated += rotate(autoconn, queue)
-        autoconn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
+        autoconn.execute("update pgque.config set ledger_max_bytes = 0")
+        autoconn.execute("select setval('pgque.ledger_kept_bytes', 0)")
         switched += value(autoconn, "select pgque.maint_rotate_ledger()")
     assert rotated >= 6
     assert switched >= 3
@@ -343,6 +344,7 @@ def test_p5_consumers_tickers_and_rotations_at_once(connect, autoconn, queue, co
     subscribe(autoconn, queue, "whole")
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
     autoconn.execute("update pgque.config set ledger_max_bytes = 0")
+    autoconn.execute("select setval('pgque.ledger_kept_bytes', 0)")
     configure(autoconn, queue, rotation_period="1 microsecond")
     count = 3_000 if LONG else 400
     done = []
@@ -356,7 +358,7 @@ def test_p5_consumers_tickers_and_rotations_at_once(connect, autoconn, queue, co
         while not done:
             tick(conn, queue)
             rotated += value(conn, "select pgque.maint_rotate_tables_step1(%s)", queue)
-            conn.execute("update pgque.config set ledger_kept_bytes = 0")
+            conn.execute("select setval('pgque.ledger_kept_bytes', 0)")
             value(conn, "select pgque.maint_rotate_ledger()")
         return rotated
 
@@ -391,7 +393,8 @@ def test_p3_ticks_and_positions_seen_during_a_rotation_are_the_newest(connect, a
     send(autoconn, queue, "first")
     settle(autoconn, queue)
     newest = value(autoconn, "select max(tick_id) from pgque.tick")
-    autoconn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
+    autoconn.execute("update pgque.config set ledger_max_bytes = 0")
+    autoconn.execute("select setval('pgque.ledger_kept_bytes', 0)")
     assert value(autoconn, "select pgque.maint_rotate_ledger()") == 1
     rotating = connect()
     assert value(rotating, "select pgque.maint_rotate_ledger()") == 1

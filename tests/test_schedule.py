@@ -49,7 +49,8 @@ def test_maint_does_retries_rotation_and_the_ledger_and_counts_them(autoconn, qu
     nack(autoconn, message)
     ack(autoconn, message.batch_id)
     configure(autoconn, queue, rotation_period="1 microsecond")
-    autoconn.execute("update pgque.config set ledger_max_bytes = 0, ledger_kept_bytes = 0")
+    autoconn.execute("update pgque.config set ledger_max_bytes = 0")
+    autoconn.execute("select setval('pgque.ledger_kept_bytes', 0)")
     assert value(autoconn, "select pgque.maint()") == 3
     assert value(autoconn, "select pgque.maint_rotate_ledger()") == 1
     assert len(drain(autoconn, queue, consumer)) == 1

@@ -38,7 +38,7 @@ def measure_horizon(context: Context) -> list[Row]:
 
 
 def _cycles(context: Context) -> list[Row]:
-    count = context.pick(50_000, 3_000, 60)
+    count = 2_000 if context.brief else context.pick(50_000, 3_000, 60)
     part = context.pick(1_000, 500, 20)
     ours = Ours(context.dsn)
     ours.set_up()

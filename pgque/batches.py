@@ -1,0 +1,110 @@
+"""A consumer's batches: what ends one goes to the server together with the call for the next.
+
+Invariant: nothing of a batch is committed unless its ack succeeded. `pgque.ack_or_fail` raises
+where the batch is not open any more, and the server then skips the COMMIT that is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from pgque.calls import new_cursor
+from pgque.errors import mapped
+from pgque.message import Message
+from pgque.receiving import read
+
+if TYPE_CHECKING:
+    from pgque.receiving import Rows
+
+
+class Batches:
+    """The batches of one consumer, one after the other, on an autocommit connection.
+
+    :param conn: of this consumer alone; transactions on it are begun and ended here.
+    :param ask: sends the call for the next batch.
+    :param lock: whether a batch is received in the transaction in which it is handled, and so kept
+        from the other processes of this name. Else it is received in one of its own.
+    :param pipelined: whether statements may go to the server together.
+    """
+
+    def __init__(
+        self,
+        conn: psycopg.Connection[Any],
+        ask: Callable[[], Rows],
+        *,
+        lock: bool,
+        pipelined: bool,
+    ) -> None:
+        self._conn = conn
+        self._ask = ask
+        self._lock = lock
+        self._pipelined = pipelined and psycopg.Pipeline.is_supported()
+
+    def next(self) -> list[Message]:
+        """Return the next batch, an empty list where nothing is ready."""
+        with mapped:
+            with self._together():
+                rows = self._start()
+            return self._opened(rows)
+
+    def begin(self) -> None:
+        """Begin the transaction in which the batch is handled, if it has not begun."""
+        if self._conn.pgconn.transaction_status == TransactionStatus.IDLE:
+            with mapped:
+                self._begin()
+
+    def finish(self, batch_id: int, handled: Sequence[Message]) -> None:
+        """Ack what was handled of a batch, leave the rest, and commit what was done.
+
+        :raises PgqueBatchNotFound: where it is not open any more: `abandon` then undoes all of it.
+        """
+        with mapped:
+            self.begin()
+            ids = [message.msg_id for message in handled]
+            call = "select pgque.ack_part(%s::bigint, %b::bigint[])"
+            new_cursor(self._conn).execute(call, (batch_id, ids))
+            self._conn.commit()
+
+    def finish_for_next(self, batch_id: int) -> list[Message]:
+        """Ack a batch, commit what was done for it, and return the next one.
+
+        :raises PgqueBatchNotFound: as `finish`.
+        """
+        with mapped:
+            with self._together():
+                self._finish(batch_id)
+                rows = self._start()
+            return self._opened(rows)
+
+    def abandon(self) -> None:
+        """Roll back what is open, if something is."""
+        with mapped:
+            self._conn.rollback()
+
+    def _together(self) -> AbstractContextManager[object]:
+        return self._conn.pipeline() if self._pipelined else nullcontext()
+
+    def _begin(self) -> None:
+        self._conn.execute("begin isolation level read committed", prepare=False)
+
+    def _start(self) -> Rows:
+        if self._lock:
+            self._begin()
+        return self._ask()
+
+    def _opened(self, rows: Rows) -> list[Message]:
+        messages = read(rows)
+        if not messages:
+            self._conn.commit()  # who waits holds nothing
+        return messages
+
+    def _finish(self, batch_id: int) -> None:
+        if self._conn.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._begin()
+        new_cursor(self._conn).execute("select pgque.ack_or_fail(%s::bigint)", (batch_id,))
+        self._conn.execute("commit", prepare=False)

@@ -1,0 +1,183 @@
+-- Functions of each log, so that its queries are planned once in a session and not at every call.
+--
+-- Invariant: they read a log through its parent, in the order of (ev_txid, ev_id), along the one index
+-- that holds each row: (ev_txid, ev_id) for what was sent, (ev_owner, ev_txid, ev_id) for what was put
+-- back for one owner. A span has up to four arms: sent or put back, by transactions that began between
+-- the two ticks (a range of the index) or that were late (by value, one probe each). A large window is
+-- so read in pieces without sorting it, and an old transaction costs one probe. What is read together is
+-- returned by ev_id.
+
+create or replace function pgque._span_arms(
+    log text, columns text, late boolean, condition text, tail text, sent_span text default 's'
+)
+returns text
+language sql immutable
+as $$
+    select string_agg(
+        format('(%s)', replace(replace(replace(arm, '{of_owner}', of_owner), '{span}', span), '{sorting}', sorting)), ' union all ')
+    from (values
+        ('e.ev_owner is null and e.ev_id > s.floor', sent_span, 'e.ev_txid, e.ev_id'),
+        ('e.ev_owner = s.owner', 's', 'e.ev_owner, e.ev_txid, e.ev_id')
+    ) source (of_owner, span, sorting)
+    cross join lateral (
+        select format(
+            'select %s from %s e where {of_owner} '
+            'and (e.ev_txid, e.ev_id) > (({span}.after).txid, ({span}.after).id) '
+            'and (e.ev_txid, e.ev_id) <= (({span}.until).txid, ({span}.until).id) '
+            'and pg_visible_in_snapshot(e.ev_txid, s.snapshot) '
+            'and e.ev_id <= s.last_id %s %s',
+            columns, log, condition, tail)
+        union all
+        select format(
+            'select event.* from unnest(s.late) as late (txid) cross join lateral ('
+            'select %s from %s e where {of_owner} and e.ev_txid = late.txid '
+            'and (s.place is null or late.txid >= (s.place).txid) '
+            'and (s.upto is null or late.txid <= (s.upto).txid) '
+            'and e.ev_id > case when late.txid = (s.place).txid then (s.place).id else -1 end '
+            'and e.ev_id <= case when late.txid = (s.upto).txid then (s.upto).id else s.last_id end %s %s'
+            ') event',
+            columns, log, condition, tail)
+        where late
+    ) arms (arm)
+$$;
+comment on function pgque._span_arms(text, text, boolean, text, text, text) is
+    'The union of queries that reads a span s of a log, without or with late transactions.';
+
+create or replace function pgque._make_log_functions(queue_id int)
+returns void
+language plpgsql
+as $$
+declare
+    log text := 'pgque.event_' || queue_id;
+    functions text := 'pgque._event_' || queue_id;
+    columns constant text := 'e.ev_id, e.ev_time, e.ev_txid, coalesce(e.ev_retry, 0), e.ev_type, e.ev_data, '
+        'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
+    result constant text := 'table (ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text, '
+        'ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text)';
+    keys constant text := 'e.ev_txid, e.ev_id';
+    fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
+    in_order constant text := 'order by {sorting} limit skip + take';
+begin
+    execute format(
+        'create or replace function %s_events(s pgque.span) returns %s language plpgsql as $body$
+        #variable_conflict use_column
+        begin
+            if s.late = ''{}'' then
+                return query select * from (%s) event order by 1;
+            else
+                return query select * from (%s) event order by 1;
+            end if;
+        end
+        $body$', functions, result,
+        pgque._span_arms(log, columns, false, '', fence), pgque._span_arms(log, columns, true, '', fence));
+    -- In a log that is read as it was written ids grow with transactions, so the one that is wanted is found
+    -- by bisection: there, or near there where transactions ran side by side, or else anywhere.
+    execute format(
+        'create or replace function %s_near(s pgque.span, wanted bigint, width int) returns pgque.span language plpgsql as $body$
+        declare
+            low bigint := (s.after).txid::text;
+            high bigint := (s.until).txid::text;
+            middle bigint;
+            p pgque.place;
+        begin
+            while high - low > 1 loop
+                middle := (low + high) / 2;
+                select e.ev_txid, e.ev_id into p
+                from %s e
+                where e.ev_owner is null
+                    and (e.ev_txid, e.ev_id) > (middle::text::xid8, -1)
+                    and (e.ev_txid, e.ev_id) <= ((s.until).txid, (s.until).id)
+                order by e.ev_txid, e.ev_id
+                limit 1;
+                if p.id <= wanted then
+                    low := p.txid::text;
+                else
+                    high := middle;
+                end if;
+            end loop;
+            if width = 0 then
+                s.after := (low::text::xid8, wanted - 1);
+                s.until := (low::text::xid8, wanted);
+                return s;
+            end if;
+            if (greatest(low - width, 0)::text::xid8, -1::bigint) > ((s.after).txid, (s.after).id) then
+                s.after := (greatest(low - width, 0)::text::xid8, -1);
+            end if;
+            if ((low + width)::text::xid8, -1::bigint) < ((s.until).txid, (s.until).id) then
+                s.until := ((low + width)::text::xid8, -1);
+            end if;
+            return s;
+        end
+        $body$', functions, log);
+    execute format(
+        'create or replace function %1$s_event(s pgque.span, wanted bigint) returns %2$s language plpgsql as $body$
+        #variable_conflict use_column
+        declare
+            near pgque.span;
+            width int;
+        begin
+            if s.at_most > 2000 or s.at_most is null then
+                foreach width in array ''{0,20}''::int[] loop
+                    near := %1$s_near(s, wanted, width);
+                    return query select * from (%3$s) event order by 4 desc limit 1;
+                    if found then
+                        return;
+                    end if;
+                end loop;
+            end if;
+            if s.late = ''{}'' then
+                return query select * from (%4$s) event order by 4 desc limit 1;
+            else
+                return query select * from (%5$s) event order by 4 desc limit 1;
+            end if;
+        end
+        $body$', functions, result,
+        pgque._span_arms(log, columns, true, 'and e.ev_id = wanted', fence, 'near'),
+        pgque._span_arms(log, columns, false, 'and e.ev_id = wanted', fence),
+        pgque._span_arms(log, columns, true, 'and e.ev_id = wanted', fence));
+    execute format(
+        'create or replace function %s_places(s pgque.span, skip int, take int) returns setof pgque.place language plpgsql as $body$
+        begin
+            if s.late = ''{}'' then
+                return query select * from (%s) event (txid, id) order by txid, id offset skip limit take;
+            else
+                return query select * from (%s) event (txid, id) order by txid, id offset skip limit take;
+            end if;
+        end
+        $body$', functions,
+        pgque._span_arms(log, keys, false, '', in_order), pgque._span_arms(log, keys, true, '', in_order));
+    execute format(
+        'comment on function %1$s_events(pgque.span) is %2$L; '
+        'comment on function %1$s_near(pgque.span, bigint, int) is %5$L; '
+        'comment on function %1$s_event(pgque.span, bigint) is %3$L; '
+        'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
+        'revoke all on function %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        '%1$s_places(pgque.span, int, int) from public',
+        functions,
+        'The events of a span of this log, by ev_id.',
+        'The event of a span with that ev_id, its newest attempt.',
+        'The places of the events of a span, in the order in which the log is read.',
+        'The part of a span where an event with that ev_id most likely is; for a large one.');
+end
+$$;
+comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
+
+create or replace function pgque._drop_log_functions(queue_id int)
+returns void
+language plpgsql
+as $$
+begin
+    execute format(
+        'drop function %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        '%1$s_places(pgque.span, int, int)',
+        'pgque._event_' || queue_id);
+end
+$$;
+comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log.';
+
+do $$
+begin
+    perform pgque._make_log_functions(q.queue_id)
+    from pgque.queue q;
+end
+$$;

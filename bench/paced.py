@@ -185,7 +185,7 @@ def lanes_for(rate: float) -> tuple[int, int]:
     """Return how many processes and how many connections in each a rate takes."""
     if rate <= 100:
         return 1, 1
-    return (SENDERS, 2) if rate <= 2000 else (SENDERS, LANES)
+    return (1, LANES) if rate <= 1000 else (SENDERS, LANES)
 
 
 class Session:
@@ -197,16 +197,20 @@ class Session:
     :param name: a peer's name, or ``"ours"``.
     :param dsn: a fresh database of its own.
     :param board: has a place for every event that will be sent, and a thousand more.
+    :param fastest: the highest rate that will be sent at.
     :param ticker: whether pgque has a ticker process.
     """
 
-    def __init__(self, name: str, dsn: str, board: Board, *, ticker: bool = True) -> None:
+    def __init__(
+        self, name: str, dsn: str, board: Board, *, fastest: float, ticker: bool = True
+    ) -> None:
         self.name = name
         self.dsn = dsn
         self.board = board
         self.loads: list[Load] = []
         self._roles = ["tick", "work"] if ticker and name == "ours" else ["work"]
         self._next = 0
+        self._fastest = fastest
 
     def __enter__(self) -> Self:
         peer = peers.load(self.name)(self.dsn)
@@ -221,7 +225,7 @@ class Session:
             ]
             self._senders = [
                 stack.enter_context(Crew(1, Sender, self.name, self.dsn, self.board))
-                for _ in range(SENDERS)
+                for _ in range(lanes_for(self._fastest)[0])
             ]
             self._warm_up()
             self._stack = stack.pop_all()
@@ -236,8 +240,8 @@ class Session:
         self._stack.close()
 
     def _warm_up(self) -> None:
-        for rate in (10, 100, 500, 2500):
-            self.send(rate, max(0.1, min(0.4, 100 / rate)))
+        for rate, seconds in ((10.0, 0.1), (100.0, 0.3), (self._fastest, 0.3)):
+            self.send(rate, min(seconds, 500 / rate))
             self.wait()
         self.loads.clear()
 

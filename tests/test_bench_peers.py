@@ -112,7 +112,7 @@ def test_what_a_peer_lacks_is_refused(name, empty_dsn):
 
 @pytest.mark.parametrize("one", ["ours", "textbook"])
 def test_a_session_loses_nothing(one, empty_dsn):
-    with Session(one, empty_dsn, Board(3000)) as session:
+    with Session(one, empty_dsn, Board(3000), fastest=200) as session:
         load = session.send(200, 0.5)
         assert session.wait(60)
     assert load.missing() == load.twice() == 0
@@ -121,7 +121,7 @@ def test_a_session_loses_nothing(one, empty_dsn):
 
 
 def test_a_session_notices_that_its_worker_ended(empty_dsn):
-    with Session("textbook", empty_dsn, Board(3000)) as session:
+    with Session("textbook", empty_dsn, Board(3000), fastest=200) as session:
         session._workers[0].terminate()
         session._workers[0].join()
         session.send(100, 0.05)
@@ -130,7 +130,7 @@ def test_a_session_notices_that_its_worker_ended(empty_dsn):
 
 
 def test_a_session_notices_what_is_handled_twice(empty_dsn):
-    with Session("textbook", empty_dsn, Board(3000)) as session:
+    with Session("textbook", empty_dsn, Board(3000), fastest=200) as session:
         load = session.send(100, 0.05)
         assert session.wait()
         session.board.handled(str(load.first))

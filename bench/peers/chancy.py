@@ -77,6 +77,8 @@ class Chancy:
     def work(self, handled: Callable[[str], None], stop: threading.Event) -> None:
         global _handled
         _handled = handled
+        # Its pool warns of the connections that it drops when it stops.
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
         asyncio.run(self._work(stop))
 
     async def _work(self, stop: threading.Event) -> None:

@@ -66,10 +66,21 @@ def copy(conn: Connection, payloads: Sequence[str]) -> None:
             rows.write_row(("default", payload))
 
 
-def select(conn: Connection, table: str, chunk: int = CHUNK) -> array[int]:
-    """Read a queue's log from its beginning by index, in binary, with the columns of a message.
+def copy_of_log(conn: Connection, queue: str) -> str:
+    """Make a plain table of a log's rows, with an index on the id; return its name."""
+    table = f"copy_of_{queue}"
+    conn.execute(
+        f"create table {table} as select * from {log_child(conn, queue)} order by ev_id;"
+        f"create unique index on {table} (ev_id);"
+        f"analyze {table}".encode()
+    )
+    return table
 
-    ``table`` is the child of the log in which all the rows are. Returns the ids.
+
+def select(conn: Connection, table: str, chunk: int = CHUNK) -> array[int]:
+    """Read a copy of a log from its beginning by index, in binary, with a message's columns.
+
+    Returns the ids.
     """
     query = (
         "select ev_id, 0::bigint, ev_type, ev_data, coalesce(ev_retry, 0), ev_time, "

@@ -95,7 +95,7 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
         sent.extend(fill(client, name, total - 2, tick_every=tick_every))
         sent.append(client.send(name, "last", type="last"))
         tick(client, name)
-        log = references.log_child(client.conn, name)
+        log = references.copy_of_log(client.conn, name)
         if references.select(client.conn, log) != sent:
             raise WorkloadFailed("the log does not hold what was sent")
 

@@ -109,11 +109,13 @@ do $$
 begin
     create type pgque.span as (
         queue_id int,
+        batch_id bigint,
         owner int,
         floor bigint,
         last_id bigint,
         at_most bigint,
         snapshot pg_snapshot,
+        all_finished boolean,
         late xid8[],
         after pgque.place,
         until pgque.place,
@@ -126,7 +128,7 @@ end
 $$;
 comment on type pgque.span is
     'What one owner reads of a window: transactions that began between its ticks, from after to until; and the late ones, '
-    'those that were in progress at the earlier tick, from place to upto.';
+    'those that were in progress at the earlier tick, from place to upto. batch_id is what its messages carry.';
 
 create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int)
 returns pgque.tick
@@ -187,6 +189,9 @@ begin
     end if;
     s.queue_id := q.queue_id;
     s.snapshot := later.tick_snapshot;
+    s.all_finished := pg_snapshot_xmin(later.tick_snapshot) = before or not exists (
+        select from pg_snapshot_xip(later.tick_snapshot) as txid where txid >= since
+    );
     s.floor := earlier.tick_floor;
     s.last_id := later.tick_seq_after;
     s.place := place;

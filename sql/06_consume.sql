@@ -209,32 +209,19 @@ end
 $$;
 comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
 
-create or replace function pgque._read_batch(s pgque.span, batch_id bigint)
-returns setof pgque.message
-language plpgsql
+create or replace function pgque._messages_sql(s pgque.span)
+returns text
+language sql immutable
 as $$
-begin
-    if s.queue_id is null then
-        return;
-    end if;
-    begin
-        return query execute
-            'select ev_id, $2, ev_type, ev_data, ev_retry, ev_time, ev_extra1, ev_extra2, ev_extra3, ev_extra4 '
-            'from pgque._event_' || s.queue_id || '_events($1)'
-            using s, batch_id;
-        raise exception using errcode = 'PQUND'; -- as in _events
-    exception
-        when sqlstate 'PQUND' then null;
-    end;
-end
+    select 'select * from pgque._event_' || s.queue_id || '_messages($1)'
 $$;
-comment on function pgque._read_batch(pgque.span, bigint) is 'The events of a span as messages of a batch.';
+comment on function pgque._messages_sql(pgque.span) is 'The query for the messages of a span, which is its parameter.';
 
 -- An ack by whoever received an open batch before would cover events that he has not seen, or fewer than
 -- he handled, if the batch now ended elsewhere. So where another max_return changes its extent it gets a
 -- new id.
-create or replace function pgque._receive(queue text, consumer text, max_return int, merged boolean)
-returns setof pgque.message
+create or replace function pgque._open_batch(queue text, consumer text, max_return int, merged boolean, empty_batch bigint)
+returns pgque.span
 language plpgsql
 as $$
 declare
@@ -244,15 +231,13 @@ declare
     earlier pgque.tick;
     later pgque.tick;
     span pgque.span;
-    batch_id bigint;
-    rows int;
     moved boolean := false;
 begin
     perform pgque._check_max_return(max_return);
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
     if not pgque._has_work(s) then
-        return;
+        return null;
     end if;
     c := pgque._lock_normal(s, queue, consumer);
     select * into q from pgque.queue t where t.queue_id = s.sub_queue;
@@ -265,21 +250,20 @@ begin
             exit when later.tick_id is null;
         end if;
         span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);
-        span := pgque._shorten(span, pgque._cut(span, max_return));
-        if c.cur_batch is not null and not pgque._same_place(c.cur_upto, span.upto) then
-            c.cur_batch := null;
-        end if;
-        batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
-        return query select * from pgque._read_batch(span, batch_id);
-        get diagnostics rows = row_count;
-        if rows > 0 then
-            if moved or c.cur_batch is null then
-                c.cur_batch := batch_id;
-                c.cur_next_tick := later.tick_id;
-                c.cur_upto := span.upto;
-                perform pgque._move(c);
+        -- That there is something in the first window is found out by reading it.
+        if span.queue_id is not null and (c.cur_batch is distinct from empty_batch or empty_batch is null) then
+            if not moved or (pgque._place(span, 1)).txid is not null then
+                span := pgque._shorten(span, pgque._cut(span, max_return));
+                span.batch_id := c.cur_batch;
+                if c.cur_batch is null or not pgque._same_place(c.cur_upto, span.upto) then
+                    span.batch_id := nextval('pgque.batch_id_seq');
+                    c.cur_batch := span.batch_id;
+                    c.cur_next_tick := later.tick_id;
+                    c.cur_upto := span.upto;
+                    perform pgque._move(c);
+                end if;
+                return span;
             end if;
-            return;
         end if;
         -- Nothing in it for this consumer: finished here and now, and on to the next window.
         earlier := case when moved then pgque._pass_over_nothing(q, s.sub_id, later) else later end;
@@ -293,18 +277,27 @@ begin
     if moved then
         perform pgque._move(c);
     end if;
+    return null;
 end
 $$;
-comment on function pgque._receive(text, text, int, boolean) is
-    'Opens the next batch or returns the open one again: at most max_return events of one window.';
+comment on function pgque._open_batch(text, text, int, boolean, bigint) is
+    'Opens the next batch or finds the open one again: its span, at most max_return events of one window; NULL where nothing is '
+    'ready. empty_batch is the one that this transaction has just opened and found to be empty.';
 
 create or replace function pgque.receive(queue text, consumer text, max_return int default 100)
 returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    span pgque.span;
 begin
-    return query select * from pgque._receive(queue, consumer, max_return, false);
+    loop
+        span := pgque._open_batch(queue, consumer, max_return, false, span.batch_id);
+        exit when span.batch_id is null;
+        return query execute pgque._messages_sql(span) using span;
+        exit when found;
+    end loop;
 end
 $$;
 comment on function pgque.receive(text, text, int) is
@@ -316,13 +309,20 @@ returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    span pgque.span;
 begin
     perform
     from pgque.subscriber s
     where s.sub_id = (pgque._subscriber(queue, consumer)).sub_id
         and pgque._has_work(s)
     for update nowait;
-    return query select * from pgque._receive(queue, consumer, max_return, true);
+    loop
+        span := pgque._open_batch(queue, consumer, max_return, true, span.batch_id);
+        exit when span.batch_id is null;
+        return query execute pgque._messages_sql(span) using span;
+        exit when found;
+    end loop;
 end
 $$;
 comment on function pgque.receive_merged(text, text, int) is

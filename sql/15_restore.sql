@@ -126,6 +126,7 @@ begin
     t.tick_floor := boundary;
     perform pgque._insert_tick(t);
     update pgque.queue set queue_floor = boundary where queue_id = q.queue_id;
+    perform pgque._make_log_functions(q.queue_id);
     return t;
 end
 $$;

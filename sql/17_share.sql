@@ -102,10 +102,10 @@ end
 $$;
 comment on function pgque._has_member_work(pgque.subscriber, interval) is 'Whether it is worth locking the member: reads only.';
 
-create or replace function pgque._receive_coop(
+create or replace function pgque._share(
     queue text, consumer text, subconsumer text, max_return int, dead_interval interval, merged boolean
 )
-returns setof pgque.message
+returns pgque.span
 language plpgsql
 as $$
 declare
@@ -117,14 +117,13 @@ declare
     earlier pgque.tick;
     later pgque.tick;
     span pgque.span;
-    batch_id bigint;
-    rows int;
+    something boolean;
     moved boolean := false;
 begin
     perform pgque._check_max_return(max_return);
     m := pgque._need_member(queue, consumer, subconsumer, dead_interval);
     if not pgque._has_member_work(m, dead_interval) then
-        return;
+        return null;
     end if;
     c := pgque._lock_position(m.sub_id);
     if c.cur_sub is null then
@@ -156,26 +155,23 @@ begin
         span := pgque._span(
             q, m.sub_group, earlier, later,
             case when c.cur_next_tick is not null then c.cur_place else g.cur_place end, c.cur_end);
-        span := pgque._shorten(span, pgque._cut(span, max_return));
-        if c.cur_batch is not null and not pgque._same_place(c.cur_upto, span.upto) then
-            c.cur_batch := null; -- another extent is another batch: see _receive
+        something := (pgque._place(span, 1)).txid is not null;
+        if something then
+            span := pgque._shorten(span, pgque._cut(span, max_return));
         end if;
-        batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
-        return query select * from pgque._read_batch(span, batch_id);
-        get diagnostics rows = row_count;
         if c.cur_next_tick is null then
             -- A new piece: the group goes on behind it.
-            if rows > 0 then
+            if something then
                 c.cur_tick := g.cur_tick;
                 c.cur_next_tick := later.tick_id;
                 c.cur_place := g.cur_place;
                 c.cur_end := span.upto;
             end if;
-            if (span.upto).txid is not null then
+            if something and (span.upto).txid is not null then
                 g.cur_next_tick := later.tick_id;
                 g.cur_place := span.upto;
             else
-                if rows = 0 and moved then
+                if moved and not something then
                     later := pgque._pass_over_nothing(q, m.sub_group, later);
                 end if;
                 g.cur_tick := later.tick_id;
@@ -184,9 +180,11 @@ begin
             end if;
             moved := true;
         end if;
-        if rows > 0 then
-            if c.cur_batch is null then
-                c.cur_batch := batch_id;
+        if something then
+            span.batch_id := c.cur_batch;
+            if c.cur_batch is null or not pgque._same_place(c.cur_upto, span.upto) then
+                span.batch_id := nextval('pgque.batch_id_seq'); -- another extent is another batch: see _open_batch
+                c.cur_batch := span.batch_id;
                 c.cur_upto := span.upto;
                 perform pgque._move(c);
             end if;
@@ -205,10 +203,12 @@ begin
     if moved then
         perform pgque._move(g);
     end if;
+    return case when something then span end;
 end
 $$;
-comment on function pgque._receive_coop(text, text, text, int, interval, boolean) is
-    'Gives a member its open batch again, a dead sibling''s batch, or the next piece of the group''s events.';
+comment on function pgque._share(text, text, text, int, interval, boolean) is
+    'Gives a member its open batch again, a dead sibling''s batch, or the next piece of the group''s events: the span of its batch; '
+    'NULL where nothing is ready.';
 
 create or replace function pgque.receive_coop(
     queue text, consumer text, subconsumer text, max_return int default 100,
@@ -218,9 +218,12 @@ returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    span pgque.span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, false);
 begin
-    return query
-    select * from pgque._receive_coop(queue, consumer, subconsumer, max_return, dead_interval, false);
+    if span.batch_id is not null then
+        return query execute pgque._messages_sql(span) using span;
+    end if;
 end
 $$;
 comment on function pgque.receive_coop(text, text, text, int, interval) is
@@ -236,9 +239,12 @@ returns setof pgque.message
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    span pgque.span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, true);
 begin
-    return query
-    select * from pgque._receive_coop(queue, consumer, subconsumer, max_return, dead_interval, true);
+    if span.batch_id is not null then
+        return query execute pgque._messages_sql(span) using span;
+    end if;
 end
 $$;
 comment on function pgque.receive_coop_merged(text, text, text, int, interval) is

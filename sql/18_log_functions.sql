@@ -8,7 +8,7 @@
 -- returned by ev_id.
 
 create or replace function pgque._span_arms(
-    log text, columns text, late boolean, condition text, tail text, sent_span text default 's'
+    log text, restored boolean, columns text, late boolean, condition text, tail text, sent_span text default 's'
 )
 returns text
 language sql immutable
@@ -16,7 +16,10 @@ as $$
     select string_agg(
         format('(%s)', replace(replace(replace(arm, '{of_owner}', of_owner), '{span}', span), '{sorting}', sorting)), ' union all ')
     from (values
-        ('e.ev_owner is null and e.ev_id > s.floor', sent_span, 'e.ev_txid, e.ev_id'),
+        (
+            'e.ev_owner is null' || case when restored then ' and e.ev_id > s.floor and e.ev_id <= s.last_id' else '' end,
+            sent_span, 'e.ev_txid, e.ev_id'
+        ),
         ('e.ev_owner = s.owner', 's', 'e.ev_owner, e.ev_txid, e.ev_id')
     ) source (of_owner, span, sorting)
     cross join lateral (
@@ -24,8 +27,7 @@ as $$
             'select %s from %s e where {of_owner} '
             'and (e.ev_txid, e.ev_id) > (({span}.after).txid, ({span}.after).id) '
             'and (e.ev_txid, e.ev_id) <= (({span}.until).txid, ({span}.until).id) '
-            'and pg_visible_in_snapshot(e.ev_txid, s.snapshot) '
-            'and e.ev_id <= s.last_id %s %s',
+            'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
             columns, log, condition, tail)
         union all
         select format(
@@ -40,8 +42,9 @@ as $$
         where late
     ) arms (arm)
 $$;
-comment on function pgque._span_arms(text, text, boolean, text, text, text) is
-    'The union of queries that reads a span s of a log, without or with late transactions.';
+comment on function pgque._span_arms(text, boolean, text, boolean, text, text, text) is
+    'The union of queries that reads a span s of a log, without or with late transactions. Where it was restored ids tell the '
+    'lives of the log apart: see 15_restore.sql.';
 
 create or replace function pgque._make_log_functions(queue_id int)
 returns void
@@ -49,15 +52,34 @@ language plpgsql
 as $$
 declare
     log text := 'pgque.event_' || queue_id;
+    restored boolean := coalesce((select q.queue_floor > -1 from pgque.queue q where q.queue_id = _make_log_functions.queue_id), false);
     functions text := 'pgque._event_' || queue_id;
     columns constant text := 'e.ev_id, e.ev_time, e.ev_txid, coalesce(e.ev_retry, 0), e.ev_type, e.ev_data, '
         'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
     result constant text := 'table (ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text, '
         'ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text)';
+    message constant text := 'e.ev_id, s.batch_id, e.ev_type, e.ev_data, coalesce(e.ev_retry, 0), e.ev_time, '
+        'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
     keys constant text := 'e.ev_txid, e.ev_id';
     fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
 begin
+    -- Gives the locks on the log back, or handlers that take long would keep it from being rotated for
+    -- ever. What the subscriber's position has not passed is not truncated, locks or not.
+    execute format(
+        'create or replace function %s_messages(s pgque.span) returns setof pgque.message language plpgsql as $body$
+        begin
+            if s.late = ''{}'' then
+                return query select * from (%s) event order by 1;
+            else
+                return query select * from (%s) event order by 1;
+            end if;
+            raise exception using errcode = ''PQUND'';
+        exception
+            when sqlstate ''PQUND'' then null;
+        end
+        $body$', functions,
+        pgque._span_arms(log, restored, message, false, '', fence), pgque._span_arms(log, restored, message, true, '', fence));
     execute format(
         'create or replace function %s_events(s pgque.span) returns %s language plpgsql as $body$
         #variable_conflict use_column
@@ -69,7 +91,7 @@ begin
             end if;
         end
         $body$', functions, result,
-        pgque._span_arms(log, columns, false, '', fence), pgque._span_arms(log, columns, true, '', fence));
+        pgque._span_arms(log, restored, columns, false, '', fence), pgque._span_arms(log, restored, columns, true, '', fence));
     -- In a log that is read as it was written ids grow with transactions, so the one that is wanted is found
     -- by bisection: there, or near there where transactions ran side by side, or else anywhere.
     execute format(
@@ -132,9 +154,9 @@ begin
             end if;
         end
         $body$', functions, result,
-        pgque._span_arms(log, columns, true, 'and e.ev_id = wanted', fence, 'near'),
-        pgque._span_arms(log, columns, false, 'and e.ev_id = wanted', fence),
-        pgque._span_arms(log, columns, true, 'and e.ev_id = wanted', fence));
+        pgque._span_arms(log, restored, columns, true, 'and e.ev_id = wanted', fence, 'near'),
+        pgque._span_arms(log, restored, columns, false, 'and e.ev_id = wanted', fence),
+        pgque._span_arms(log, restored, columns, true, 'and e.ev_id = wanted', fence));
     execute format(
         'create or replace function %s_places(s pgque.span, skip int, take int) returns setof pgque.place language plpgsql as $body$
         begin
@@ -145,19 +167,21 @@ begin
             end if;
         end
         $body$', functions,
-        pgque._span_arms(log, keys, false, '', in_order), pgque._span_arms(log, keys, true, '', in_order));
+        pgque._span_arms(log, restored, keys, false, '', in_order), pgque._span_arms(log, restored, keys, true, '', in_order));
     execute format(
+        'comment on function %1$s_messages(pgque.span) is %6$L; '
         'comment on function %1$s_events(pgque.span) is %2$L; '
         'comment on function %1$s_near(pgque.span, bigint, int) is %5$L; '
         'comment on function %1$s_event(pgque.span, bigint) is %3$L; '
         'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
-        'revoke all on function %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        'revoke all on function %1$s_messages(pgque.span), %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int) from public',
         functions,
         'The events of a span of this log, by ev_id.',
         'The event of a span with that ev_id, its newest attempt.',
         'The places of the events of a span, in the order in which the log is read.',
-        'The part of a span where an event with that ev_id most likely is; for a large one.');
+        'The part of a span where an event with that ev_id most likely is; for a large one.',
+        'The messages of a span of this log, by msg_id.');
 end
 $$;
 comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
@@ -168,7 +192,7 @@ language plpgsql
 as $$
 begin
     execute format(
-        'drop function %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        'drop function %1$s_messages(pgque.span), %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int)',
         'pgque._event_' || queue_id);
 end

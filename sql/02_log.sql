@@ -96,6 +96,7 @@ begin
     execute format('revoke all on sequence %s_id_seq from public', log);
     execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
     perform pgque._make_log_functions(id);
+    perform pgque._make_append();
     perform pgque._insert_first_tick(id);
     return 1;
 end
@@ -202,44 +203,6 @@ comment on function pgque.set_queue_config(text, text, text) is
 
 -- Writing
 
-create or replace function pgque._append(
-    queue_name text, ev_type text, ev_data text,
-    ev_extra1 text default null, ev_extra2 text default null, ev_extra3 text default null, ev_extra4 text default null
-)
-returns bigint
-language plpgsql
-as $$
-declare
-    log text;
-    child int;
-    ids text;
-    id bigint;
-begin
-    select t.queue_data_pfx, t.queue_cur_table, t.queue_event_seq
-    into log, child, ids
-    from pgque.queue t
-    where t.queue_name = _append.queue_name
-        and not t.queue_disable_insert;
-    if not found then
-        perform pgque._need_writable(queue_name);
-    end if;
-    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
-    execute 'insert into ' || log || '_' || child
-        || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
-        || ' values (nextval(''' || ids || '''), $1, $2, $3, $4, $5, $6, $7, $8) returning ev_id'
-        into id
-        using clock_timestamp(),
-            pg_current_xact_id(), -- assigned here, before nextval: see the head of this file
-            ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
-    if pg_sequence_last_value('pgque.wake_flag') = 2 then
-        perform pgque._wake_ticker();
-    end if;
-    return id;
-end
-$$;
-comment on function pgque._append(text, text, text, text, text, text, text) is
-    'Appends one event to the log and returns its id.';
-
 create or replace function pgque._need_writable(queue_name text)
 returns pgque.queue
 language plpgsql
@@ -275,17 +238,6 @@ $$;
 comment on function pgque._wake_ticker() is
     'Lowers the flag of a sleeping ticker and notifies it when this transaction commits; nothing where transactions may be prepared.';
 
-create or replace function pgque.insert_event(queue_name text, ev_type text, ev_data text)
-returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return pgque._append(queue_name, ev_type, ev_data);
-end
-$$;
-comment on function pgque.insert_event(text, text, text) is 'Sends one event in the caller''s transaction: its id.';
-
 create or replace function pgque.insert_event(
     queue_name text, ev_type text, ev_data text,
     ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
@@ -294,9 +246,36 @@ returns bigint
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    q pgque.queue;
+    queue_id int;
+    child int;
+    id bigint;
 begin
-    return pgque._append(queue_name, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+    select t.queue_id, t.queue_cur_table
+    into queue_id, child
+    from pgque.queue t
+    where t.queue_name = insert_event.queue_name
+        and not t.queue_disable_insert;
+    if not found then
+        q := pgque._need_writable(queue_name); -- raises, unless it was created in this moment
+        queue_id := q.queue_id;
+        child := q.queue_cur_table;
+    end if;
+    id := pgque._append(queue_id, child, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+    if pg_sequence_last_value('pgque.wake_flag') = 2 then
+        perform pgque._wake_ticker();
+    end if;
+    return id;
 end
 $$;
 comment on function pgque.insert_event(text, text, text, text, text, text, text) is
     'Sends one event with its four extra fields in the caller''s transaction: its id.';
+
+create or replace function pgque.insert_event(queue_name text, ev_type text, ev_data text)
+returns bigint
+language sql
+as $$
+    select pgque.insert_event(queue_name, ev_type, ev_data, null, null, null, null)
+$$;
+comment on function pgque.insert_event(text, text, text) is 'Sends one event in the caller''s transaction: its id.';

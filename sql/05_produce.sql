@@ -2,48 +2,37 @@
 --
 -- Invariant: a send is part of the caller's transaction and touches nothing but the log: it takes no
 -- lock that another send or a reader waits for, and does not notify, save once where the ticker sleeps.
+-- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL replaces by it.
 
 create or replace function pgque.send(queue_name text, payload text)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append(queue_name, 'default', payload);
-end
+    select pgque.insert_event(queue_name, 'default', payload, null, null, null, null)
 $$;
 comment on function pgque.send(text, text) is 'Sends the text, byte for byte, with type default: the event''s id.';
 
 create or replace function pgque.send(queue_name text, payload jsonb)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append(queue_name, 'default', payload::text);
-end
+    select pgque.insert_event(queue_name, 'default', payload::pg_catalog.text, null, null, null, null)
 $$;
 comment on function pgque.send(text, jsonb) is 'Sends the value as canonical JSON text with type default: the event''s id.';
 
 create or replace function pgque.send(queue_name text, type_name text, payload text)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append(queue_name, type_name, payload);
-end
+    select pgque.insert_event(queue_name, type_name, payload, null, null, null, null)
 $$;
 comment on function pgque.send(text, text, text) is 'Sends the text, byte for byte, with a type: the event''s id.';
 
 create or replace function pgque.send(queue_name text, type_name text, payload jsonb)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append(queue_name, type_name, payload::text);
-end
+    select pgque.insert_event(queue_name, type_name, payload::pg_catalog.text, null, null, null, null)
 $$;
 comment on function pgque.send(text, text, jsonb) is 'Sends the value as canonical JSON text with a type: the event''s id.';
 

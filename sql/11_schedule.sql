@@ -33,6 +33,7 @@ begin
         -- What was truncated is locked until the commit, so many queues take several calls.
         exit when rotated > 0 and clock_timestamp() > enough;
     end loop;
+    perform pgque._make_append();
     return done + rotated + pgque.maint_rotate_ledger();
 end
 $$;

@@ -1,4 +1,4 @@
--- Functions of each log, so that its queries are planned once in a session and not at every call.
+-- Functions of each log, so that its statements are planned once in a session and not at every call.
 --
 -- Invariant: they read a log through its parent, in the order of (ev_txid, ev_id), along the one index
 -- that holds each row: (ev_txid, ev_id) for what was sent, (ev_owner, ev_txid, ev_id) for what was put
@@ -64,6 +64,32 @@ declare
     fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
 begin
+    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
+    execute format(
+        'create or replace function %1$s_append(
+            child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+        ) returns bigint language plpgsql as $body$
+        #variable_conflict use_variable
+        declare
+            txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+            id bigint;
+        begin
+            if child = 0 then
+                insert into %2$s_0 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                returning ev_id into id;
+            elsif child = 1 then
+                insert into %2$s_1 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                returning ev_id into id;
+            else
+                insert into %2$s_2 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
+                returning ev_id into id;
+            end if;
+            return id;
+        end
+        $body$', functions, log);
     -- Gives the locks on the log back, or handlers that take long would keep it from being rotated for
     -- ever. What the subscriber's position has not passed is not truncated, locks or not.
     execute format(
@@ -169,19 +195,22 @@ begin
         $body$', functions,
         pgque._span_arms(log, restored, keys, false, '', in_order), pgque._span_arms(log, restored, keys, true, '', in_order));
     execute format(
+        'comment on function %1$s_append(int, text, text, text, text, text, text) is %7$L; '
         'comment on function %1$s_messages(pgque.span) is %6$L; '
         'comment on function %1$s_events(pgque.span) is %2$L; '
         'comment on function %1$s_near(pgque.span, bigint, int) is %5$L; '
         'comment on function %1$s_event(pgque.span, bigint) is %3$L; '
         'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
-        'revoke all on function %1$s_messages(pgque.span), %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        'revoke all on function %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
+        '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int) from public',
         functions,
         'The events of a span of this log, by ev_id.',
         'The event of a span with that ev_id, its newest attempt.',
         'The places of the events of a span, in the order in which the log is read.',
         'The part of a span where an event with that ev_id most likely is; for a large one.',
-        'The messages of a span of this log, by msg_id.');
+        'The messages of a span of this log, by msg_id.',
+        'Appends one event to a child of this log and returns its id.');
 end
 $$;
 comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
@@ -192,16 +221,62 @@ language plpgsql
 as $$
 begin
     execute format(
-        'drop function %1$s_messages(pgque.span), %1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
+        'drop function %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
+        '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int)',
         'pgque._event_' || queue_id);
 end
 $$;
 comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log.';
 
+-- Which of these functions a send calls is static too, for the oldest queues: SQL that is put together at
+-- every call is most of the cost of a send.
+create or replace function pgque._make_append(again boolean default false)
+returns int
+language plpgsql
+as $$
+declare
+    queues int[] := array(select q.queue_id from pgque.queue q order by q.queue_id limit 200);
+    arguments constant text := 'child, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4';
+begin
+    if not again and exists (
+        select
+        from pg_proc f
+        where f.oid = to_regprocedure('pgque._append(int, int, text, text, text, text, text, text)')
+            and starts_with(f.prosrc, format('/* %s */', queues))
+    ) then
+        return 0;
+    elsif pgque._isolated_from_commits() or not pg_try_advisory_xact_lock(1885827448, 1) then
+        return 0; -- somebody else is at it; maint() looks again
+    end if;
+    execute 'create or replace function pgque._append(
+            queue_id int, child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+        ) returns bigint language plpgsql as $body$/* ' || queues::text || ' */
+        declare
+            id bigint;
+        begin
+            ' || coalesce((
+                select string_agg(format('if queue_id = %s then return pgque._event_%1$s_append(%s); end if; ', n, arguments), '' order by n)
+                from unnest(queues) as n
+            ), '') || '
+            execute ''select pgque._event_'' || queue_id || ''_append($1, $2, $3, $4, $5, $6, $7)''
+                into id
+                using ' || arguments || ';
+            return id;
+        end
+        $body$';
+    revoke all on function pgque._append(int, int, text, text, text, text, text, text) from public;
+    comment on function pgque._append(int, int, text, text, text, text, text, text) is
+        'Appends one event to the log of a queue and returns its id.';
+    return 1;
+end
+$$;
+comment on function pgque._make_append(boolean) is 'Makes pgque._append for the queues that there are, if it is not: 1, or 0.';
+
 do $$
 begin
     perform pgque._make_log_functions(q.queue_id)
     from pgque.queue q;
+    perform pgque._make_append(true);
 end
 $$;

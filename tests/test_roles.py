@@ -71,6 +71,11 @@ WITH_THE_CALLERS_RIGHTS = {
     "jsontriga()",
     "logutriga()",
     "sqltriga()",
+    "send(text,text)",
+    "send(text,jsonb)",
+    "send(text,text,text)",
+    "send(text,text,jsonb)",
+    "insert_event(text,text,text)",
 }
 SIGNATURE = (
     "replace(proname || '(' || (select coalesce(string_agg(format_type(t, null), ',' "

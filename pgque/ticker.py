@@ -60,7 +60,7 @@ class Ticker:
     ) -> None:
         self._dsn = dsn
         self._interval = interval
-        self._channels = (CHANNEL, *listen)
+        self._channels = tuple(listen)
         self._on_notify = on_notify or (lambda channels: None)
         self._required = required
         self._stop = threading.Event()
@@ -157,6 +157,7 @@ class Ticker:
                 pause = rounds.look() if self._leading else STANDBY_PAUSE
             channels = wakeup.wait(min(pause, self._longest_pause))
             if CHANNEL in channels:
+                channels.discard(CHANNEL)
                 rounds.wake()
             if channels:
                 self._on_notify(channels)
@@ -166,8 +167,10 @@ class Ticker:
             return True  # no session can hold a lock there; each queue's own lock is enough
         with mapped:
             row = wakeup.conn.execute("select pg_try_advisory_lock(1885827447, 0)").fetchone()
-        if row is None or not row[0]:
-            return False
+            if row is None or not row[0]:
+                return False
+            # Those who stand by have no use for it, and would be woken with each send.
+            wakeup.listen(CHANNEL)
         logger.info("ticker: leading")
         return True
 
@@ -186,7 +189,7 @@ class _Rounds:
         self._conn = conn
         self._interval = interval
         self._retried = self._maintained = float("-inf")
-        self._asleep = False
+        self._asleep = self._unresolved = False
         self.wake()
 
     def wake(self) -> None:
@@ -195,7 +198,8 @@ class _Rounds:
 
     def look(self) -> float:
         now = time.monotonic()
-        if self._call("select pgque.ticker()"):
+        ticked = self._call("select pgque.ticker()")
+        if ticked:
             self.wake()
         if to_maintain := now - self._maintained >= MAINTAIN_EVERY:
             self._maintained = self._retried = now
@@ -203,19 +207,18 @@ class _Rounds:
         elif now - self._retried >= RETRY_EVERY:
             self._retried = now
             self._call("select pgque.maint_retry_events()")
-        if now - self._active < AWAKE_FOR:
+        if ticked:
             return self._interval
         # A send that lowers the flag makes a tick due, so the flag is up while none is: unless
         # somebody else has taken that tick.
-        if self._asleep and not to_maintain:
-            return ASLEEP_PAUSE
-        if not self._call("select pgque.ticker_may_sleep()"):
-            self._asleep = False
-            return UNRESOLVED_PAUSE
+        if not self._asleep or self._unresolved or to_maintain:
+            self._unresolved = not self._call("select pgque.ticker_may_sleep()")
         if not self._asleep:
             self._asleep = True
             return 0  # the flag is up now: look once more for what was sent before it was
-        return ASLEEP_PAUSE
+        if not self._unresolved:
+            return ASLEEP_PAUSE
+        return self._interval if now - self._active < AWAKE_FOR else UNRESOLVED_PAUSE
 
     def _call(self, query: LiteralString) -> Any:
         row = self._conn.execute(query).fetchone()

@@ -42,9 +42,8 @@ class Wakeup:
             with mapped:
                 self.pooled = settle_for_pooler(self.conn)
                 self.conn.add_notify_handler(self._hear)
-                if not self.pooled:
-                    for channel in channels:
-                        self.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+                for channel in channels:
+                    self.listen(channel)
             for end in (self._bell, self._ear):
                 end.setblocking(False)
             self._selector.register(self.conn, selectors.EVENT_READ)
@@ -52,6 +51,11 @@ class Wakeup:
         except BaseException:
             self.close()
             raise
+
+    def listen(self, channel: str) -> None:
+        """Listen to one more channel, unless there is a pooler."""
+        if not self.pooled:
+            self.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
     def _hear(self, notification: psycopg.Notify) -> None:
         self._heard.add(notification.channel)

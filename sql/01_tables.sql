@@ -23,12 +23,15 @@ create table if not exists pgque.config (
     tick_period_ms int not null default 10 check (tick_period_ms between 1 and 1000),
     slot_seconds int not null default 60,
     ledger_max_bytes bigint not null default 8388608,
-    cluster_id bigint
+    cluster_id bigint,
+    checked_in timestamptz
 );
 comment on table pgque.config is
     'One row: version of the schema and settings. Written by set-up only, never by a batch or a tick.';
 comment on column pgque.config.cluster_id is
     'The cluster in which the transaction ids of the newest ticks were handed out: see 15_restore.sql.';
+comment on column pgque.config.checked_in is
+    'The start of the server since which cluster_id is known to be right: a restored database finds another.';
 
 insert into pgque.config (schema_version)
 values (1)

@@ -114,17 +114,21 @@ begin
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
     t.tick_event_seq := t.tick_seq_after;
     t.tick_time := clock_timestamp();
-    t.tick_waiting := array(
-        select txid
-        from unnest(
-            case
-                when seq_before > last.tick_seq_before then array(select pg_snapshot_xip(snap))
-                else last.tick_waiting
-            end
-        ) as txid
-        where not pg_visible_in_snapshot(txid, snap)
-            and (may_have_sent or txid <> pg_current_xact_id())
-    );
+    if seq_before > last.tick_seq_before and pg_snapshot_xmin(snap) = pg_snapshot_xmax(snap) then
+        t.tick_waiting := '{}';
+    elsif seq_before > last.tick_seq_before or last.tick_waiting <> '{}' then
+        t.tick_waiting := array(
+            select txid
+            from unnest(
+                case
+                    when seq_before > last.tick_seq_before then array(select pg_snapshot_xip(snap))
+                    else last.tick_waiting
+                end
+            ) as txid
+            where not pg_visible_in_snapshot(txid, snap)
+                and (may_have_sent or txid <> pg_current_xact_id())
+        );
+    end if;
     return t;
 end
 $$;

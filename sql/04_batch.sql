@@ -130,7 +130,7 @@ comment on type pgque.span is
     'What one owner reads of a window: transactions that began between its ticks, from after to until; and the late ones, '
     'those that were in progress at the earlier tick, from place to upto. batch_id is what its messages carry.';
 
-create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int)
+create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int, newest bigint default null)
 returns pgque.tick
 language plpgsql volatile
 as $$
@@ -138,8 +138,8 @@ declare
     t pgque.tick;
     further pgque.tick;
 begin
-    select * into t from pgque._ticks_after(queue_id, start.tick_id, 1);
-    if wanted is null or t.tick_id is null or t.tick_floor <> start.tick_floor then
+    t := pgque._tick_after(queue_id, start.tick_id);
+    if wanted is null or t.tick_id is null or t.tick_id = newest or t.tick_floor <> start.tick_floor then
         return t;
     end if;
     -- Several windows in one, as long as they hold about as many events as are wanted.
@@ -155,8 +155,9 @@ begin
     return t;
 end
 $$;
-comment on function pgque._window_end(int, pgque.tick, int) is
-    'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events.';
+comment on function pgque._window_end(int, pgque.tick, int, bigint) is
+    'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events. newest is '
+    'a tick after which none needs to be looked for.';
 
 create or replace function pgque._late(earlier pg_snapshot, later pg_snapshot)
 returns xid8[]
@@ -189,9 +190,10 @@ begin
     end if;
     s.queue_id := q.queue_id;
     s.snapshot := later.tick_snapshot;
-    s.all_finished := pg_snapshot_xmin(later.tick_snapshot) = before or not exists (
-        select from pg_snapshot_xip(later.tick_snapshot) as txid where txid >= since
-    );
+    s.all_finished := pg_snapshot_xmin(later.tick_snapshot) = before;
+    if not s.all_finished then
+        s.all_finished := not exists (select from pg_snapshot_xip(later.tick_snapshot) as txid where txid >= since);
+    end if;
     s.floor := earlier.tick_floor;
     s.last_id := later.tick_seq_after;
     s.place := place;
@@ -200,7 +202,10 @@ begin
         s.late := '{}';
         s.after := place;
     else
-        s.late := pgque._late(earlier.tick_snapshot, later.tick_snapshot);
+        s.late := '{}';
+        if pg_snapshot_xmin(earlier.tick_snapshot) <> since then
+            s.late := pgque._late(earlier.tick_snapshot, later.tick_snapshot);
+        end if;
         s.after := (since, -1);
     end if;
     s.until := case when upto.txid < before then upto else (before, -1)::pgque.place end;

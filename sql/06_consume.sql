@@ -230,30 +230,39 @@ declare
     q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
+    newest bigint;
     span pgque.span;
     moved boolean := false;
 begin
-    perform pgque._check_max_return(max_return);
+    if max_return is null or max_return < 1 then
+        perform pgque._check_max_return(max_return); -- raises
+    end if;
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
     if not pgque._has_work(s) then
         return null;
     end if;
+    if merged then
+        perform from pgque.subscriber t where t.sub_id = s.sub_id for update nowait;
+    end if;
     c := pgque._lock_normal(s, queue, consumer);
+    newest := (pgque._last_tick(s.sub_queue)).tick_id;
     select * into q from pgque.queue t where t.queue_id = s.sub_queue;
     earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
     loop
         if c.cur_next_tick is not null then
             later := pgque._get_tick(s.sub_queue, c.cur_next_tick);
         else
-            later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end);
+            later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end, newest);
             exit when later.tick_id is null;
         end if;
         span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);
         -- That there is something in the first window is found out by reading it.
         if span.queue_id is not null and (c.cur_batch is distinct from empty_batch or empty_batch is null) then
             if not moved or (pgque._place(span, 1)).txid is not null then
-                span := pgque._shorten(span, pgque._cut(span, max_return));
+                if span.at_most > max_return or span.at_most is null then
+                    span := pgque._shorten(span, pgque._cut(span, max_return));
+                end if;
                 span.batch_id := c.cur_batch;
                 if c.cur_batch is null or not pgque._same_place(c.cur_upto, span.upto) then
                     span.batch_id := nextval('pgque.batch_id_seq');
@@ -312,11 +321,6 @@ as $$
 declare
     span pgque.span;
 begin
-    perform
-    from pgque.subscriber s
-    where s.sub_id = (pgque._subscriber(queue, consumer)).sub_id
-        and pgque._has_work(s)
-    for update nowait;
     loop
         span := pgque._open_batch(queue, consumer, max_return, true, span.batch_id);
         exit when span.batch_id is null;

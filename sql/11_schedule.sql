@@ -49,25 +49,31 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- A transaction that has notified cannot be prepared, so nobody is asked to where some may want to be.
-    if current_setting('max_prepared_transactions') <> '0' or exists (
+    if current_setting('max_prepared_transactions') <> '0' then
+        return false;
+    end if;
+    if pg_sequence_last_value('pgque.wake_flag') is distinct from 2 then
+        perform setval('pgque.wake_flag', 2);
+    end if;
+    return not exists (
         select
         from pgque.queue q
-        cross join lateral pgque._last_tick(q.queue_id) last
+        cross join lateral (
+            select t.tick_waiting
+            from pgque.tick t
+            where t.tick_queue = q.queue_id
+            order by t.tick_id desc
+            limit 1
+        ) last
         where not q.queue_ticker_paused
             and not q.queue_external_ticker
             and last.tick_waiting <> '{}'
-    ) then
-        return false;
-    end if;
-    if (select last_value from pgque.wake_flag) <> 2 then
-        perform setval('pgque.wake_flag', 2);
-    end if;
-    return true;
+    );
 end
 $$;
 comment on function pgque.ticker_may_sleep() is
-    'True: the flag is up and the next send notifies channel pgque_ticker; look once more before you sleep. '
-    'False: a transaction is open that may hold events, or transactions may be prepared here: keep looking.';
+    'Raises the flag, so that the next send notifies channel pgque_ticker; look once more before you sleep. False: keep looking '
+    'all the same, for a transaction is open that may hold events, or transactions may be prepared here and nobody notifies.';
 
 -- Inside a scheduler
 

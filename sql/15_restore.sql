@@ -39,15 +39,17 @@ returns void
 language plpgsql
 as $$
 declare
-    here bigint := pgque._cluster_id();
+    here bigint;
     q pgque.queue;
 begin
-    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+    if (select g.checked_in = pg_postmaster_start_time() from pgque.config g where g.singleton) then
         return;
     end if;
+    here := pgque._cluster_id();
     -- Others wait here; what they find then was done by the first.
     perform from pgque.config g where g.singleton for no key update;
     if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+        update pgque.config g set checked_in = pg_postmaster_start_time() where g.singleton;
         return;
     end if;
     for q in select * from pgque.queue t order by t.queue_id loop
@@ -60,13 +62,14 @@ begin
                 raise warning 'pgque: queue % was restored, but not rebased: % (%)', q.queue_name, sqlerrm, sqlstate;
         end;
     end loop;
-    update pgque.config g set cluster_id = here where g.singleton;
+    update pgque.config g set cluster_id = here, checked_in = pg_postmaster_start_time() where g.singleton;
 end
 $$;
 comment on function pgque._after_restore() is 'Rebases every queue where this database was restored from another cluster.';
 
 update pgque.config g
-set cluster_id = pgque._cluster_id()
+set cluster_id = pgque._cluster_id(),
+    checked_in = pg_postmaster_start_time()
 where g.singleton
     and g.cluster_id is null;
 

@@ -215,6 +215,29 @@ $$;
 comment on function pgque._get_tick(int, bigint) is
     'A tick at which somebody stands, by its id; NULL for NULL; PQ011 where it is not kept.';
 
+create or replace function pgque._tick_after(queue_id int, start bigint)
+returns pgque.tick
+language plpgsql volatile
+as $$
+declare
+    t pgque.tick;
+begin
+    if not pgque._isolated_from_commits() then
+        if pgque._ledger_child() = 0 then
+            select * into t from pgque.tick_0 k where k.tick_queue = queue_id and k.tick_id > start order by k.tick_id limit 1;
+        else
+            select * into t from pgque.tick_1 k where k.tick_queue = queue_id and k.tick_id > start order by k.tick_id limit 1;
+        end if;
+        if t.tick_id = start + 1 then
+            return t; -- there cannot be another between the two, whichever child the start is in
+        end if;
+    end if;
+    select * into t from pgque._ticks_after(queue_id, start, 1);
+    return t;
+end
+$$;
+comment on function pgque._tick_after(int, bigint) is 'The tick of a queue that follows one of them; a row of NULLs where it is the newest.';
+
 create or replace function pgque._ticks_after(queue_id int, start bigint, at_most int)
 returns setof pgque.tick
 language plpgsql volatile

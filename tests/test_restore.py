@@ -279,7 +279,7 @@ def test_p2_restored_twice(old, restore):
     conn = restore()
     send(conn, "q", "second life")
     assert payloads(drain(conn, "q", "c")) == ["unseen", "second life"]
-    conn.execute("update pgque.config set cluster_id = 1")
+    conn.execute("update pgque.config set cluster_id = 1, checked_in = null")
     tick(conn, "q")
     send(conn, "q", "third life")
     assert payloads(drain(conn, "q", "c")) == ["third life"]
@@ -314,7 +314,7 @@ def test_p2_where_the_cluster_does_not_tell_its_identifier_the_future_is_noticed
         "create or replace function pgque._cluster_id() returns bigint "
         "language sql as 'select null::bigint'"
     )
-    conn.execute("update pgque.config set cluster_id = null")
+    conn.execute("update pgque.config set cluster_id = null, checked_in = null")
     send(conn, "q", "young")
     future = value(
         conn,

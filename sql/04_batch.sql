@@ -7,14 +7,18 @@
 -- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), the log,
 -- its sequence.
 
-create or replace function pgque._lock_position(subscriber_id int)
+create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)
 returns pgque.cursor
 language plpgsql volatile
 as $$
 declare
     c pgque.cursor;
 begin
-    perform from pgque.subscriber t where t.sub_id = subscriber_id for update;
+    if no_wait then
+        perform from pgque.subscriber t where t.sub_id = subscriber_id for update nowait;
+    else
+        perform from pgque.subscriber t where t.sub_id = subscriber_id for update;
+    end if;
     if found then
         c := pgque._position(subscriber_id);
         if c.cur_sub is null and pgque._isolated_from_commits() then
@@ -30,7 +34,7 @@ begin
     return c;
 end
 $$;
-comment on function pgque._lock_position(int) is
+comment on function pgque._lock_position(int, boolean) is
     'Locks a subscriber and returns where it stands; a row of NULLs where it is gone; 40001 where the snapshot is too old.';
 
 create or replace function pgque._subscriber(queue text, consumer text)
@@ -66,12 +70,12 @@ end
 $$;
 comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
 
-create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text)
+create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
 returns pgque.cursor
 language plpgsql
 as $$
 declare
-    c pgque.cursor := pgque._lock_position(s.sub_id);
+    c pgque.cursor := pgque._lock_position(s.sub_id, no_wait);
 begin
     if c.cur_sub is null then
         perform pgque._raise_not_subscribed(queue, consumer);
@@ -81,7 +85,7 @@ begin
     return c;
 end
 $$;
-comment on function pgque._lock_normal(pgque.subscriber, text, text) is
+comment on function pgque._lock_normal(pgque.subscriber, text, text, boolean) is
     'Locks a consumer that works alone and returns where it stands; PQ007 for cooperative names.';
 
 create or replace function pgque._refuse_cooperative(s pgque.subscriber, consumer text)

@@ -181,7 +181,7 @@ comment on function pgque.unsubscribe(text, text) is 'unregister_consumer under 
 
 -- Receiving
 
-create or replace function pgque._has_work(s pgque.subscriber)
+create or replace function pgque._has_work(s pgque.subscriber, newest bigint)
 returns boolean
 language plpgsql
 as $$
@@ -191,11 +191,12 @@ begin
     return c.cur_sub is null -- let the locked path find out why
         or c.cur_batch is not null
         or c.cur_next_tick is not null
-        or c.cur_tick < (pgque._last_tick(s.sub_queue)).tick_id
+        or c.cur_tick < newest
         or pgque._isolated_from_commits();
 end
 $$;
-comment on function pgque._has_work(pgque.subscriber) is 'Whether it is worth locking the subscriber: reads only.';
+comment on function pgque._has_work(pgque.subscriber, bigint) is
+    'Whether it is worth locking the subscriber, newest being the newest tick: reads only.';
 
 create or replace function pgque._check_max_return(max_return int)
 returns void
@@ -239,14 +240,11 @@ begin
     end if;
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
-    if not pgque._has_work(s) then
+    newest := (pgque._last_tick(s.sub_queue)).tick_id;
+    if not pgque._has_work(s, newest) then
         return null;
     end if;
-    if merged then
-        perform from pgque.subscriber t where t.sub_id = s.sub_id for update nowait;
-    end if;
-    c := pgque._lock_normal(s, queue, consumer);
-    newest := (pgque._last_tick(s.sub_queue)).tick_id;
+    c := pgque._lock_normal(s, queue, consumer, merged);
     select * into q from pgque.queue t where t.queue_id = s.sub_queue;
     earlier := pgque._get_tick(s.sub_queue, c.cur_tick);
     loop

@@ -159,7 +159,7 @@ declare
     later pgque.tick;
 begin
     perform pgque._refuse_cooperative(s, consumer);
-    if not pgque._has_work(s) then
+    if not pgque._has_work(s, (pgque._last_tick(s.sub_queue)).tick_id) then
         return null;
     end if;
     c := pgque._lock_normal(s, queue, consumer);

@@ -96,7 +96,7 @@ declare
 begin
     select * into main from pgque.subscriber t where t.sub_id = m.sub_group;
     return (pgque._position(m.sub_id)).cur_next_tick is not null
-        or pgque._has_work(main)
+        or pgque._has_work(main, (pgque._last_tick(main.sub_queue)).tick_id)
         or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null);
 end
 $$;

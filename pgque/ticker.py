@@ -39,7 +39,7 @@ class Ticker:
     """Ticks every queue of a database, puts retries back and rotates, as long as it leads.
 
     :param dsn: where to connect, a libpq connection string; the role needs pgque_admin.
-    :param interval: seconds between two looks while there is traffic, default 0.002. Without
+    :param interval: seconds between two looks while there is traffic, default 0.001. Without
         traffic it looks four times a second and is woken by the first send.
     :param listen: further channels to listen to.
     :param on_notify: called, in the thread of `run`, with the channels that were notified, and
@@ -53,7 +53,7 @@ class Ticker:
         self,
         dsn: str,
         *,
-        interval: float = 0.002,
+        interval: float = 0.001,
         listen: Iterable[str] = (),
         on_notify: Callable[[set[str]], None] | None = None,
         required: bool = True,

@@ -93,6 +93,8 @@ def test_p7_a_send_wakes_a_sleeping_ticker_once(new_server: Callable) -> None:
                 assert value(ticker, "select pgque.ticker()") == 1
                 assert value(ticker, may_sleep) is False, "an open transaction may hold events"
             assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
+            send(conn, "q")  # that one was asked to notify too, the next one is not
+            assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
             send(conn, "q")
             assert list(ticker.notifies(timeout=0)) == []
             value(ticker, "select pgque.ticker()")

@@ -165,8 +165,12 @@ def _guarded(
 
 
 def _fastest(table: Table, names: list[str], rate: int) -> tuple[str, list[float]] | None:
-    """Return the peer with the least median among those that hold a rate, and its medians."""
-    held = {name: table[name][rate] for name in names if rate in table[name]}
+    """Return the peer with the least median among those that hold a rate, and its medians.
+
+    The textbook queue is a reference and no peer: it has rows of its own.
+    """
+    peers = [name for name in names if name != "textbook"]
+    held = {name: table[name][rate] for name in peers if rate in table[name]}
     medians = {name: found.medians for name, found in held.items() if not found.behind}
     if not medians:
         return None

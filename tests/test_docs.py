@@ -58,6 +58,15 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_figures_are_those_of_the_results(scripts: Callable[[str], ModuleType], page: str) -> None:
+    performance = scripts("make_performance")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- figures:" in text
+    fresh = performance.filled(text, performance.read(performance.RESULTS))
+    assert fresh == text, "run python docs/make_performance.py"
+
+
 def test_the_sql_reference_is_fresh(
     scripts: Callable[[str], ModuleType], autoconn: psycopg.Connection
 ) -> None:

@@ -247,23 +247,23 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    q pgque.queue;
     queue_id int;
     child int;
+    unattended boolean;
     id bigint;
 begin
-    select t.queue_id, t.queue_cur_table
-    into queue_id, child
+    select t.queue_id, t.queue_cur_table, t.queue_ticker_paused or t.queue_external_ticker
+    into queue_id, child, unattended
     from pgque.queue t
     where t.queue_name = insert_event.queue_name
         and not t.queue_disable_insert;
     if not found then
-        q := pgque._need_writable(queue_name); -- raises, unless it was created in this moment
-        queue_id := q.queue_id;
-        child := q.queue_cur_table;
+        select w.queue_id, w.queue_cur_table, w.queue_ticker_paused or w.queue_external_ticker
+        into queue_id, child, unattended
+        from pgque._need_writable(queue_name) w; -- raises, unless it was created in this moment
     end if;
     id := pgque._append(queue_id, child, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
-    if pg_sequence_last_value('pgque.wake_flag') = 2 then
+    if not unattended and pg_sequence_last_value('pgque.wake_flag') = 2 then
         perform pgque._wake_ticker();
     end if;
     return id;

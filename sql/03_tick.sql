@@ -31,12 +31,16 @@ declare
     running xid8[];
 begin
     -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run already,
-    -- and have taken ids, without being listed. They are listed here: without an id of its own age() counts
-    -- from the next id to be assigned. With one, or where there are many (savepoints have ids too), a
-    -- younger transaction is made and finished, which leaves only those that PostgreSQL lists.
+    -- and have taken ids, without being listed. They are listed here: in a transaction without an id of its own
+    -- age() counts from the id that was next when it was first called, so this has to be the first statement.
+    -- Elsewhere, or where there are many (savepoints have ids too), a younger transaction is made and
+    -- finished, which leaves only those that PostgreSQL lists.
     snap := pg_current_snapshot();
     xmax := pg_snapshot_xmax(snap);
-    if pg_current_xact_id_if_assigned() is not null or age(xmax::xid) > 20 then
+    if pg_current_xact_id_if_assigned() is not null
+        or transaction_timestamp() <> statement_timestamp()
+        or age(xmax::xid) > 20
+    then
         begin
             perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
             raise exception using errcode = 'PQUND';

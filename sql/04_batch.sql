@@ -250,7 +250,7 @@ as $$
 declare
     p pgque.place;
 begin
-    if s.queue_id is null or number > s.at_most then
+    if s.queue_id is null then
         return null;
     end if;
     begin

@@ -42,7 +42,6 @@ language plpgsql
 as $$
 declare
     q pgque.queue;
-    txid xid8;
     ids bigint[];
 begin
     if payloads is null then
@@ -52,17 +51,9 @@ begin
         return '{}';
     end if;
     q := pgque._need_writable(queue_name);
-    txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
-    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
-    execute 'with taken (ids) as materialized ('
-        || ' select array(select nextval($1) from generate_series(1, cardinality($4)))'
-        || '), sent as ('
-        || ' insert into ' || q.queue_data_pfx || '_' || q.queue_cur_table
-        || ' (ev_id, ev_time, ev_txid, ev_type, ev_data)'
-        || ' select id, clock_timestamp(), $2, $3, payload from taken, unnest(ids, $4) as event (id, payload)'
-        || ') select ids from taken'
+    execute 'select pgque._event_' || q.queue_id || '_append_batch($1, $2, $3)'
         into ids
-        using q.queue_event_seq::regclass, txid, type_name, payloads;
+        using q.queue_cur_table, type_name, payloads;
     if pg_sequence_last_value('pgque.wake_flag') = 2 then
         perform pgque._wake_ticker();
     end if;

@@ -238,7 +238,7 @@ declare
     is_beginning boolean;
     put_back int;
 begin
-    if msg_ids is null then
+    if msg_ids is null or array_position(msg_ids, null) is not null then
         raise exception 'msg_ids must not be null' using errcode = '22023';
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;

@@ -46,10 +46,15 @@ begin
         return;
     end if;
     here := pgque._cluster_id();
+    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+        if transaction_timestamp() = statement_timestamp() then -- others wait for the row
+            update pgque.config g set checked_in = pg_postmaster_start_time() where g.singleton;
+        end if;
+        return;
+    end if;
     -- Others wait here; what they find then was done by the first.
     perform from pgque.config g where g.singleton for no key update;
     if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
-        update pgque.config g set checked_in = pg_postmaster_start_time() where g.singleton;
         return;
     end if;
     for q in select * from pgque.queue t order by t.queue_id loop

@@ -90,6 +90,30 @@ begin
             return id;
         end
         $body$', functions, log);
+    -- The ids are taken before the insert, for they are returned; the log is locked before its sequence all the same.
+    execute format(
+        'create or replace function %1$s_append_batch(child int, ev_type text, payloads text[])
+        returns bigint[] language plpgsql as $body$
+        declare
+            txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+            sent_at timestamptz := clock_timestamp();
+            ids bigint[];
+        begin
+            perform from only %2$s limit 0;
+            ids := array(select nextval(''%2$s_id_seq'') from generate_series(1, cardinality(payloads)));
+            if child = 0 then
+                insert into %2$s_0 (ev_id, ev_time, ev_txid, ev_type, ev_data)
+                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
+            elsif child = 1 then
+                insert into %2$s_1 (ev_id, ev_time, ev_txid, ev_type, ev_data)
+                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
+            else
+                insert into %2$s_2 (ev_id, ev_time, ev_txid, ev_type, ev_data)
+                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
+            end if;
+            return ids;
+        end
+        $body$', functions, log, queue_id);
     -- Gives the locks on the log back, or handlers that take long would keep it from being rotated for
     -- ever. What the subscriber's position has not passed is not truncated, locks or not.
     execute format(
@@ -127,6 +151,8 @@ begin
             high bigint := (s.until).txid::text;
             middle bigint;
             p pgque.place;
+            first pgque.place;
+            last pgque.place;
         begin
             while high - low > 1 loop
                 middle := (low + high) / 2;
@@ -143,16 +169,13 @@ begin
                     high := middle;
                 end if;
             end loop;
-            if width = 0 then
-                s.after := (low::text::xid8, wanted - 1);
-                s.until := (low::text::xid8, wanted);
-                return s;
+            first := (greatest(low - width, 0)::text::xid8, case when width = 0 then wanted - 1 else -1 end);
+            last := ((low + width)::text::xid8, case when width = 0 then wanted else -1 end);
+            if (first.txid, first.id) > ((s.after).txid, (s.after).id) then
+                s.after := first;
             end if;
-            if (greatest(low - width, 0)::text::xid8, -1::bigint) > ((s.after).txid, (s.after).id) then
-                s.after := (greatest(low - width, 0)::text::xid8, -1);
-            end if;
-            if ((low + width)::text::xid8, -1::bigint) < ((s.until).txid, (s.until).id) then
-                s.until := ((low + width)::text::xid8, -1);
+            if (last.txid, last.id) < ((s.until).txid, (s.until).id) then
+                s.until := last;
             end if;
             return s;
         end
@@ -196,12 +219,13 @@ begin
         pgque._span_arms(log, restored, keys, false, '', in_order), pgque._span_arms(log, restored, keys, true, '', in_order));
     execute format(
         'comment on function %1$s_append(int, text, text, text, text, text, text) is %7$L; '
+        'comment on function %1$s_append_batch(int, text, text[]) is %8$L; '
         'comment on function %1$s_messages(pgque.span) is %6$L; '
         'comment on function %1$s_events(pgque.span) is %2$L; '
         'comment on function %1$s_near(pgque.span, bigint, int) is %5$L; '
         'comment on function %1$s_event(pgque.span, bigint) is %3$L; '
         'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
-        'revoke all on function %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
+        'revoke all on function %1$s_append_batch(int, text, text[]), %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
         '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int) from public',
         functions,
@@ -210,7 +234,8 @@ begin
         'The places of the events of a span, in the order in which the log is read.',
         'The part of a span where an event with that ev_id most likely is; for a large one.',
         'The messages of a span of this log, by msg_id.',
-        'Appends one event to a child of this log and returns its id.');
+        'Appends one event to a child of this log and returns its id.',
+        'Appends one event per payload to a child of this log: the ids in the order of the payloads.');
 end
 $$;
 comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
@@ -221,7 +246,7 @@ language plpgsql
 as $$
 begin
     execute format(
-        'drop function %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
+        'drop function %1$s_append_batch(int, text, text[]), %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
         '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int)',
         'pgque._event_' || queue_id);
@@ -236,9 +261,15 @@ returns int
 language plpgsql
 as $$
 declare
-    queues int[] := array(select q.queue_id from pgque.queue q order by q.queue_id limit 200);
+    queues int[];
     arguments constant text := 'child, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4';
 begin
+    if again then
+        perform pg_advisory_xact_lock(1885827448, 1);
+    elsif pgque._isolated_from_commits() or not pg_try_advisory_xact_lock(1885827448, 1) then
+        return 0; -- somebody else is at it; maint() looks again
+    end if;
+    queues := array(select q.queue_id from pgque.queue q order by q.queue_id limit 200);
     if not again and exists (
         select
         from pg_proc f
@@ -246,8 +277,6 @@ begin
             and starts_with(f.prosrc, format('/* %s */', queues))
     ) then
         return 0;
-    elsif pgque._isolated_from_commits() or not pg_try_advisory_xact_lock(1885827448, 1) then
-        return 0; -- somebody else is at it; maint() looks again
     end if;
     execute 'create or replace function pgque._append(
             queue_id int, child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text

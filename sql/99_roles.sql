@@ -44,7 +44,7 @@ revoke all on all tables in schema pgque from public;
 revoke all on all sequences in schema pgque from public;
 revoke all on all functions in schema pgque from public;
 revoke all on all procedures in schema pgque from public;
-revoke all on type pgque.message from public;
+revoke all on type pgque.message, pgque.place, pgque.span from public;
 
 grant usage on schema pgque to pgque_writer, pgque_reader, pgque_admin;
 grant usage on type pgque.message to pgque_reader;
@@ -133,6 +133,7 @@ grant execute on function
     pgque.version()
 to pgque_reader;
 
+grant select on sequence pgque.ledger_child to pgque_admin; -- get_batch_cursor runs with the caller's rights
 grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;

@@ -535,3 +535,33 @@ def test_p9_ack_part_of_a_batch_that_is_done_changes_nothing(autoconn, queue, co
     with refused("PQ003", f"batch not found: {batch[0].batch_id}"):
         autoconn.execute("select pgque.ack_or_fail(%s)", [batch[0].batch_id])
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 0
+
+
+def test_p10_ack_part_refuses_a_null(autoconn, queue, consumer):
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    with refused("22023", "msg_ids must not be null"):
+        call = "select pgque.ack_part(%s, array[%s, null]::bigint[])"
+        autoconn.execute(call, [batch[0].batch_id, batch[0].msg_id])
+    assert len(receive(autoconn, queue, consumer)) == 3
+
+
+def test_p10_only_messages_of_the_batch_can_be_nacked_however_large_the_window(
+    autoconn, queue, consumer
+):
+    for _ in range(4):
+        value(autoconn, "select pg_current_xact_id()")
+    sent = send_many(autoconn, queue, 3000)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer, 10)
+    with refused("PQ004", f"msg_id {sent[2500]} not found"):
+        nack(autoconn, batch[0]._replace(msg_id=sent[2500]))
+    assert nack(autoconn, batch[3]) == 1
+    ack(autoconn, batch)
+    batch = receive(autoconn, queue, consumer, 10)
+    with refused("PQ004", f"msg_id {sent[2]} not found"):
+        nack(autoconn, batch[0]._replace(msg_id=sent[2]))
+    with refused("PQ004", "event not found"):
+        autoconn.execute("select pgque.event_retry(%s, %s, 0)", [batch[0].batch_id, sent[2]])
+    assert nack(autoconn, batch[9]) == 1

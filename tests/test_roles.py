@@ -418,3 +418,16 @@ def test_p5_an_installation_does_not_wait_for_transactions_at_work(
         install(installer)
     worker.commit()
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 1
+
+
+def test_an_admin_reads_a_batch_by_cursor_after_the_ledger_was_rotated(
+    autoconn, queue, consumer, act_as
+):
+    rotate_ledger(autoconn)
+    send(autoconn, queue, "one")
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    act_as("pgque_admin")
+    call = "select ev_data from pgque.get_batch_cursor(%s, 'c', 10)"
+    with autoconn.transaction():
+        assert autoconn.execute(call, [batch[0].batch_id]).fetchall() == [("one",)]

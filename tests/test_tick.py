@@ -362,3 +362,17 @@ def test_ids_stay_in_order_over_ticks(autoconn, queue, consumer):
         sent += send_many(autoconn, queue, n + 1)
         tick(autoconn, queue)
     assert ids(drain(autoconn, queue, consumer)) == sent
+
+
+def test_p1_a_late_commit_is_seen_whatever_the_ticking_transaction_did_before(
+    connect, autoconn, queue, consumer
+):
+    """age(xid) counts from an id that PostgreSQL fixes at its first call in a transaction."""
+    ticking, late = connect(), connect()
+    ticking.execute("select age('3'::xid)")
+    send(late, queue, "lone")
+    ticking.execute("select pgque.ticker(%s)", [queue])
+    ticking.commit()
+    late.commit()
+    assert value(autoconn, "select pgque.ticker()") == 1
+    assert [m.payload for m in receive(autoconn, queue, consumer)] == ["lone"]

@@ -13,7 +13,7 @@ import matplotlib as mpl
 mpl.use("svg")
 
 from matplotlib import pyplot as plt
-from matplotlib.ticker import EngFormatter, FuncFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
 
 from bench.measure import Row, bound
 from bench.peers import NAMES
@@ -247,13 +247,14 @@ def latency(rows: Sequence[Row]) -> Figure | None:
     _plain_log(axes.yaxis)
     axes.set_xlabel("events a second")
     axes.set_ylabel("ms, median")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.set_title("From send to handler")
     _label_ends(axes, ends)
     return figure
 
 
 def horizon(rows: Sequence[Row]) -> Figure | None:
-    """A cycle's time while a transaction pins the xmin horizon."""
+    """From send to handler, second by second, while a transaction pins the xmin horizon."""
     found = [row for row in _of(rows, 9) if row.detail.get("curve")]
     if not found:
         return None
@@ -269,7 +270,7 @@ def horizon(rows: Sequence[Row]) -> Figure | None:
     _plain_log(axes.xaxis)
     _plain_log(axes.yaxis)
     axes.set_xlabel(found[0].detail.get("x", "cycles"))
-    axes.set_ylabel("ms per cycle of send, receive, done")
+    axes.set_ylabel("ms from send to handler, 300 a second")
     axes.set_title("While something holds the xmin horizon")
     _label_ends(axes, ends)
     return figure

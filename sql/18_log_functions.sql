@@ -2,10 +2,11 @@
 --
 -- Invariant: they read a log through its parent, in the order of (ev_txid, ev_id), along the one index
 -- that holds each row: (ev_txid, ev_id) for what was sent, (ev_owner, ev_txid, ev_id) for what was put
--- back for one owner. A span has up to four arms: sent or put back, by transactions that began between
--- the two ticks (a range of the index) or that were late (by value, one probe each). A large window is
--- so read in pieces without sorting it, and an old transaction costs one probe. What is read together is
--- returned by ev_id.
+-- back for one owner. What was sent and what was put back are read in up to three arms each: the
+-- transactions that began between the two ticks (a range of the index), the one in which the span ends
+-- if it was cut (by value, for before PostgreSQL 18 a comparison of rows does not end a scan inside of a
+-- transaction), and the late ones (by value, one probe each). A large window is so read in pieces
+-- without sorting it, and an old transaction costs one probe. What is read together is returned by ev_id.
 
 create or replace function pgque._span_arms(
     log text, restored boolean, columns text, late boolean, condition text, tail text, sent_span text default 's'
@@ -26,7 +27,15 @@ as $$
         select format(
             'select %s from %s e where {of_owner} '
             'and (e.ev_txid, e.ev_id) > (({span}.after).txid, ({span}.after).id) '
-            'and (e.ev_txid, e.ev_id) <= (({span}.until).txid, ({span}.until).id) '
+            'and e.ev_txid < ({span}.until).txid '
+            'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
+            columns, log, condition, tail)
+        union all
+        select format(
+            'select %s from %s e where {of_owner} '
+            'and ({span}.until).id <> -1 and ({span}.until).txid >= ({span}.after).txid '
+            'and e.ev_txid = ({span}.until).txid and e.ev_id <= ({span}.until).id '
+            'and e.ev_id > case when ({span}.after).txid = ({span}.until).txid then ({span}.after).id else -1 end '
             'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
             columns, log, condition, tail)
         union all
@@ -160,7 +169,7 @@ begin
                 from %s e
                 where e.ev_owner is null
                     and (e.ev_txid, e.ev_id) > (middle::text::xid8, -1)
-                    and (e.ev_txid, e.ev_id) <= ((s.until).txid, (s.until).id)
+                    and e.ev_txid <= (s.until).txid
                 order by e.ev_txid, e.ev_id
                 limit 1;
                 if p.id <= wanted then

@@ -24,23 +24,29 @@ returns pg_snapshot
 language plpgsql volatile
 as $$
 declare
-    next_age int := age('3'::xid); -- fixes the next transaction id for what age() says from here on
+    fixed int := age('3'::xid); -- from here on age() counts from the transaction id that is next now
     snap pg_snapshot;
     xmax xid8;
     after_xmax xid8;
+    outdated boolean := true;
     running xid8[];
 begin
     -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run already,
-    -- and have taken ids, without being listed. They are listed here: in a transaction without an id of its own
-    -- age() counts from the id that was next when it was first called, so this has to be the first statement.
-    -- Elsewhere, or where there are many (savepoints have ids too), a younger transaction is made and
-    -- finished, which leaves only those that PostgreSQL lists.
+    -- and have taken ids, without being listed. They are listed here, for in a transaction without an id of
+    -- its own age() counts from the next one to be assigned. Where it has an id, or somebody called age()
+    -- earlier in it, so that this one is assigned already, or where there are many (savepoints have ids
+    -- too), a younger transaction is made and finished, which leaves only those that PostgreSQL lists.
     snap := pg_current_snapshot();
     xmax := pg_snapshot_xmax(snap);
-    if pg_current_xact_id_if_assigned() is not null
-        or transaction_timestamp() <> statement_timestamp()
-        or age(xmax::xid) > 20
-    then
+    after_xmax := (xmax::text::numeric + greatest(age(xmax::xid), 0))::text::xid8;
+    if pg_current_xact_id_if_assigned() is null and age(xmax::xid) <= 20 then
+        begin
+            perform pg_xact_status(after_xmax);
+        exception
+            when invalid_parameter_value then outdated := false; -- "is in the future"
+        end;
+    end if;
+    if outdated then
         begin
             perform pg_logical_emit_message(true, 'pgque', ''); -- gives this block a transaction id
             raise exception using errcode = 'PQUND';
@@ -59,10 +65,9 @@ begin
         );
         return format('%s:%s:%s', coalesce(running[1], xmax), xmax, array_to_string(running, ','));
     end if;
-    if age(xmax::xid) <= 0 then
+    if after_xmax = xmax then
         return snap;
     end if;
-    after_xmax := (xmax::text::numeric + age(xmax::xid))::text::xid8;
     running := array(select pg_snapshot_xip(snap)) || array(
         select txid::text::xid8
         from generate_series(xmax::text::numeric, after_xmax::text::numeric - 1) as txid
@@ -163,6 +168,7 @@ declare
 begin
     -- A statement of its own: the snapshots below are taken after the lock is held.
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
+    q := pgque._queue(q.queue_name); -- drop_queue takes the lock too
     last := pgque._need_last_tick(q);
     if not pgque._is_due(q, last) then
         return null;
@@ -170,10 +176,6 @@ begin
     seq := pgque._sequence_value(q.queue_event_seq);
     snap := pgque._snapshot();
     return pgque._store_tick(q, pgque._next_tick(q, last, seq, snap, may_have_sent));
-exception
-    when internal_error then -- that is what a sequence says that is dropped in this moment
-        perform pgque._queue(q.queue_name);
-        raise;
 end
 $$;
 comment on function pgque._take_tick(pgque.queue, boolean) is 'Takes a tick of a queue if one is due: its id; NULL where none was.';
@@ -296,6 +298,7 @@ begin
     end if;
     perform pgque._after_restore();
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
+    q := pgque._queue(queue); -- drop_queue takes the lock too
     last := pgque._need_last_tick(q);
     if tick_id <= last.tick_id then
         raise exception 'tick_id must move forward: % is not above %', tick_id, last.tick_id

@@ -130,7 +130,10 @@ begin
     delete from pgque.dead_letter where dl_queue_id = q.queue_id;
     delete from pgque.queue where queue_id = q.queue_id;
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
-    -- The sequence last: that is the order of locks in a send, and tickers of all queues read sequences.
+    -- In the order of locks in a send: the name, the log, its sequence. Its ticker looks again too, and tickers
+    -- of all queues read sequences, so that is locked last.
+    perform pg_advisory_xact_lock(1885827449, hashtext(q.queue_name));
+    perform pg_advisory_xact_lock(1885827446, q.queue_id);
     execute format('drop table %s cascade', q.queue_data_pfx);
     perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
@@ -252,6 +255,7 @@ declare
     unattended boolean;
     id bigint;
 begin
+    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name));
     select t.queue_id, t.queue_cur_table, t.queue_ticker_paused or t.queue_external_ticker
     into queue_id, child, unattended
     from pgque.queue t

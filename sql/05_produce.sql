@@ -1,7 +1,7 @@
 -- Sending.
 --
 -- Invariant: a send is part of the caller's transaction and touches nothing but the log: it takes no
--- lock that another send or a reader waits for, and does not notify, save once where the ticker sleeps.
+-- lock that another send or a reader waits for (drop_queue does), and does not notify, save once where the ticker sleeps.
 -- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL replaces by it.
 
 create or replace function pgque.send(queue_name text, payload text)
@@ -50,6 +50,7 @@ begin
     if cardinality(payloads) = 0 then
         return '{}';
     end if;
+    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
     q := pgque._need_writable(queue_name);
     execute 'select pgque._event_' || q.queue_id || '_append_batch($1, $2, $3)'
         into ids

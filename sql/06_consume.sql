@@ -412,6 +412,10 @@ begin
             and t.tick_time <= at
         order by t.tick_id desc
         limit 1;
+        if tick_id is null then
+            raise exception 'tick not found: none in queue % is as old as %', queue, at
+                using errcode = 'PQ011', hint = format('Seek to tick %s, the oldest that is kept.', q.queue_history_tick);
+        end if;
     end if;
     c.cur_tick := pgque._need_tick(q, tick_id);
     c.cur_next_tick := null;

@@ -77,8 +77,11 @@ class Batches:
         """
         with mapped:
             with self._together():
-                self._finish(batch_id)
-                rows = self._start()
+                self.begin()
+                new_cursor(self._conn).execute("select pgque.ack_or_fail(%s::bigint)", (batch_id,))
+                # The next transaction begins with this one's end, READ COMMITTED as well.
+                self._conn.execute("commit and chain" if self._lock else "commit", prepare=False)
+                rows = self._ask()
             return self._opened(rows)
 
     def abandon(self) -> None:
@@ -102,9 +105,3 @@ class Batches:
         if not messages:
             self._conn.commit()  # who waits holds nothing
         return messages
-
-    def _finish(self, batch_id: int) -> None:
-        if self._conn.pgconn.transaction_status == TransactionStatus.IDLE:
-            self._begin()
-        new_cursor(self._conn).execute("select pgque.ack_or_fail(%s::bigint)", (batch_id,))
-        self._conn.execute("commit", prepare=False)

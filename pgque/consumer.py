@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -108,7 +107,6 @@ class Consumer:
         self._awake = threading.Event()
         self._received_once = False
         self._handling = False
-        self._touched = 0.0
         self._ticker: Ticker | None = None
 
     def on(self, type: str) -> Callable[[F], F]:  # noqa: A002
@@ -310,11 +308,8 @@ class Consumer:
 
     def _touch(self, conn: psycopg.Connection[Any]) -> None:
         """Give a sign of life while handlers are at work, from the ticker's thread."""
-        assert self._dead_interval is not None
         assert self._subconsumer is not None
-        every = self._dead_interval.total_seconds() / 4
-        if self._handling and time.monotonic() - self._touched >= every:
-            self._touched = time.monotonic()
+        if self._handling:
             PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
 
 

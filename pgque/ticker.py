@@ -67,7 +67,7 @@ class Ticker:
         self._leading = False
         self._listening = False
         self._warned: dict[str, float] = {}
-        self._chores: list[Callable[[psycopg.Connection[Any]], None]] = []
+        self._chores: list[_Chore] = []
         self._longest_pause = STANDBY_PAUSE
         self._wakeup: Wakeup | None = None
 
@@ -84,8 +84,8 @@ class Ticker:
     def add_chore(
         self, chore: Callable[[psycopg.Connection[Any]], None], every: float = STANDBY_PAUSE
     ) -> None:
-        """Run something on the ticker's connection at each round, `every` so many seconds."""
-        self._chores.append(chore)
+        """Run something on the ticker's connection, `every` so many seconds."""
+        self._chores.append(_Chore(chore, every))
         self._longest_pause = min(self._longest_pause, max(every, SHORTEST_CHORE_PAUSE))
 
     def run(self) -> None:
@@ -153,7 +153,7 @@ class Ticker:
                 self._leading = self._take_the_lead(wakeup)
             with mapped:
                 for chore in self._chores:
-                    chore(wakeup.conn)
+                    chore.run_if_due(wakeup.conn)
                 pause = rounds.look() if self._leading else STANDBY_PAUSE
             channels = wakeup.wait(min(pause, self._longest_pause))
             if CHANNEL in channels:
@@ -180,6 +180,19 @@ class Ticker:
         if now - self._warned.get(text, -REPEAT_WARNING_AFTER) >= REPEAT_WARNING_AFTER:
             self._warned = {text: now} if len(self._warned) > 100 else {**self._warned, text: now}
             logger.warning("ticker: %s", text)
+
+
+class _Chore:
+    def __init__(self, run: Callable[[psycopg.Connection[Any]], None], every: float) -> None:
+        self._run = run
+        self._every = every
+        self._last = float("-inf")
+
+    def run_if_due(self, conn: psycopg.Connection[Any]) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self._run(conn)
 
 
 class _Rounds:

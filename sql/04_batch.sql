@@ -202,11 +202,10 @@ begin
     s.last_id := later.tick_seq_after;
     s.place := place;
     s.upto := upto;
+    s.late := '{}';
     if place.txid >= since then
-        s.late := '{}';
         s.after := place;
     else
-        s.late := '{}';
         if pg_snapshot_xmin(earlier.tick_snapshot) <> since then
             s.late := pgque._late(earlier.tick_snapshot, later.tick_snapshot);
         end if;
@@ -243,29 +242,46 @@ end
 $$;
 comment on function pgque._events(pgque.span) is 'The events of a span, by ev_id.';
 
-create or replace function pgque._place(s pgque.span, number int)
-returns pgque.place
+create or replace function pgque._holds_events(s pgque.span)
+returns boolean
 language plpgsql
 as $$
 declare
-    p pgque.place;
+    holds boolean;
 begin
     if s.queue_id is null then
-        return null;
+        return false;
     end if;
     begin
-        execute 'select * from pgque._event_' || s.queue_id || '_places($1, $2, 1)' into p using s, number - 1;
+        execute 'select exists (select from pgque._event_' || s.queue_id || '_places($1, 0, 1))' into holds using s;
         raise exception using errcode = 'PQUND'; -- as in _events
     exception
         when sqlstate 'PQUND' then null;
     end;
-    return p;
+    return holds;
 end
 $$;
-comment on function pgque._place(pgque.span, int) is 'The place behind so many events of a span; NULL where it has fewer.';
+comment on function pgque._holds_events(pgque.span) is 'Whether there is an event in a span.';
+
+create or replace function pgque._part(s pgque.span, first pgque.place, last pgque.place)
+returns pgque.span
+language plpgsql immutable
+as $$
+begin
+    if (first.txid, first.id) > ((s.after).txid, (s.after).id) then
+        s.after := first;
+    end if;
+    if (last.txid, last.id) < ((s.until).txid, (s.until).id) then
+        s.until := last;
+    end if;
+    return s;
+end
+$$;
+comment on function pgque._part(pgque.span, pgque.place, pgque.place) is
+    'A span without those of its transactions, late ones apart, that are not between two places, the second being the last of it.';
 
 create or replace function pgque._cut(s pgque.span, max_return int)
-returns pgque.place
+returns pgque.span
 language plpgsql
 as $$
 declare
@@ -273,7 +289,7 @@ declare
     cut pgque.place;
 begin
     if s.queue_id is null or max_return >= s.at_most then
-        return s.upto;
+        return s;
     end if;
     begin
         for p in execute 'select * from pgque._event_' || s.queue_id || '_places($1, $2, 2)' using s, max_return - 1 loop
@@ -286,25 +302,10 @@ begin
     exception
         when sqlstate 'PQUND' then null;
     end;
-    return s.upto;
+    return pgque._part(s, null, s.upto);
 end
 $$;
-comment on function pgque._cut(pgque.span, int) is
-    'Where a batch of at most max_return events of a span ends: the span''s own end, if they are all.';
-
-create or replace function pgque._shorten(s pgque.span, upto pgque.place)
-returns pgque.span
-language plpgsql immutable
-as $$
-begin
-    s.upto := upto;
-    if (upto.txid, upto.id) < ((s.until).txid, (s.until).id) then
-        s.until := upto;
-    end if;
-    return s;
-end
-$$;
-comment on function pgque._shorten(pgque.span, pgque.place) is 'The span up to a place, which lies in it; NULL: as it is.';
+comment on function pgque._cut(pgque.span, int) is 'The first max_return events of a span: all of it, if they are fewer.';
 
 create or replace function pgque._pass_over_nothing(q pgque.queue, owner int, start pgque.tick)
 returns pgque.tick
@@ -322,7 +323,7 @@ begin
         limit 1;
         if t.tick_id is null then
             return start;
-        elsif (pgque._place(pgque._span(q, owner, start, t, null, null), 1)).txid is null then
+        elsif not pgque._holds_events(pgque._span(q, owner, start, t, null, null)) then
             start := t;
             span := least(2 * span, 500);
         elsif span > 1 then

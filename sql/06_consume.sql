@@ -235,9 +235,7 @@ declare
     span pgque.span;
     moved boolean := false;
 begin
-    if max_return is null or max_return < 1 then
-        perform pgque._check_max_return(max_return); -- raises
-    end if;
+    perform pgque._check_max_return(max_return);
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
     newest := (pgque._last_tick(s.sub_queue)).tick_id;
@@ -257,9 +255,9 @@ begin
         span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);
         -- That there is something in the first window is found out by reading it.
         if span.queue_id is not null and (c.cur_batch is distinct from empty_batch or empty_batch is null) then
-            if not moved or (pgque._place(span, 1)).txid is not null then
+            if not moved or pgque._holds_events(span) then
                 if span.at_most > max_return or span.at_most is null then
-                    span := pgque._shorten(span, pgque._cut(span, max_return));
+                    span := pgque._cut(span, max_return);
                 end if;
                 span.batch_id := c.cur_batch;
                 if c.cur_batch is null or not pgque._same_place(c.cur_upto, span.upto) then

@@ -92,7 +92,6 @@ as $$
 declare
     c pgque.cursor := pgque._need_batch(batch_id, true);
     s pgque.subscriber;
-    e pgque.retry_queue;
     max_retries int;
     retry_at timestamptz := clock_timestamp() + coalesce(retry_after, interval '60 seconds');
     done bigint[];

@@ -155,9 +155,9 @@ begin
         span := pgque._span(
             q, m.sub_group, earlier, later,
             case when c.cur_next_tick is not null then c.cur_place else g.cur_place end, c.cur_end);
-        something := (pgque._place(span, 1)).txid is not null;
+        something := pgque._holds_events(span);
         if something then
-            span := pgque._shorten(span, pgque._cut(span, max_return));
+            span := pgque._cut(span, max_return);
         end if;
         if c.cur_next_tick is null then
             -- A new piece: the group goes on behind it.

@@ -55,6 +55,35 @@ comment on function pgque._span_arms(text, boolean, text, boolean, text, text, t
     'The union of queries that reads a span s of a log, without or with late transactions. Where it was restored ids tell the '
     'lives of the log apart: see 15_restore.sql.';
 
+create or replace function pgque._make_log_function(queue_id int, name text, arguments text, result text, body text, promise text)
+returns void
+language plpgsql
+as $$
+declare
+    signature text := format('pgque._event_%s_%s(%s)', queue_id, name, arguments);
+begin
+    execute format('create or replace function %s returns %s language plpgsql as %L', signature, result, body);
+    execute format('comment on function %s is %L', signature, promise);
+    execute format('revoke all on function %s from public', signature);
+end
+$$;
+comment on function pgque._make_log_function(int, text, text, text, text, text) is
+    'Makes one function of a queue''s log, or makes it anew: nobody''s but the owner''s.';
+
+-- Each child has a statement of its own, for a table's name is no parameter.
+create or replace function pgque._into_child(log text, columns text, selection text, tail text)
+returns text
+language sql immutable
+as $$
+    select format(
+        'if child = 0 then %s; elsif child = 1 then %s; else %s; end if;', variadic array(
+            select format('insert into %s_%s (%s) %s %s', log, child, columns, selection, tail)
+            from generate_series(0, 2) as child
+            order by child
+        ))
+$$;
+comment on function pgque._into_child(text, text, text, text) is 'Statements that insert into the child of a log that is wanted.';
+
 create or replace function pgque._make_log_functions(queue_id int)
 returns void
 language plpgsql
@@ -62,189 +91,152 @@ as $$
 declare
     log text := 'pgque.event_' || queue_id;
     restored boolean := coalesce((select q.queue_floor > -1 from pgque.queue q where q.queue_id = _make_log_functions.queue_id), false);
-    functions text := 'pgque._event_' || queue_id;
     columns constant text := 'e.ev_id, e.ev_time, e.ev_txid, coalesce(e.ev_retry, 0), e.ev_type, e.ev_data, '
         'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
-    result constant text := 'table (ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text, '
+    events constant text := 'table (ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text, '
         'ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text)';
     message constant text := 'e.ev_id, s.batch_id, e.ev_type, e.ev_data, coalesce(e.ev_retry, 0), e.ev_time, '
         'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
     keys constant text := 'e.ev_txid, e.ev_id';
+    wanted constant text := 'and e.ev_id = wanted';
     fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
+    query constant text := 'if s.late = ''{}'' then return query select * from (%1$s) event %2$s; '
+        'else return query select * from (%3$s) event %2$s; end if;';
 begin
     -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
-    execute format(
-        'create or replace function %1$s_append(
-            child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
-        ) returns bigint language plpgsql as $body$
-        #variable_conflict use_variable
-        declare
-            txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
-            id bigint;
-        begin
-            if child = 0 then
-                insert into %2$s_0 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                returning ev_id into id;
-            elsif child = 1 then
-                insert into %2$s_1 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                returning ev_id into id;
-            else
-                insert into %2$s_2 (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                values (nextval(''%2$s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
-                returning ev_id into id;
-            end if;
-            return id;
-        end
-        $body$', functions, log);
+    perform pgque._make_log_function(
+        queue_id, 'append',
+        'child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text', 'bigint',
+        format(
+            '#variable_conflict use_variable
+            declare
+                txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+                id bigint;
+            begin
+                %s
+                return id;
+            end',
+            pgque._into_child(
+                log, 'ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4',
+                format(
+                    'values (nextval(''%s_id_seq''), clock_timestamp(), txid, ev_type, ev_data, '
+                    'ev_extra1, ev_extra2, ev_extra3, ev_extra4)', log),
+                'returning ev_id into id')),
+        'Appends one event to a child of this log and returns its id.');
     -- The ids are taken before the insert, for they are returned; the log is locked before its sequence all the same.
-    execute format(
-        'create or replace function %1$s_append_batch(child int, ev_type text, payloads text[])
-        returns bigint[] language plpgsql as $body$
-        declare
-            txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
-            sent_at timestamptz := clock_timestamp();
-            ids bigint[];
-        begin
-            perform from only %2$s limit 0;
-            ids := array(select nextval(''%2$s_id_seq'') from generate_series(1, cardinality(payloads)));
-            if child = 0 then
-                insert into %2$s_0 (ev_id, ev_time, ev_txid, ev_type, ev_data)
-                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
-            elsif child = 1 then
-                insert into %2$s_1 (ev_id, ev_time, ev_txid, ev_type, ev_data)
-                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
-            else
-                insert into %2$s_2 (ev_id, ev_time, ev_txid, ev_type, ev_data)
-                select id, sent_at, txid, _event_%3$s_append_batch.ev_type, payload from unnest(ids, payloads) as sent (id, payload);
-            end if;
-            return ids;
-        end
-        $body$', functions, log, queue_id);
+    perform pgque._make_log_function(
+        queue_id, 'append_batch', 'child int, ev_type text, payloads text[]', 'bigint[]',
+        format(
+            'declare
+                txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+                sent_at timestamptz := clock_timestamp();
+                ids bigint[];
+            begin
+                perform from only %1$s limit 0;
+                ids := array(select nextval(''%1$s_id_seq'') from generate_series(1, cardinality(payloads)));
+                %2$s
+                return ids;
+            end',
+            log,
+            pgque._into_child(
+                log, 'ev_id, ev_time, ev_txid, ev_type, ev_data',
+                'select id, sent_at, txid, ev_type, payload from unnest(ids, payloads) as sent (id, payload)', '')),
+        'Appends one event per payload to a child of this log: the ids in the order of the payloads.');
     -- Gives the locks on the log back, or handlers that take long would keep it from being rotated for
     -- ever. What the subscriber's position has not passed is not truncated, locks or not.
-    execute format(
-        'create or replace function %s_messages(s pgque.span) returns setof pgque.message language plpgsql as $body$
-        begin
-            if s.late = ''{}'' then
-                return query select * from (%s) event order by 1;
-            else
-                return query select * from (%s) event order by 1;
-            end if;
-            raise exception using errcode = ''PQUND'';
-        exception
-            when sqlstate ''PQUND'' then null;
-        end
-        $body$', functions,
-        pgque._span_arms(log, restored, message, false, '', fence), pgque._span_arms(log, restored, message, true, '', fence));
-    execute format(
-        'create or replace function %s_events(s pgque.span) returns %s language plpgsql as $body$
-        #variable_conflict use_column
-        begin
-            if s.late = ''{}'' then
-                return query select * from (%s) event order by 1;
-            else
-                return query select * from (%s) event order by 1;
-            end if;
-        end
-        $body$', functions, result,
-        pgque._span_arms(log, restored, columns, false, '', fence), pgque._span_arms(log, restored, columns, true, '', fence));
+    perform pgque._make_log_function(
+        queue_id, 'messages', 's pgque.span', 'setof pgque.message',
+        format(
+            'begin
+                %s
+                raise exception using errcode = ''PQUND'';
+            exception
+                when sqlstate ''PQUND'' then null;
+            end',
+            format(
+                query, pgque._span_arms(log, restored, message, false, '', fence), 'order by 1',
+                pgque._span_arms(log, restored, message, true, '', fence))),
+        'The messages of a span of this log, by msg_id.');
+    perform pgque._make_log_function(
+        queue_id, 'events', 's pgque.span', events,
+        format(
+            '#variable_conflict use_column
+            begin
+                %s
+            end',
+            format(
+                query, pgque._span_arms(log, restored, columns, false, '', fence), 'order by 1',
+                pgque._span_arms(log, restored, columns, true, '', fence))),
+        'The events of a span of this log, by ev_id.');
+    perform pgque._make_log_function(
+        queue_id, 'places', 's pgque.span, skip int, take int', 'setof pgque.place',
+        format(
+            'begin
+                %s
+            end',
+            format(
+                query, pgque._span_arms(log, restored, keys, false, '', in_order),
+                '(txid, id) order by txid, id offset skip limit take',
+                pgque._span_arms(log, restored, keys, true, '', in_order))),
+        'The places of the events of a span, in the order in which the log is read.');
     -- In a log that is read as it was written ids grow with transactions, so the one that is wanted is found
     -- by bisection: there, or near there where transactions ran side by side, or else anywhere.
-    execute format(
-        'create or replace function %s_near(s pgque.span, wanted bigint, width int) returns pgque.span language plpgsql as $body$
-        declare
-            low bigint := (s.after).txid::text;
-            high bigint := (s.until).txid::text;
-            middle bigint;
-            p pgque.place;
-            first pgque.place;
-            last pgque.place;
-        begin
-            while high - low > 1 loop
-                middle := (low + high) / 2;
-                select e.ev_txid, e.ev_id into p
-                from %s e
-                where e.ev_owner is null
-                    and (e.ev_txid, e.ev_id) > (middle::text::xid8, -1)
-                    and e.ev_txid <= (s.until).txid
-                order by e.ev_txid, e.ev_id
-                limit 1;
-                if p.id <= wanted then
-                    low := p.txid::text;
-                else
-                    high := middle;
-                end if;
-            end loop;
-            first := (greatest(low - width, 0)::text::xid8, case when width = 0 then wanted - 1 else -1 end);
-            last := ((low + width)::text::xid8, case when width = 0 then wanted else -1 end);
-            if (first.txid, first.id) > ((s.after).txid, (s.after).id) then
-                s.after := first;
-            end if;
-            if (last.txid, last.id) < ((s.until).txid, (s.until).id) then
-                s.until := last;
-            end if;
-            return s;
-        end
-        $body$', functions, log);
-    execute format(
-        'create or replace function %1$s_event(s pgque.span, wanted bigint) returns %2$s language plpgsql as $body$
-        #variable_conflict use_column
-        declare
-            near pgque.span;
-            width int;
-        begin
-            if s.at_most > 2000 or s.at_most is null then
-                foreach width in array ''{0,20}''::int[] loop
-                    near := %1$s_near(s, wanted, width);
-                    return query select * from (%3$s) event order by 4 desc limit 1;
-                    if found then
-                        return;
+    perform pgque._make_log_function(
+        queue_id, 'near', 's pgque.span, wanted bigint', 'bigint',
+        format(
+            'declare
+                low bigint := (s.after).txid::text;
+                high bigint := (s.until).txid::text;
+                middle bigint;
+                p pgque.place;
+            begin
+                while high - low > 1 loop
+                    middle := (low + high) / 2;
+                    select e.ev_txid, e.ev_id into p
+                    from %s e
+                    where e.ev_owner is null
+                        and (e.ev_txid, e.ev_id) > (middle::text::xid8, -1)
+                        and e.ev_txid <= (s.until).txid
+                    order by e.ev_txid, e.ev_id
+                    limit 1;
+                    if p.id <= wanted then
+                        low := p.txid::text;
+                    else
+                        high := middle;
                     end if;
                 end loop;
-            end if;
-            if s.late = ''{}'' then
-                return query select * from (%4$s) event order by 4 desc limit 1;
-            else
-                return query select * from (%5$s) event order by 4 desc limit 1;
-            end if;
-        end
-        $body$', functions, result,
-        pgque._span_arms(log, restored, columns, true, 'and e.ev_id = wanted', fence, 'near'),
-        pgque._span_arms(log, restored, columns, false, 'and e.ev_id = wanted', fence),
-        pgque._span_arms(log, restored, columns, true, 'and e.ev_id = wanted', fence));
-    execute format(
-        'create or replace function %s_places(s pgque.span, skip int, take int) returns setof pgque.place language plpgsql as $body$
-        begin
-            if s.late = ''{}'' then
-                return query select * from (%s) event (txid, id) order by txid, id offset skip limit take;
-            else
-                return query select * from (%s) event (txid, id) order by txid, id offset skip limit take;
-            end if;
-        end
-        $body$', functions,
-        pgque._span_arms(log, restored, keys, false, '', in_order), pgque._span_arms(log, restored, keys, true, '', in_order));
-    execute format(
-        'comment on function %1$s_append(int, text, text, text, text, text, text) is %7$L; '
-        'comment on function %1$s_append_batch(int, text, text[]) is %8$L; '
-        'comment on function %1$s_messages(pgque.span) is %6$L; '
-        'comment on function %1$s_events(pgque.span) is %2$L; '
-        'comment on function %1$s_near(pgque.span, bigint, int) is %5$L; '
-        'comment on function %1$s_event(pgque.span, bigint) is %3$L; '
-        'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
-        'revoke all on function %1$s_append_batch(int, text, text[]), %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
-        '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
-        '%1$s_places(pgque.span, int, int) from public',
-        functions,
-        'The events of a span of this log, by ev_id.',
-        'The event of a span with that ev_id, its newest attempt.',
-        'The places of the events of a span, in the order in which the log is read.',
-        'The part of a span where an event with that ev_id most likely is; for a large one.',
-        'The messages of a span of this log, by msg_id.',
-        'Appends one event to a child of this log and returns its id.',
-        'Appends one event per payload to a child of this log: the ids in the order of the payloads.');
+                return low;
+            end', log),
+        'The transaction of a large span that most likely sent the event with that ev_id, or one beside it.');
+    perform pgque._make_log_function(
+        queue_id, 'event', 's pgque.span, wanted bigint', events,
+        format(
+            '#variable_conflict use_column
+            declare
+                near pgque.span;
+                txid bigint;
+            begin
+                if s.at_most > 2000 or s.at_most is null then
+                    txid := pgque._event_%1$s_near(s, wanted);
+                    foreach near in array array[
+                        pgque._part(s, (txid::text::xid8, wanted - 1), (txid::text::xid8, wanted)),
+                        pgque._part(s, (greatest(txid - 20, 0)::text::xid8, -1), ((txid + 20)::text::xid8, -1))
+                    ] loop
+                        return query select * from (%2$s) event order by 4 desc limit 1;
+                        if found then
+                            return;
+                        end if;
+                    end loop;
+                end if;
+                %3$s
+            end',
+            queue_id,
+            pgque._span_arms(log, restored, columns, true, wanted, fence, 'near'),
+            format(
+                query, pgque._span_arms(log, restored, columns, false, wanted, fence), 'order by 4 desc limit 1',
+                pgque._span_arms(log, restored, columns, true, wanted, fence))),
+        'The event of a span with that ev_id, its newest attempt.');
 end
 $$;
 comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
@@ -253,12 +245,17 @@ create or replace function pgque._drop_log_functions(queue_id int)
 returns void
 language plpgsql
 as $$
+declare
+    function regprocedure;
 begin
-    execute format(
-        'drop function %1$s_append_batch(int, text, text[]), %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
-        '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
-        '%1$s_places(pgque.span, int, int)',
-        'pgque._event_' || queue_id);
+    for function in
+        select f.oid
+        from pg_proc f
+        where f.pronamespace = 'pgque'::regnamespace
+            and starts_with(f.proname, format('_event_%s_', queue_id))
+    loop
+        execute format('drop function %s', function);
+    end loop;
 end
 $$;
 comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log.';

@@ -10,6 +10,7 @@ import pytest
 import pgque
 from pgque import Ticker
 from pgque.install import install
+from pgque.wakeup import Wakeup
 from tests.running import eventually, process, running
 
 SCRIPT = """
@@ -139,21 +140,27 @@ def test_sigterm_ends_it_with_status_0(dsn, autoconn):
         assert child.wait(10) == 0
 
 
-def test_stop_takes_effect_at_once(dsn, autoconn, monkeypatch):
+def test_stop_wakes_a_ticker_that_sleeps(dsn, autoconn, monkeypatch):
+    sleeps: list[float] = []
+
+    def wait(wakeup: Wakeup, seconds: float) -> object:
+        sleeps.append(seconds)
+        return sleep(wakeup, seconds)
+
+    sleep = Wakeup.wait
+    monkeypatch.setattr(Wakeup, "wait", wait)
     monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 3600)
     monkeypatch.setattr("pgque.ticker.STANDBY_PAUSE", 3600)
     monkeypatch.setattr("pgque.ticker.UNRESOLVED_PAUSE", 3600)
     leads, stands_by = Ticker(dsn), Ticker(dsn)
     with running(leads) as first:
-        eventually(lambda: leads.leading)
+        eventually(lambda: leads.leading and 3600 in sleeps)
         with running(stands_by) as second:
-            eventually(lambda: stands_by.listening)
-            time.sleep(0.5)  # until both wait
+            eventually(lambda: stands_by.listening and sleeps.count(3600) > 1)
             for ticker, thread in ((stands_by, second), (leads, first)):
-                began = time.monotonic()
                 ticker.stop()
-                thread.join(20)
-                assert time.monotonic() - began < 1
+                thread.join(60)
+                assert not thread.is_alive()
 
 
 def test_a_flag_that_another_ticker_has_left_lowered_is_raised_again(new_server):

@@ -87,7 +87,9 @@ def _subjects(rows: Iterable[Row]) -> list[str]:
 
 def _color(subject: str) -> str:
     """Return a subject's color, the same in all plots."""
-    return OTHERS[NAMES.index(subject) % len(OTHERS)] if subject in NAMES else OURS
+    if subject in NAMES:
+        return OTHERS[NAMES.index(subject) % len(OTHERS)]
+    return OURS if subject == "pgque" else SOFT
 
 
 def _plain_log(axis: Any) -> None:

@@ -178,7 +178,7 @@ def test_an_old_transaction_is_as_old_as_it_says(dsn):
 
 def test_latency(context):
     rows = latency.measure_latency(context)
-    assert {row.subject for row in rows} == {"pgque", "textbook"}
+    assert {row.subject for row in rows} == {"pgque", "notify", "textbook"}
     assert {row.detail.get("rate") or row.detail.get("offered") for row in rows} >= {100}
 
 

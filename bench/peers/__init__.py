@@ -1,8 +1,8 @@
 """What users would pick instead of pgque, each driven through its own documented API.
 
 One module per peer. A module imports its package at the top, so that importing the module tells
-whether the peer is here. The `textbook` queue needs nothing, and `ours` is pgque behind the same
-interface, so that all contestants run through the same code.
+whether the peer is here. The `textbook` queue needs nothing. `ours` is pgque behind the same
+interface, and `notify` no queue but the floor below all of them: so all run through the same code.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ CLASSES = {
 """Name of each peer, which is its module's, and its class there."""
 
 NAMES = tuple(CLASSES)
+NO_PEERS = {"ours": "Ours", "notify": "Notify"}
+"""What runs through the same code: pgque itself, and the floor that NOTIFY sets."""
+
 QUEUE = "bench"
 
 
@@ -66,15 +69,11 @@ class UnavailableError(Exception):
 
 def load(name: str) -> type[Peer]:
     """Import a peer's class by its name; raise `UnavailableError` where its package is missing."""
-    if name == "ours":
-        from bench.peers.ours import Ours
-
-        return Ours
     try:
         module = importlib.import_module(f"bench.peers.{name}")
     except ImportError as error:
         raise UnavailableError(f"{name}: {error}") from error
-    return cast("type[Peer]", getattr(module, CLASSES[name]))
+    return cast("type[Peer]", getattr(module, (CLASSES | NO_PEERS)[name]))
 
 
 def installed() -> list[str]:

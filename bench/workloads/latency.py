@@ -20,6 +20,7 @@ from bench.paced import Board, Load, Session, percentile
 from bench.peers.ours import Ours
 
 OURS = "ours"
+FLOOR = "notify"
 PLACES_FOR_WARMING_UP = 2000
 
 
@@ -75,7 +76,7 @@ Broken = dict[str, str]
 
 
 def _rates(context: Context, name: str) -> tuple[int, ...]:
-    if name != OURS:
+    if name not in (OURS, FLOOR):
         return context.pick((1, 100, 1000, 5000), (100, 1000), (100,))
     return context.pick((1, 100, 1000, 5000), (1, 100, 1000, 5000), (100, 500))
 
@@ -126,7 +127,10 @@ def measure_latency(context: Context) -> list[Row]:
     """Measure pgque and every peer at each rate, round after round."""
     table: Table = {}
     broken: Broken = {}
-    turns = {OURS: _turn(context, table, OURS, OURS, _rates(context, OURS))}
+    turns = {
+        OURS: _turn(context, table, OURS, OURS, _rates(context, OURS)),
+        FLOOR: _turn(context, table, FLOOR, FLOOR, _rates(context, FLOOR)),
+    }
     for name in context.peers:
         turns[name] = _guarded(
             context, broken, name, _turn(context, table, name, name, _rates(context, name))
@@ -134,13 +138,14 @@ def measure_latency(context: Context) -> list[Row]:
     if context.quick:
         # One round of the peers: starting a worker takes longer than a rate.
         interleave(turns, 1)
-        interleave({OURS: turns[OURS]}, context.rounds - 1)
+        interleave({name: turns[name] for name in (OURS, FLOOR)}, context.rounds - 1)
     else:
         interleave(turns, context.rounds)
     rows = []
     for rate, results in table[OURS].items():
         rows += _our_rows(rate, results, _fastest(table, context.peers, rate))
-    for name in context.peers:
+        rows += _beside_floor(rate, results, table[FLOOR].get(rate))
+    for name in (FLOOR, *context.peers):
         rows += [_peer_row(name, rate, results) for rate, results in table[name].items()]
         if name in broken:
             rows.append(lacking(6, "send to handler", name, broken[name]))
@@ -167,7 +172,7 @@ def _guarded(
 def _fastest(table: Table, names: list[str], rate: int) -> tuple[str, list[float]] | None:
     """Return the peer with the least median among those that hold a rate, and its medians.
 
-    The textbook queue is a reference and no peer: it has rows of its own.
+    The textbook queue is a reference and no peer, as a bare NOTIFY is: they have rows of their own.
     """
     peers = [name for name in names if name != "textbook"]
     held = {name: table[name][rate] for name in peers if rate in table[name]}
@@ -201,6 +206,21 @@ def _our_rows(rate: int, results: Results, fastest: tuple[str, list[float]] | No
             )
         )
     return rows
+
+
+def _beside_floor(rate: int, results: Results, floor: Results | None) -> list[Row]:
+    if results.behind or floor is None or floor.behind:
+        return []
+    return [
+        compared(
+            6,
+            f"send to handler, {rate:,} a second, beside a bare NOTIFY",
+            "ms",
+            results.medians,
+            reference="INSERT, NOTIFY and COMMIT, heard by another process",
+            reference_samples=floor.medians,
+        )
+    ]
 
 
 def _peer_row(name: str, rate: int, results: Results) -> Row:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import warnings
 from datetime import timedelta
 from itertools import starmap
+from typing import Final
 
 from pgque.calls import Calls, to_interval
+from pgque.errors import PgqueDeadLetterNotFound
 from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
+
+_DEAD_LETTERS: Final = (
+    "select d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id, d.ev_time, "
+    "d.ev_txid::text::bigint, d.ev_retry, d.ev_type, d.ev_data, d.ev_extra1, d.ev_extra2, "
+    "d.ev_extra3, d.ev_extra4, c.co_name from pgque.consumer c (dl_consumer_id, co_name) join"
+)
 
 
 class Management(Calls):
@@ -125,17 +133,24 @@ class Management(Calls):
         `PgqueInvalidArgument`.
         """
         rows = self._rows(
-            """
-            select d.dl_id, d.dl_queue_id, d.dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id,
-                   d.ev_time, d.ev_txid::text::bigint, d.ev_retry, d.ev_type, d.ev_data,
-                   d.ev_extra1, d.ev_extra2, d.ev_extra3, d.ev_extra4, c.co_name
-              from pgque.dlq_inspect(%s::text, %s::int) d
-              join pgque.consumer c on c.co_id = d.dl_consumer_id
-             order by d.dl_id desc
-            """,
+            f"{_DEAD_LETTERS} pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id)"
+            " order by d.dl_id desc",
             (queue, limit),
         )
         return list(starmap(DeadLetter, rows))
+
+    def dead_letter(self, dead_letter_id: int) -> DeadLetter:
+        """Return one dead letter. Reads `pgque.dead_letter`; needs pgque_reader.
+
+        Raises `PgqueDeadLetterNotFound`.
+        """
+        rows = self._rows(
+            f"{_DEAD_LETTERS} pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
+            (dead_letter_id,),
+        )
+        if not rows:
+            raise PgqueDeadLetterNotFound(f"dead letter entry not found: {dead_letter_id}")
+        return DeadLetter(*rows[0])
 
     def replay(self, dead_letter_id: int) -> int:
         """Send a dead letter again, to every consumer of its queue, and remove it: the event id.

@@ -1,6 +1,5 @@
 """The command line: each command as a process of its own, as a user runs it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,33 +10,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-import pgque
 from pgque.cli import app
 from pgque.install import SCHEMA_VERSION, schema_version, script
+from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.running import eventually
-
-CHECKOUT = Path(pgque.__file__).resolve().parent.parent
-
-
-def environment(**more: str) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return {**plain, "NO_COLOR": "1", "TERM": "dumb", **more}
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pgque", *arguments]
-
-
-def cli(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=CHECKOUT,
-        env=environment(**more),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.fixture
@@ -63,15 +39,6 @@ def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def failed(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
-    """Check that a command failed in one clear line; return it."""
-    assert done.returncode == status, done
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("pgque: ")
-    return line
 
 
 def test_help_lists_every_command() -> None:

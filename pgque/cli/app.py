@@ -7,7 +7,23 @@ from typing import Annotated
 import psycopg
 import typer
 
-from pgque.cli import demo, dev, install, sql, ticker, uninstall, version
+from pgque.cli import (
+    consumer,
+    dead,
+    demo,
+    dev,
+    doctor,
+    install,
+    queue,
+    send,
+    sql,
+    status,
+    tail,
+    ticker,
+    uninstall,
+    version,
+)
+from pgque.cli.options import CommandError
 from pgque.errors import PgqueError
 
 app = typer.Typer(
@@ -18,8 +34,10 @@ app = typer.Typer(
 )
 
 # In the order of --help: what a newcomer needs first.
-for module in (demo, dev, install, ticker, version, sql, uninstall):
+for module in (demo, dev, install, ticker, send, tail, status, doctor, version, sql, uninstall):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+for group in (queue, consumer, dead):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 _show_traceback = False
 
@@ -51,6 +69,6 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is missing: pip install 'pgque[demo]'"
-    if isinstance(error, PgqueError | psycopg.Error | OSError):
+    if isinstance(error, CommandError | PgqueError | psycopg.Error | OSError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (pgque --debug … shows where)"

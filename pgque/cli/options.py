@@ -21,3 +21,7 @@ OptionalDsn = Annotated[str | None, _DSN]
 def log_to_stderr() -> None:
     """Show what pgque logs, for a command that runs until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+class CommandError(Exception):
+    """What a command found wrong with what it was given; its text is all that is said."""

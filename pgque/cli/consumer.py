@@ -1,0 +1,84 @@
+"""`pgque consumer`: subscribe, unsubscribe, list, seek."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from pgque.cli.options import Dsn
+from pgque.cli.output import AsJson, print_json, print_table
+from pgque.cli.queue import Queue, Yes
+from pgque.client import connect
+
+app = typer.Typer(help="Subscribe consumers and see where they stand.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The consumer's name.", show_default=False)]
+OnlyQueue = Annotated[str | None, typer.Argument(help="Of this queue alone.", show_default=False)]
+Tick = Annotated[
+    int | None, typer.Option("--tick", help="The tick to stand at.", show_default=False)
+]
+At = Annotated[
+    datetime | None,
+    typer.Option(
+        "--at",
+        formats=["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"],
+        help="A time, in this machine's zone: what was sent afterwards comes again.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def subscribe(dsn: Dsn, queue: Queue, consumer: Name) -> None:
+    """Subscribe a consumer: what is sent from now on is delivered to it."""
+    with connect(dsn, autocommit=True) as client:
+        done = client.subscribe(queue, consumer)
+    typer.echo(f"{consumer} {'is now' if done else 'was already'} subscribed to {queue}.")
+
+
+@app.command()
+def unsubscribe(dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False) -> None:
+    """End a subscription: what it has not received is not delivered to it any more."""
+    if not yes:
+        typer.confirm(
+            f"Unsubscribe {consumer} from {queue}, with what it has before it?", abort=True
+        )
+    with connect(dsn, autocommit=True) as client:
+        done = client.unsubscribe(queue, consumer)
+    typer.echo(f"{consumer} {'is no longer' if done else 'was not'} subscribed to {queue}.")
+
+
+@app.command("list")
+def list_(dsn: Dsn, queue: OnlyQueue = None, as_json: AsJson = False) -> None:
+    """List consumers with what they have before them and when they were last seen."""
+    with connect(dsn, autocommit=True) as client:
+        rows = [
+            {
+                "queue": info.queue_name,
+                "consumer": info.consumer_name,
+                "pending": info.pending_events,
+                "lag": info.lag,
+                "last_seen": info.last_seen,
+                "batch": info.current_batch,
+                "tick": info.last_tick,
+            }
+            for info in client.consumer_info(queue)
+        ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, empty="Nobody is subscribed: pgque consumer subscribe QUEUE NAME")
+
+
+@app.command()
+def seek(dsn: Dsn, queue: Queue, consumer: Name, tick: Tick = None, at: At = None) -> None:
+    """Move a consumer back or forward, within the history that is kept: to --tick or --at."""
+    if (tick is None) == (at is None):
+        raise typer.BadParameter("give either --tick or --at")
+    to = tick if at is None else at.astimezone()
+    assert to is not None
+    with connect(dsn, autocommit=True) as client:
+        stands = client.seek(queue, consumer, to)
+    typer.echo(f"{consumer} stands at tick {stands} of {queue}.")

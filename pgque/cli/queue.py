@@ -1,0 +1,106 @@
+"""`pgque queue`: create, drop, list, show, set, pause, resume."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pgque.cli.options import Dsn
+from pgque.cli.output import AsJson, print_json, print_record, print_table
+from pgque.client import connect
+
+app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
+
+Queue = Annotated[str, typer.Argument(help="The queue's name.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Although consumers are subscribed.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Param = Annotated[str, typer.Argument(help="The setting, as ticker_max_lag.", show_default=False)]
+Value = Annotated[
+    str | None, typer.Argument(help="Its value; without one the default.", show_default=False)
+]
+
+
+@app.command()
+def create(dsn: Dsn, queue: Queue) -> None:
+    """Make a queue, if it is not there."""
+    with connect(dsn, autocommit=True) as client:
+        made = client.create_queue(queue)
+    typer.echo(f"The queue {queue} {'was made' if made else 'was there already'}.")
+
+
+@app.command()
+def drop(dsn: Dsn, queue: Queue, force: Force = False, yes: Yes = False) -> None:
+    """Drop a queue with its events, retries and dead letters."""
+    if not yes:
+        typer.confirm(f"Drop the queue {queue} with all that is in it?", abort=True)
+    with connect(dsn, autocommit=True) as client:
+        client.drop_queue(queue, force)
+    typer.echo(f"The queue {queue} is gone.")
+
+
+@app.command("list")
+def list_(dsn: Dsn, as_json: AsJson = False) -> None:
+    """List the queues with what comes in and how their ticker keeps up."""
+    with connect(dsn, autocommit=True) as client:
+        queues = client.queue_info()
+        consumers = client.consumer_info()
+    rows = [
+        {
+            "queue": info.queue_name,
+            "events_per_second": info.ev_per_sec,
+            "new": info.ev_new,
+            "last_tick": info.ticker_lag,
+            "consumers": sum(one.queue_name == info.queue_name for one in consumers),
+            "longest_lag": max(
+                (one.lag for one in consumers if one.queue_name == info.queue_name and one.lag),
+                default=None,
+            ),
+            "paused": info.queue_ticker_paused,
+        }
+        for info in queues
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, empty="There is no queue. Make one: pgque queue create NAME")
+
+
+@app.command()
+def show(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
+    """Show a queue's settings, its state and its consumers."""
+    with connect(dsn, autocommit=True) as client:
+        [info] = client.queue_info(queue)
+        consumers = client.consumer_info(queue)
+    found = info._asdict()
+    readers = [{k: v for k, v in one._asdict().items() if k != "queue_name"} for one in consumers]
+    if as_json:
+        print_json({**found, "consumers": readers})
+        return
+    print_record({name.removeprefix("queue_"): value for name, value in found.items()})
+    typer.echo()
+    print_table(readers, empty="Nobody is subscribed.")
+
+
+@app.command("set")
+def set_(dsn: Dsn, queue: Queue, param: Param, value: Value = None) -> None:
+    """Change one setting of a queue."""
+    with connect(dsn, autocommit=True) as client:
+        client.set_queue_config(queue, param, value)
+    typer.echo(f"{param} of {queue} is now {'its default' if value is None else value}.")
+
+
+@app.command()
+def pause(dsn: Dsn, queue: Queue) -> None:
+    """Let no new tick come: what is sent is kept until the queue is resumed."""
+    with connect(dsn, autocommit=True) as client:
+        client.set_queue_config(queue, "ticker_paused", True)
+    typer.echo(f"{queue} is paused: what is sent waits. Resume it: pgque queue resume {queue}")
+
+
+@app.command()
+def resume(dsn: Dsn, queue: Queue) -> None:
+    """Let ticks come again."""
+    with connect(dsn, autocommit=True) as client:
+        client.set_queue_config(queue, "ticker_paused", None)
+    typer.echo(f"{queue} is resumed.")

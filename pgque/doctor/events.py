@@ -1,0 +1,119 @@
+"""Ticks and rotation: whether what is sent gets on its way, and space comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+
+LATE = timedelta(seconds=10)
+"""So long after a tick was due nobody seems to take it."""
+
+
+def ticker(x: Examination) -> Iterator[Finding]:
+    """Yield who ticks, and queues whose events wait for a tick."""
+    rows = dict(x.rows("select component, detail from pgque.status()"))
+    alive = x.value("select status = 'running' from pgque.status() where component = 'ticker'")
+    # By the tick before: with the newest one an event may have come in this moment.
+    late = x.rows(
+        "select q.queue_name, q.ev_new, q.ticker_lag from pgque.get_queue_info() q "
+        "where not q.queue_ticker_paused and not q.queue_external_ticker and q.ev_new > 0 "
+        "and q.ticker_lag > %s + q.queue_ticker_max_lag order by q.ticker_lag desc limit 3",
+        (LATE,),
+    )
+    scheduled = x.value(
+        "select status = 'scheduled' from pgque.status() where component = 'pg_cron'"
+    )
+    for name, new, lag in late:
+        yield fault(
+            "ticker",
+            f"{new:,} events in {name} wait for a tick; its last was {long(lag)} ago",
+            "pgque ticker" if not alive else "pgque doctor again; then restart the ticker",
+        )
+    if late:
+        return
+    if alive:
+        yield ok("ticker", rows["ticker"])
+    elif scheduled:
+        yield ok("ticker", "pg_cron ticks")
+    else:
+        yield warning(
+            "ticker",
+            "no process leads; queues are ticked while a Consumer runs that may",
+            "pgque ticker",
+        )
+
+
+def scheduler(x: Examination) -> Iterator[Finding]:
+    """Yield pg_cron's jobs, where it is installed."""
+    [(status, detail)] = x.rows(
+        "select status, detail from pgque.status() where component = 'pg_cron'"
+    )
+    if status == "stopped" and not x.value(
+        "select status = 'running' from pgque.status() where component = 'ticker'"
+    ):
+        yield warning("pg_cron", "installed, but nothing is scheduled", "select pgque.start()")
+    else:
+        yield ok("pg_cron", detail)
+
+
+def restored(x: Examination) -> Iterator[Finding]:
+    """Yield queues that were restored from another cluster, and not rebased since."""
+    rows = x.rows(
+        "select q.queue_name from pgque.queue q cross join lateral ("
+        "select t.tick_snapshot from pgque.tick t where t.tick_queue = q.queue_id "
+        "order by t.tick_id desc limit 1) newest "
+        "where pg_snapshot_xmax(newest.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot()) "
+        "limit 3"
+    )
+    for (name,) in rows:
+        yield fault(
+            "restore",
+            f"{name} was restored from another cluster: its ticks lie in the future",
+            "select pgque.ticker()",
+        )
+    if not rows:
+        yield ok("restore", "ticks fit this cluster")
+
+
+def paused(x: Examination) -> Iterator[Finding]:
+    """Yield queues that take or deliver nothing because somebody has said so."""
+    rows = x.rows(
+        "select queue_name, queue_ticker_paused, queue_disable_insert from pgque.queue "
+        "where queue_ticker_paused or queue_disable_insert order by queue_name"
+    )
+    for name, is_paused, is_closed in rows:
+        if is_paused:
+            yield warning("queues", f"{name} is paused", f"pgque queue resume {name}")
+        if is_closed:
+            yield warning(
+                "queues", f"{name} takes no events", f"pgque queue set {name} disable_insert"
+            )
+    if not rows:
+        count = x.value("select count(*) from pgque.queue")
+        yield ok("queues", f"{count:,}, none is paused or closed")
+
+
+def rotation(x: Examination) -> Iterator[Finding]:
+    """Yield queues whose log has not been rotated for long, and who holds it."""
+    rows = x.rows(
+        "select q.queue_name, clock_timestamp() - q.queue_switch_time, slowest.consumer_name, "
+        "slowest.lag "
+        "from pgque.queue q left join lateral ("
+        "select c.consumer_name, c.lag from pgque.get_consumer_info(q.queue_name) c "
+        "order by c.lag desc nulls last limit 1) slowest on true "
+        "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
+        "and coalesce(pg_sequence_last_value(q.queue_event_seq::regclass), 0) > 0 "
+        "order by q.queue_switch_time limit 3"
+    )
+    for name, since, consumer, lag in rows:
+        if consumer is not None and lag is not None and lag > since / 3:
+            held, mend = f"{consumer}, {long(lag)} behind", f"pgque consumer list {name}"
+        else:
+            held, mend = "an old transaction, or nobody maintains", "select pgque.maint()"
+        yield warning(
+            "rotation", f"{name} was last rotated {long(since)} ago: held by {held}", mend
+        )
+    if not rows:
+        yield ok("rotation", "space comes back")

@@ -1,0 +1,181 @@
+"""The server, the way to it, the schema and the rights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+from psycopg import sql
+
+from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque.install import OLDEST_SERVER, SCHEMA_VERSION
+
+NOTIFY_PATIENCE = 3.0
+"""Seconds."""
+OLD = timedelta(minutes=15)
+ROLES = ("pgque_admin", "pgque_writer", "pgque_reader")
+
+
+def server(x: Examination) -> Iterator[Finding]:
+    """Yield the server's version."""
+    version = x.conn.info.server_version
+    text = x.value("show server_version")
+    if version // 10000 < OLDEST_SERVER:
+        yield fault(
+            "server", f"PostgreSQL {text} is too old", f"upgrade to {OLDEST_SERVER}", ends_all=True
+        )
+    elif x.value("select pg_is_in_recovery()"):
+        yield fault(
+            "server",
+            f"PostgreSQL {text} is a standby: it takes no events",
+            "connect to the primary: target_session_attrs=read-write",
+        )
+    elif x.value("show transaction_read_only") == "on":
+        yield fault(
+            "server",
+            f"PostgreSQL {text} is read-only by default",
+            "alter database … reset default_transaction_read_only",
+        )
+    else:
+        yield ok("server", f"PostgreSQL {text}")
+
+
+def settings(x: Examination) -> Iterator[Finding]:
+    """Yield settings with which a crash loses what was acknowledged, or which cost time."""
+    found = {name: x.value(f"show {name}") for name in ("fsync", "full_page_writes")}
+    off = [name for name, value in found.items() if value == "off"]
+    if off:
+        yield fault(
+            "settings",
+            f"{' and '.join(off)} off: a crash of the machine destroys the database",
+            f"alter system reset {off[0]}",
+        )
+    if x.value("show synchronous_commit") == "off":
+        yield warning(
+            "settings",
+            "synchronous_commit is off: a crash loses the last events that were sent",
+            "alter system reset synchronous_commit",
+        )
+    prepared = int(x.value("show max_prepared_transactions"))
+    if prepared:
+        yield warning(
+            "settings",
+            f"max_prepared_transactions is {prepared}: sends cannot wake a ticker that sleeps, "
+            "which looks once a second then",
+            "set it to 0 where nobody prepares transactions",
+        )
+    elif not off:
+        yield ok("settings", "durable")
+
+
+def pooler(x: Examination) -> Iterator[Finding]:
+    """Yield whether a pooler stands between."""
+    if x.pooled:
+        yield warning(
+            "pooler",
+            "a pooler in transaction mode: consumers poll instead of being woken",
+            "give consumers and tickers a DSN of the server itself",
+        )
+    else:
+        yield ok("pooler", "none in between")
+
+
+def schema(x: Examination) -> Iterator[Finding]:
+    """Yield the schema's version beside the client's."""
+    if not x.value("select exists (select from pg_namespace where nspname = 'pgque')"):
+        yield fault("schema", "pgque is not installed here", "pgque install", ends_all=True)
+        return
+    if not x.value("select has_schema_privilege('pgque', 'usage')"):
+        yield fault(
+            "schema", f"{x.conn.info.user} may not use it", _grant(x, "pgque_reader"), ends_all=True
+        )
+        return
+    version = x.value("select schema_version from pgque.config")
+    if version < SCHEMA_VERSION:
+        yield fault(
+            "schema",
+            f"version {version}, older than this client's {SCHEMA_VERSION}",
+            "pgque install",
+        )
+    elif version > SCHEMA_VERSION:
+        yield fault(
+            "schema",
+            f"version {version}, newer than this client's {SCHEMA_VERSION}",
+            "pip install --upgrade pgque",
+        )
+    else:
+        yield ok("schema", f"version {version}")
+
+
+def rights(x: Examination) -> Iterator[Finding]:
+    """Yield which of the roles the user has."""
+    held = [role for role in ROLES if x.value("select pg_has_role(%s, 'member')", (role,))]
+    if held:
+        yield ok("rights", f"{x.conn.info.user} is in {', '.join(held)}")
+    else:
+        yield warning("rights", f"{x.conn.info.user} is in no role", _grant(x, "pgque_reader"))
+
+
+def _grant(x: Examination, role: str) -> str:
+    user = sql.Identifier(x.conn.info.user).as_string(x.conn)
+    return f"grant {role} to {user}"
+
+
+def notifications(x: Examination) -> Iterator[Finding]:
+    """Yield whether a NOTIFY that is sent arrives."""
+    if x.pooled:
+        return
+    channel = f"pgque_doctor_{x.conn.info.backend_pid}"
+    x.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+    try:
+        began = time.monotonic()
+        _notify(x, channel)
+        for _ in x.conn.notifies(timeout=NOTIFY_PATIENCE, stop_after=1):
+            yield ok("notify", f"heard after {(time.monotonic() - began) * 1000:.1f} ms")
+            return
+    finally:
+        x.conn.execute("unlisten *")
+    used = x.value("select pg_notification_queue_usage()")
+    yield fault(
+        "notify",
+        f"none was heard within {NOTIFY_PATIENCE:g} s; the queue is {used:.0%} full",
+        "end the session that listens and does not read: pg_stat_activity shows it",
+    )
+
+
+def _notify(x: Examination, channel: str) -> None:
+    x.conn.execute("select pg_notify(%s, '')", (channel,))
+
+
+def old_transactions(x: Examination) -> Iterator[Finding]:
+    """Yield what keeps the log from being rotated and the catalog from being vacuumed."""
+    found = False
+    for pid, user, age in x.rows(
+        "select pid, coalesce(usename, backend_type), clock_timestamp() - xact_start "
+        "from pg_stat_activity where xact_start < clock_timestamp() - %s "
+        "and datname = current_database() "
+        "order by xact_start limit 3",
+        (OLD,),
+    ):
+        found = True
+        yield warning(
+            "transactions",
+            f"one of {user} has been open for {long(age)}",
+            f"select pg_terminate_backend({pid})",
+        )
+    for gid, age in x.rows(
+        "select gid, clock_timestamp() - prepared from pg_prepared_xacts "
+        "where prepared < clock_timestamp() - %s and database = current_database() "
+        "order by prepared limit 3",
+        (OLD,),
+    ):
+        found = True
+        literal = sql.Literal(gid).as_string(x.conn)
+        yield warning(
+            "transactions",
+            f"{gid} has been prepared for {long(age)}",
+            f"commit prepared {literal}, or rollback prepared {literal}",
+        )
+    if not found:
+        yield ok("transactions", f"none is older than {long(OLD)}")

@@ -1,0 +1,179 @@
+"""`pgque doctor` finds what was planted, and says what mends it."""
+
+import json
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from pgque.doctor import Finding, Status, consumers, events, examine, server
+from tests.fix_cli import cli
+from tests.fix_engine import nack, receive, send, tick, value
+
+NOW = timedelta(0)
+
+
+def findings(dsn: str, check: str) -> list[Finding]:
+    return [finding for finding in examine(dsn) if finding.check == check]
+
+
+def finding(dsn: str, check: str) -> Finding:
+    [found] = findings(dsn, check)
+    return found
+
+
+def bad(dsn: str) -> set[str]:
+    """What is found, but for what all test servers have: they do not survive a crash."""
+    found = {one.check for one in examine(dsn) if one.status is not Status.OK}
+    return found - {"settings"}
+
+
+def test_nothing_is_wrong_with_a_queue_that_works(dsn, queue, consumer, autoconn):
+    assert bad(dsn) == {"ticker"}  # none runs here
+    assert finding(dsn, "ticker").mend == "pgque ticker"
+
+
+def test_no_server():
+    [found] = examine("host=127.0.0.1 port=1 connect_timeout=2")
+    assert (found.check, found.status) == ("server", Status.FAULT)
+
+
+def test_a_server_that_a_crash_destroys(dsn):
+    [crash, *_] = findings(dsn, "settings")
+    assert (crash.status, crash.mend) == (Status.FAULT, "alter system reset fsync")
+
+
+def test_a_read_only_database(dsn, autoconn):
+    name = autoconn.info.dbname
+    autoconn.execute(f"alter database {name} set default_transaction_read_only = on")
+    assert "default_transaction_read_only" in finding(dsn, "server").mend
+
+
+def test_no_schema(empty_dsn):
+    found = list(examine(empty_dsn))[-1]
+    assert (found.check, found.status, found.mend) == ("schema", Status.FAULT, "pgque install")
+
+
+@pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque install"), (1, "pip install")])
+def test_a_schema_of_another_version(dsn, autoconn, difference, mend):
+    autoconn.execute("update pgque.config set schema_version = schema_version + %s", [difference])
+    found = finding(dsn, "schema")
+    assert found.status is Status.FAULT
+    assert mend in found.mend
+
+
+def test_a_user_without_rights(dsn, autoconn):
+    autoconn.execute("create role pgque_test_nobody login")
+    try:
+        found = list(examine(psycopg.conninfo.make_conninfo(dsn, user="pgque_test_nobody")))[-1]
+        assert (found.check, found.status) == ("schema", Status.FAULT)
+        assert found.mend == 'grant pgque_reader to "pgque_test_nobody"'
+    finally:
+        autoconn.execute("drop role pgque_test_nobody")
+
+
+def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn, monkeypatch):
+    monkeypatch.setattr(events, "LATE", NOW)
+    assert finding(dsn, "ticker").status is Status.WARNING
+    send(autoconn, queue)
+    found = finding(dsn, "ticker")
+    assert (found.status, found.mend) == (Status.FAULT, "pgque ticker")
+    assert f"1 events in {queue}" in found.detail
+
+
+def test_queues_that_are_paused_or_closed(dsn, queue, autoconn):
+    autoconn.execute("select pgque.set_queue_config(%s, 'ticker_paused', 'true')", [queue])
+    autoconn.execute("select pgque.set_queue_config(%s, 'disable_insert', 'true')", [queue])
+    assert [found.mend for found in findings(dsn, "queues")] == [
+        f"pgque queue resume {queue}",
+        f"pgque queue set {queue} disable_insert",
+    ]
+
+
+def test_a_consumer_that_stands_still(dsn, queue, consumer, autoconn, monkeypatch):
+    monkeypatch.setattr(consumers, "SILENT", NOW)
+    assert finding(dsn, "consumers").status is Status.OK  # it has nothing to do
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    found = finding(dsn, "consumers")
+    assert found.status is Status.WARNING
+    assert f"pgque consumer unsubscribe {queue} {consumer}" in found.mend
+
+
+def test_retries_that_nobody_puts_back(dsn, queue, consumer, autoconn, monkeypatch):
+    monkeypatch.setattr(consumers, "OVERDUE", NOW)
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    nack(autoconn, receive(autoconn, queue, consumer)[0], "0")
+    found = finding(dsn, "retries")
+    assert (found.status, found.mend) == (Status.FAULT, "select pgque.maint_retry_events()")
+    autoconn.execute(found.mend)
+    assert finding(dsn, "retries").status is Status.OK
+
+
+def test_dead_letters_that_grow(dsn, queue, consumer, autoconn):
+    autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '0')", [queue])
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    nack(autoconn, receive(autoconn, queue, consumer)[0])
+    found = finding(dsn, "dead letters")
+    assert (found.status, found.mend) == (Status.WARNING, f"pgque dead list {queue}")
+
+
+def test_a_log_that_is_not_rotated(dsn, queue, consumer, autoconn):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    assert finding(dsn, "rotation").status is Status.OK
+    autoconn.execute("update pgque.queue set queue_switch_time = now() - interval '1 week'")
+    found = finding(dsn, "rotation")
+    assert found.status is Status.WARNING
+    assert "7 days ago" in found.detail
+
+
+def test_a_dump_that_was_restored(dsn, queue, autoconn):
+    autoconn.execute(
+        "update pgque.tick set tick_snapshot = (pg_snapshot_xmin(tick_snapshot)::text || ':' || "
+        "(pg_snapshot_xmax(tick_snapshot)::text::bigint + 1000000) || ':')::pg_snapshot"
+    )
+    found = finding(dsn, "restore")
+    assert (found.status, found.mend) == (Status.FAULT, "select pgque.ticker()")
+    autoconn.execute(found.mend)
+    assert finding(dsn, "restore").status is Status.OK
+
+
+def test_a_transaction_that_stays_open(dsn, connect, monkeypatch):
+    monkeypatch.setattr(server, "OLD", NOW)
+    other = connect()
+    pid = value(other, "select pg_backend_pid()")
+    mends = [found.mend for found in findings(dsn, "transactions")]
+    assert f"select pg_terminate_backend({pid})" in mends
+
+
+def test_a_transaction_that_stays_prepared(dsn, connect, autoconn, queue, monkeypatch):
+    if value(autoconn, "show max_prepared_transactions") == "0":
+        pytest.skip("the server allows no prepared transactions")
+    monkeypatch.setattr(server, "OLD", NOW)
+    other = connect()
+    send(other, queue)
+    gid = f"it's {autoconn.info.dbname}"
+    other.execute("prepare transaction 'it''s " + autoconn.info.dbname + "'")
+    try:
+        mends = [found.mend for found in findings(dsn, "transactions")]
+        assert any(f"rollback prepared 'it''s {autoconn.info.dbname}'" in mend for mend in mends)
+    finally:
+        autoconn.execute(b"rollback prepared " + psycopg.sql.Literal(gid).as_bytes(autoconn))
+
+
+def test_a_notification_that_does_not_come(dsn, monkeypatch):
+    monkeypatch.setattr(server, "_notify", lambda x, channel: None)
+    monkeypatch.setattr(server, "NOTIFY_PATIENCE", 0.01)
+    assert finding(dsn, "notify").status is Status.FAULT
+
+
+def test_the_exit_status_is_the_worst_finding(dsn, queue):
+    done = cli("doctor", "--json", PGQUE_DSN=dsn)
+    found = json.loads(done.stdout)
+    assert done.returncode == 2  # fsync is off
+    assert {one["status"] for one in found} >= {"ok", "fault"}
+    lines = cli("doctor", PGQUE_DSN=dsn).stdout.splitlines()
+    assert "FAULT    settings: fsync and full_page_writes off" in "\n".join(lines)

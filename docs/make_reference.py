@@ -1,4 +1,4 @@
-"""Write reference-sql.md and reference-python.md: `python docs/make_reference.py`.
+"""Write the pages of the reference: `python docs/make_reference.py`.
 
 The SQL reference comes from the catalog of an installed schema; `--dsn` names a database with
 pgque in it, and without it an embedded server is started for the purpose.
@@ -7,12 +7,16 @@ pgque in it, and without it an embedded server is started for the purpose.
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
 
 import psycopg
+from reference_cli import LINES, cli_reference
 from reference_python import python_reference
 from reference_sql import sql_reference
 
+import pgque
 from pgque import embedded
 from pgque.install import install
 
@@ -20,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write all pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dsn")
     dsn = parser.parse_args().dsn
@@ -31,12 +35,34 @@ def main() -> None:
     with embedded.Server() as server:
         install(server.dsn)
         write_sql(server.dsn)
+        write_cli(server.dsn)
 
 
 def write_sql(dsn: str) -> None:
     """Write the page about SQL from what is installed in a database."""
     with psycopg.connect(dsn) as conn:
         (HERE / "reference-sql.md").write_text(sql_reference(conn), encoding="utf-8")
+
+
+def write_cli(dsn: str) -> None:
+    """Write the page about the command line from what it prints, in a database without queues."""
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("orders.ndjson").write_text(LINES, encoding="utf-8")
+        page = cli_reference(dsn, lambda: let_die(dsn))
+        os.chdir(here)
+    (HERE / "reference-cli.md").write_text(page, encoding="utf-8")
+
+
+def let_die(dsn: str) -> None:
+    """Let the consumer mailer refuse the first order for good."""
+    with pgque.connect(dsn, autocommit=True) as client:
+        client.set_queue_config("orders", "max_retries", 0)
+        client.ticker("orders")
+        first = client.receive("orders", "mailer")[0]
+        client.nack(first.batch_id, first, reason="no such address")
+        client.ack(first.batch_id)
 
 
 if __name__ == "__main__":

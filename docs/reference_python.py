@@ -1,4 +1,4 @@
-"""The Python reference, from signatures and docstrings, and the command line's from its help."""
+"""The Python reference, from signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -8,28 +8,18 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
-import typer.main
-
 import pgque
-from pgque import embedded, install
+from pgque import embedded, install, tail
 from pgque import errors as errors_module
-from pgque.cli.app import app
 
 PYTHON_HEAD: Final = """\
 # Reference: Python
 
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
-`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and the
-command line. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
+`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and
+`pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
 `PgqueClient` never commits and never rolls back.
-"""
-
-CLI_HEAD: Final = """
-## Command line
-
-The extra `cli` has it. Each command has `--help`; `pgque --debug COMMAND` shows the traceback of
-an error. The status is 0, 1 after an error, 2 where the command was called wrongly.
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
@@ -61,12 +51,12 @@ def python_reference() -> str:
     parts += [_error(getattr(pgque, name)) for name in sorted(errors)]
     parts.append(f"\n## pgque.install\n\n{_markdown(inspect.getdoc(install) or '')}\n")
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
+    parts.append("\n## pgque.tail\n")
+    parts.append(_class(tail.Tail, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))
     parts.append(_class(embedded.EmbeddedError, "###"))
-    parts.append(CLI_HEAD)
-    parts += _commands()
     return "".join(parts)
 
 
@@ -140,22 +130,6 @@ def _row(cls: type) -> str:
 def _error(cls: type) -> str:
     words = " ".join(_markdown(inspect.getdoc(cls) or "").split())
     return f"- `{cls.__name__}`: {words}\n"
-
-
-def _commands() -> Iterator[str]:
-    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
-        yield f"\n### pgque {name}\n\n{inspect.cleandoc(command.help)}\n"
-        options = [o for o in command.params if "--help" not in o.opts]
-        if options:
-            yield "\n"
-        for option in options:
-            words = f"- `{', '.join(option.opts)}`: {option.help}"
-            if isinstance(option.show_default, str):
-                words += f" Default: {option.show_default}."
-            if option.envvar:
-                words += f" Or in the environment, as `{option.envvar}`."
-            yield f"{words}\n"
 
 
 def _markdown(docstring: str) -> str:

@@ -79,6 +79,18 @@ def test_the_python_reference_is_fresh(scripts: Callable[[str], ModuleType]) -> 
     assert (DOCS / "reference-python.md").read_text() == page, HOW_TO_REFRESH
 
 
+def test_the_command_line_prints_what_its_reference_says(
+    scripts: Callable[[str], ModuleType], dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = scripts("reference_cli")
+    (tmp_path / "orders.ndjson").write_text(reference.LINES)
+    monkeypatch.chdir(tmp_path)
+    page = reference.cli_reference(dsn, lambda: scripts("make_reference").let_die(dsn))
+    written = (DOCS / "reference-cli.md").read_text()
+    same = reference.without_what_varies
+    assert same(written) == same(page), HOW_TO_REFRESH
+
+
 def test_the_pictures_are_fresh(scripts: Callable[[str], ModuleType]) -> None:
     for name, draw in scripts("make_pictures").PICTURES.items():
         svg = draw().svg()

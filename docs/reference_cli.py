@@ -1,0 +1,128 @@
+"""The reference of the command line: each command's help, and what it prints in an example."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, Final
+
+import typer.main
+
+from pgque.cli.app import app, run
+
+HEAD: Final = """# Reference: command line
+
+<!-- Made by docs/make_reference.py: the examples were run, one after the other. -->
+
+The extra `cli` has it: `pip install 'pgque[cli]'`. Each command has `--help`, and
+`pgque --install-completion` teaches the shell their names. The database is `--dsn` or `PGQUE_DSN`,
+a libpq connection string or URL: what it leaves out comes from libpq's own places, as `PGHOST`,
+service files and `.pgpass`.
+
+Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
+the traceback); 2 where the command was called wrongly. [`doctor`](#pgque-doctor) has its own.
+"""
+
+EXAMPLES: Final = {
+    "pgque install": ["pgque install"],
+    "pgque queue create": ["pgque queue create orders"],
+    "pgque consumer subscribe": ["pgque consumer subscribe orders mailer"],
+    "pgque send": [
+        """pgque send orders '{"order": 1}' '{"order": 2}' --type placed --key anna""",
+        "pgque send orders --file orders.ndjson",
+    ],
+    "pgque tail": ["pgque tail orders --no-follow --since 3600"],
+    "pgque queue list": ["pgque queue list", "pgque queue list --json"],
+    "pgque queue show": ["pgque queue show orders"],
+    "pgque queue set": ["pgque queue set orders max_retries 3"],
+    "pgque queue pause": ["pgque queue pause orders"],
+    "pgque queue resume": ["pgque queue resume orders"],
+    "pgque consumer list": ["pgque consumer list"],
+    "pgque consumer seek": ["pgque consumer seek orders mailer --tick 1"],
+    "pgque status": ["pgque status"],
+    "pgque doctor": ["pgque doctor"],
+    "pgque version": ["pgque version"],
+    "pgque dead list": ["pgque dead list orders"],
+    "pgque dead show": ["pgque dead show 1"],
+    "pgque dead replay": ["pgque dead replay 1"],
+    "pgque dead purge": ["pgque dead purge orders --days 7 --yes"],
+    "pgque consumer unsubscribe": ["pgque consumer unsubscribe orders mailer --yes"],
+    "pgque queue drop": ["pgque queue drop orders --yes"],
+}
+"""In the order in which they are run; the page has the order of the help."""
+
+LINES: Final = '{"order": 3}\n{"order": 4}\n'
+
+
+def cli_reference(dsn: str, let_die: Any) -> str:
+    """Return the page; ``let_die`` makes a dead letter in the queue orders."""
+    printed: dict[str, list[str]] = {}
+    for title, calls in EXAMPLES.items():
+        if title == "pgque dead list":
+            let_die()
+        printed[title] = [f"$ {call}\n{_run(call, dsn)}" for call in calls]
+    return HEAD + "".join(_commands(typer.main.get_command(app), "pgque", printed))
+
+
+def without_what_varies(page: str) -> str:
+    """Return a page without times, versions and widths, which differ from run to run."""
+    page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
+    page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:\d\d)?", "TIME", page)
+    page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
+    page = re.sub(r'("(?:last_tick|longest_lag|events_per_second)": )[\d.]+', r"\1N", page)
+    page = re.sub(r"(PostgreSQL|client|schema  ) [\d.]+[^\n,]*", r"\1", page)
+    page = re.sub(r"(heard after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
+    return re.sub(r"[ ─]+", " ", page)
+
+
+def _run(call: str, dsn: str) -> str:
+    out = io.StringIO()
+    before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ")}
+    os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC")
+    try:
+        with redirect_stdout(out), redirect_stderr(out):
+            run(shlex.split(call)[1:])
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+
+
+def _commands(group: Any, name: str, printed: dict[str, list[str]]) -> Iterator[str]:
+    for short, command in group.commands.items():
+        title = f"{name} {short}"
+        if hasattr(command, "commands"):
+            yield from _commands(command, title, printed)
+            continue
+        yield f"\n## {title}\n\n{_paragraphs(command.help)}\n"
+        arguments = [o for o in command.params if o.param_type_name == "argument"]
+        options = [o for o in command.params if o not in arguments and "--help" not in o.opts]
+        if arguments or options:
+            yield "\n"
+        for argument in arguments:
+            optional = "" if argument.required else " Optional."
+            yield f"- `{argument.metavar or argument.name.upper()}`: {argument.help}{optional}\n"
+        for option in options:
+            yield f"- `{', '.join([*option.opts, *option.secondary_opts])}`: {_words(option)}\n"
+        if title in printed:
+            yield f"\n```text\n{''.join(printed[title])}```\n"
+
+
+def _words(option: Any) -> str:
+    words = str(option.help)
+    if isinstance(option.show_default, str):
+        words += f" Default: {option.show_default}."
+    if option.envvar:
+        words += f" Or in the environment, as `{option.envvar}`."
+    return words
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

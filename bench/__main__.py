@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     numbers = list(check.WORKLOADS) if options.check else _chosen(options.only, options.soak)
     options.quick = options.quick or options.check
     options.rounds = options.rounds or (3 if options.check else 2 if options.quick else 5)
-    names = [] if options.check else _peers(options.peers)
+    chosen = options.peers or ("textbook" if options.quick else "all")
+    names = [] if options.check else _peers(chosen)
     with databases(options.dsn) as made, Progress() as progress:
         rows, failed = run(made, numbers, options, names, progress)
     if options.check:
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--quick", action="store_true", help="small sizes: all in about three minutes")
     add("--only", nargs="+", metavar="NAME_OR_NUMBER", help="workloads to run; see --list")
-    add("--peers", default="all", help="names with commas, all that are installed, or none")
+    add("--peers", help="names with commas, all (that are installed) or none; all, quick: textbook")
     add("--dsn", help="a server of your own, in place of the embedded one")
     add("--rounds", type=int, help="rounds of each workload: 5, with --quick 2")
     add("--soak", type=float, nargs="?", const=30.0, metavar="MINUTES", help="run the soak too")

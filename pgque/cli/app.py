@@ -14,6 +14,7 @@ from pgque.cli import (
     dev,
     doctor,
     install,
+    metrics,
     queue,
     send,
     sql,
@@ -34,7 +35,20 @@ app = typer.Typer(
 )
 
 # In the order of --help: what a newcomer needs first.
-for module in (demo, dev, install, ticker, send, tail, status, doctor, version, sql, uninstall):
+for module in (
+    demo,
+    dev,
+    install,
+    ticker,
+    send,
+    tail,
+    status,
+    doctor,
+    metrics,
+    version,
+    sql,
+    uninstall,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 for group in (queue, consumer, dead):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])

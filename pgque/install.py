@@ -171,6 +171,7 @@ def _connection(target: str | Connection) -> Iterator[Connection]:
             autocommit=True,
             client_encoding="utf8",
             fallback_application_name="pgque install",
+            prepare_threshold=None,  # for poolers; each statement runs once
         )
     with conn:
         yield conn

@@ -205,6 +205,7 @@ _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "PQ012": PgqueBatchOpen,
     "PQ013": PgqueIsolationError,
     "PQ014": PgqueChangeDenied,
+    "PQ015": PgqueSchemaNewer,
 }
 
 _NOT_PREPARED: Final = (

@@ -5,6 +5,7 @@ transaction gets another backend than the one before, so that nothing left in a 
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgque.embedded.binaries import find_account
-from tests.fix_server import temporary_in
+from tests.fix_server import temporary_in, wanted_version
 from tests.running import eventually
 
 POOLED = os.environ.get("PGQUE_TEST_POOLER") == "1"
@@ -119,3 +120,25 @@ def lead(server_dsn: str) -> Iterator[Callable[[str], str]]:
     else:
         with running_pooler(server_dsn) as pooler:
             yield pooler.dsn
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """With PGQUE_RECORD=1, write what came of a run through the pooler."""
+    if not (POOLED and os.environ.get("PGQUE_RECORD") == "1"):
+        return
+    outcomes = {
+        outcome: len(terminalreporter.stats.get(outcome, []))
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    version = subprocess.run(["pgbouncer", "--version"], capture_output=True, text=True, check=True)
+    run = {
+        "command": "PGQUE_TEST_POOLER=1 PGQUE_RECORD=1 pytest " + " ".join(config.args),
+        "pgbouncer": version.stdout.split()[1],
+        "postgresql": wanted_version(),
+        "pool_mode": "transaction",
+        "tests": outcomes,
+    }
+    folder = Path(__file__).parent.parent / "docs" / "reliability"
+    folder.mkdir(exist_ok=True)
+    (folder / "pooler.json").write_text(json.dumps(run, indent=2) + "\n")

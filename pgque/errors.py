@@ -208,17 +208,6 @@ _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "PQ015": PgqueSchemaNewer,
 }
 
-_NOT_PREPARED: Final = (
-    "A pooler in transaction mode gives each transaction another session, without the statements "
-    "that psycopg prepared: set conn.prepare_threshold = None on the connection that you lend to "
-    "PgqueClient. Connections that pgque makes do so by themselves."
-)
-
-_ADVICE: Final[dict[str, str]] = {
-    "26000": _NOT_PREPARED,
-    "42P05": _NOT_PREPARED,
-}
-
 # What is missing may also be something that a user's own trigger names: no schema, function,
 # table or type. These count only where the object named is one of pgque's.
 _MISSING_OBJECT: Final = frozenset({"3F000", "42704", "42883", "42P01"})
@@ -239,7 +228,7 @@ def from_psycopg(error: psycopg.Error) -> PgqueError:
     text = diagnosis.message_primary or str(error).strip() or type(error).__name__
     if diagnosis.message_detail:
         text += f" ({diagnosis.message_detail})"
-    advice = _ADVICE.get(error.sqlstate or "") or kind.advice or diagnosis.message_hint
+    advice = kind.advice or diagnosis.message_hint
     return kind(f"{text}\n{advice}" if advice else text, sqlstate=error.sqlstate)
 
 

@@ -14,9 +14,11 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.rows import dict_row
 
 import pgque
 from pgque import ClientPool, Consumer, Message, PgqueClient, Ticker, wakeup
+from pgque.demo.tables import take_lock
 from pgque.embedded import Server
 from pgque.install import install, schema_version
 from tests.fix_engine import Thread, column, value
@@ -190,20 +192,23 @@ def test_a_cancelled_ticker_loop_leaves_no_lock_to_others(pooled, direct):
     assert column(direct, ADVISORY) == []
 
 
-def test_a_borrowed_connection_that_prepares_is_told_what_to_do(pooled, direct):
-    def send_often(conn: psycopg.Connection) -> None:
-        for n in range(20):
-            PgqueClient(conn).send("q", n)
-
-    with contextlib.ExitStack() as stack:  # as many backends
-        for _ in range(4):
-            backend_of(stack.enter_context(psycopg.connect(pooled)))
-    with psycopg.connect(pooled, autocommit=True) as conn, pytest.raises(pgque.PgqueError) as told:
-        send_often(conn)
-    assert told.value.sqlstate in ("26000", "42P05")
-    assert "prepare_threshold = None" in str(told.value)
-    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as conn:
-        send_often(conn)
+def test_a_borrowed_connection_runs_no_statement_that_another_client_prepared(pooled, direct):
+    """psycopg prepares what is run often, under names that each of its connections begins anew."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):  # in as many backends
+            other = stack.enter_context(psycopg.connect(pooled))
+            other.execute("prepare _pg3_0 as select 1 where ($1 || $2 || $3) = 'never'")
+    with psycopg.connect(pooled, autocommit=True, row_factory=dict_row) as conn:
+        client = PgqueClient(conn)
+        sent = [client.send("q", n) for n in range(30)]
+        for _ in range(10):
+            sent += PgqueClient(conn).send_batch("q", "t", ["x"])
+        PgqueClient(direct).ticker("q")
+        for _ in range(10):
+            batch = client.receive("q", "c")
+        assert [message.msg_id for message in batch] == sent
+        assert client.ack(batch[0].batch_id) == 1
+    assert conn.prepare_threshold is not None  # it is the application's
 
 
 def test_install_and_command_line(databases, pooler: Pooler):
@@ -216,6 +221,11 @@ def test_install_and_command_line(databases, pooler: Pooler):
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     finally:
         databases.drop(dsn)
+
+
+def test_the_demo_which_locks_its_session_refuses(pooled):
+    with pgque.connect(pooled) as client, pytest.raises(pgque.PgqueError, match="directly"):
+        take_lock(client)
 
 
 def test_options_in_the_dsn_are_refused_by_name(pooled):

@@ -78,10 +78,18 @@ def test_p2_p3_a_dump_goes_on_in_a_younger_cluster(new_cluster, old, new, format
         note(conn, f"pg_dump {old} to {new}, {format_}", backlog.check(conn))
 
 
-def test_p2_p3_pg_upgrade_from_16_to_18(new_cluster):
-    old = new_cluster("old", 16).init().start()
-    # What pg_upgrade asks for: the same checksums. 18 makes them by default, 16 does not.
-    new = new_cluster("new", 18).init("--no-data-checksums")
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (16, 18),
+        pytest.param(15, 18, marks=[has_15, slow]),
+        pytest.param(15, 16, marks=[has_15, slow]),
+    ],
+)
+def test_p2_p3_pg_upgrade_goes_on(new_cluster, before, after):
+    old = new_cluster("old", before).init().start()
+    # pg_upgrade asks for the same checksums: 18 makes them by default, those before it do not.
+    new = new_cluster("new", after).init(*["--no-data-checksums"] * (after >= 18))
     with old.connect() as admin:
         use_up_transaction_ids(admin, 5000)
     install(old.dsn())
@@ -90,12 +98,11 @@ def test_p2_p3_pg_upgrade_from_16_to_18(new_cluster):
     old.stop()
     new.run(
         "pg_upgrade", "-b", old.programs, "-B", new.programs, "-d", old.data, "-D", new.data,
-        "-U", "postgres", "-s", new.folder, "--copy",
+        "-U", "postgres", "-s", new.folder,
     )  # fmt: skip
     new.start()
     with new.connect() as conn:
-        install(new.dsn())
-        note(conn, "pg_upgrade 16 to 18", backlog.check(conn))
+        note(conn, f"pg_upgrade {before} to {after}", backlog.check(conn))
 
 
 @pytest.mark.parametrize("version", [pytest.param(15, marks=[has_15, slow]), None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -36,7 +37,9 @@ class Calls:
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
         with mapped:
-            return new_cursor(self._conn).execute(query.encode(), params, binary=True).fetchall()
+            prepare = may_prepare(self._conn)
+            cursor = new_cursor(self._conn)
+            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
@@ -59,13 +62,30 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
     does, prepared statements, session locks and LISTEN are not to be relied upon.
     """
     with mapped:
-        row = conn.execute("select pg_backend_pid()", prepare=False).fetchone()
+        row = new_cursor(conn).execute("select pg_backend_pid()", prepare=False).fetchone()
     return row is not None and row[0] != conn.info.backend_pid
+
+
+_pooled: Final[WeakKeyDictionary[psycopg.Connection[Any], bool]] = WeakKeyDictionary()
+
+
+def may_prepare(conn: psycopg.Connection[Any]) -> bool | None:
+    """Return what psycopg takes as ``prepare`` for a call: False behind a pooler.
+
+    Another client's statement of the same name may wait in the session that the next transaction is
+    given, and would be run in place of ours. An application's connection is asked once in its life.
+    """
+    if conn.prepare_threshold is None:
+        return None
+    pooled = _pooled.get(conn)
+    if pooled is None:
+        pooled = _pooled[conn] = is_pooled(conn)
+    return False if pooled else None
 
 
 def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
     """Prepare nothing on a connection of our own behind a pooler; tell whether there is one."""
-    pooled = is_pooled(conn)
+    pooled = _pooled[conn] = is_pooled(conn)
     if pooled:
         conn.prepare_threshold = None
     return pooled

@@ -11,7 +11,13 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import CONNECTION_DEFAULTS, new_cursor, settle_for_pooler, to_interval
+from pgque.calls import (
+    CONNECTION_DEFAULTS,
+    may_prepare,
+    new_cursor,
+    settle_for_pooler,
+    to_interval,
+)
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
@@ -92,7 +98,10 @@ class PgqueClient(Management):
         encoding = self._conn.pgconn.parameter_status(b"client_encoding")
         with mapped:
             cursor = self._senders.pop(encoding, None) or new_cursor(self._conn)
-            row = cursor.execute(_SEND, (queue, type, text), binary=True).fetchone()
+            prepare = may_prepare(self._conn)
+            row = cursor.execute(
+                _SEND, (queue, type, text), prepare=prepare, binary=True
+            ).fetchone()
         assert row is not None
         if len(text) <= LONGEST_TEXT_KEPT:
             self._senders[encoding] = cursor

@@ -205,6 +205,7 @@ _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "PQ012": PgqueBatchOpen,
     "PQ013": PgqueIsolationError,
     "PQ014": PgqueChangeDenied,
+    "PQ015": PgqueSchemaNewer,
 }
 
 # What is missing may also be something that a user's own trigger names: no schema, function,

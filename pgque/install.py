@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgque.errors import (
+    PgqueBusy,
     PgqueError,
     PgquePermissionDenied,
     PgqueReadOnly,
@@ -36,6 +37,11 @@ T = TypeVar("T")
 _LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/01_tables.sql
 _ATTEMPTS = 12
 
+# A change of a table waits for the transactions that use it, and all others wait behind it. So it
+# waits for a moment only, lets them pass, and comes back.
+_LOCK_TIMEOUT_MS = 200
+_LOCK_ATTEMPTS = 120
+
 # Roles belong to the whole cluster: an installer in another database may create or grant the
 # same ones at this moment, which no lock of this database can keep away.
 _COLLISIONS = (
@@ -49,11 +55,25 @@ _COLLISIONS = (
 
 def sql_files() -> list[Path]:
     """Return the engine's SQL files in the order of their installation."""
+    return sorted(sql_folder().glob("[0-9][0-9]_*.sql"))
+
+
+def upgrade_files() -> dict[int, Path]:
+    """Return the steps from older schemas to this one, by the version to which each leads.
+
+    ``sql/upgrade/0002_….sql`` makes version 2 of version 1: it changes tables, and drops what is
+    no more. Functions are replaced by the files of the engine, which run afterwards.
+    """
+    files = sorted((sql_folder() / "upgrade").glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return {int(file.name[:4]): file for file in files}
+
+
+def sql_folder() -> Path:
+    """Return the folder of the engine: inside of the wheel, or beside the package."""
     here = Path(__file__).resolve().parent
     for folder in (here / "sql", here.parent / "sql"):
-        files = sorted(folder.glob("[0-9][0-9]_*.sql"))
-        if files:
-            return files
+        if (folder / "01_tables.sql").is_file():
+            return folder
     raise PgqueError(f"the SQL files of pgque are missing beside {here}: install pgque again")
 
 
@@ -71,10 +91,12 @@ def install(target: str | Connection) -> int:
 
     ``target`` is a connection string or a connection. All happens in one transaction; on a
     connection that is in a transaction already it is left to the caller to commit. Installing
-    again changes nothing, and several installers at once wait for each other.
+    again changes nothing, and several installers at once wait for each other. Producers, consumers
+    and tickers go on meanwhile.
 
     Raises `PgqueServerTooOld`, `PgqueReadOnly`, `PgqueSchemaNewer`, `PgquePermissionDenied`
-    (which names the right that is missing) or `PgqueConnectionError`.
+    (which names the right that is missing), `PgqueConnectionError`, or `PgqueBusy` where a table
+    that has to be changed was in use by long transactions for about a minute.
     """
     body = _body().encode()
 
@@ -157,7 +179,48 @@ def _newer(found: int) -> str:
 
 
 def _body() -> str:
-    return "\n".join(file.read_text(encoding="utf-8") for file in sql_files())
+    steps = [_step(version, file) for version, file in upgrade_files().items()]
+    files = [file.read_text(encoding="utf-8") for file in sql_files()]
+    return "\n".join([_REFUSE_NEWER.format(version=SCHEMA_VERSION), *steps, *files])
+
+
+# For the script that is pasted into a console; `install` says the same before it begins.
+_REFUSE_NEWER = """\
+-- Two installers at once in one database: the second waits here and then finds everything done.
+select pg_catalog.pg_advisory_xact_lock(1885827445, 0);
+do $$
+begin
+    if to_regclass('pgque.config') is not null then
+        if (select schema_version > {version} from pgque.config) then
+            raise exception 'the schema in this database is newer than version {version}'
+                using errcode = 'PQ015', hint = 'Upgrade the Python package pgque.';
+        end if;
+    end if;
+end
+$$;
+"""
+
+
+_STEP = """\
+do $upgrade$
+begin
+    if to_regclass('pgque.config') is not null then
+        if (select schema_version < {version} from pgque.config) then
+            lock table pgque.queue in share row exclusive mode; -- nobody makes or drops one
+            execute $step_{version}$
+{statements}
+            $step_{version}$;
+            update pgque.config set schema_version = {version};
+        end if;
+    end if;
+end
+$upgrade$;
+"""
+
+
+def _step(version: int, file: Path) -> str:
+    """Return a step that is done where the schema is older than the version it leads to."""
+    return _STEP.format(version=version, statements=file.read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -171,6 +234,7 @@ def _connection(target: str | Connection) -> Iterator[Connection]:
             autocommit=True,
             client_encoding="utf8",
             fallback_application_name="pgque install",
+            prepare_threshold=None,  # for poolers; each statement runs once
         )
     with conn:
         yield conn
@@ -179,19 +243,31 @@ def _connection(target: str | Connection) -> Iterator[Connection]:
 def _locked(conn: Connection, work: Callable[[Connection], T]) -> T:
     """Do ``work`` in one transaction, alone in this database; again after a collision."""
     own = conn.info.transaction_status == TransactionStatus.IDLE
-    for attempt in range(1, _ATTEMPTS + 1):
+    collisions = waits = 0
+    while True:
         try:
             with mapped, conn.transaction():
                 if own:
                     # A snapshot from before the lock would not see what was waited for.
                     _query(conn, b"set transaction isolation level read committed")
                 _query(conn, _LOCK)
+                if own:
+                    _query(conn, f"set local lock_timeout = {_LOCK_TIMEOUT_MS}".encode())
                 return work(conn)
+        except PgqueBusy as error:
+            waits += 1
+            if not own or waits == _LOCK_ATTEMPTS:
+                raise PgqueBusy(
+                    f"{error}\nA transaction has been using for long what has to be changed: "
+                    "end it (pg_stat_activity shows it) and do this again.",
+                    sqlstate=error.sqlstate,
+                ) from error.__cause__
+            time.sleep(random.uniform(0.1, 0.5))  # noqa: S311
         except PgqueError as error:
-            if attempt == _ATTEMPTS or not _is_collision(error.__cause__):
+            collisions += 1
+            if collisions == _ATTEMPTS or not _is_collision(error.__cause__):
                 raise
-            time.sleep(random.uniform(0.02, 0.05) * attempt)  # noqa: S311
-    raise AssertionError("unreachable")
+            time.sleep(random.uniform(0.02, 0.05) * collisions)  # noqa: S311
 
 
 def _is_collision(cause: BaseException | None) -> bool:

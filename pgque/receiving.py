@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
 
-from pgque.calls import new_cursor
+from pgque.calls import may_prepare, new_cursor
 from pgque.message import Message
 
 if TYPE_CHECKING:
@@ -58,4 +58,5 @@ def _ask(conn: psycopg.Connection[Any], call: LiteralString, params: Sequence[An
     cursor = new_cursor(conn)
     # A time is a number of microseconds until somebody asks: see Message.created_at.
     cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
-    return cursor.execute(f"select {columns} from pgque.{call}", params, binary=True)  # noqa: S608
+    query = f"select {columns} from pgque.{call}"  # noqa: S608
+    return cursor.execute(query, params, prepare=may_prepare(conn), binary=True)

@@ -1,7 +1,8 @@
 """The ticker: a process, or a thread of a consumer, that ticks, retries and maintains.
 
 Several may run. A session lock decides which one leads; the others stand by and try again once a
-second, so a leader that was killed is replaced that soon after the server has noticed.
+second, so a leader that was killed is replaced that soon after the server has noticed. Behind a
+pooler no session is one's own: there all of them tick, each queue under its own lock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import psycopg
 from pgque.background import Backoff, stop_on_signals
 from pgque.client import check_connection
 from pgque.errors import PgqueError, mapped
-from pgque.wakeup import Wakeup
+from pgque.wakeup import Wakeup, say_that_it_polls
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
@@ -138,7 +139,9 @@ class Ticker:
             may_tick = row is not None and bool(row[0])
             if self._required and not may_tick:
                 wakeup.conn.execute("select pgque.ticker()")  # raises, and says what is missing
-            if not wakeup.pooled:
+            if wakeup.pooled:
+                say_that_it_polls(self._dsn)
+            else:
                 # Ticks lost in a crash are taken again: nobody has acked what they covered.
                 wakeup.conn.execute("set synchronous_commit = off")
                 wakeup.conn.execute("set default_transaction_isolation = 'read committed'")
@@ -147,7 +150,7 @@ class Ticker:
         return may_tick
 
     def _serve(self, wakeup: Wakeup, may_tick: bool) -> None:
-        rounds = _Rounds(wakeup.conn, self._interval)
+        rounds = _Rounds(wakeup, self._interval)
         while not self._stop.is_set():
             if may_tick and not self._leading:
                 self._leading = self._take_the_lead(wakeup)
@@ -198,8 +201,9 @@ class _Chore:
 class _Rounds:
     """What the leader does next, and how long it may pause afterwards."""
 
-    def __init__(self, conn: psycopg.Connection[Any], interval: float) -> None:
-        self._conn = conn
+    def __init__(self, wakeup: Wakeup, interval: float) -> None:
+        self._conn = wakeup.conn
+        self._pooled = wakeup.pooled
         self._interval = interval
         self._retried = self._maintained = float("-inf")
         self._asleep = self._unresolved = False
@@ -234,5 +238,15 @@ class _Rounds:
         return self._interval if now - self._active < AWAKE_FOR else UNRESOLVED_PAUSE
 
     def _call(self, query: LiteralString) -> Any:
-        row = self._conn.execute(query).fetchone()
+        if self._pooled:
+            # What is set for a session elsewhere is set for each transaction: one round trip.
+            cursor = self._conn.execute(
+                "begin isolation level read committed; "
+                f"set local synchronous_commit = off; {query}; commit"
+            )
+            cursor.nextset()
+            cursor.nextset()
+        else:
+            cursor = self._conn.execute(query)
+        row = cursor.fetchone()
         return row and row[0]

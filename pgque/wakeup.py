@@ -6,6 +6,7 @@ none arrives and a session cannot keep a lock; `Wakeup.pooled` says so, and call
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 from collections.abc import Iterable
@@ -17,6 +18,20 @@ from psycopg import sql
 
 from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler
 from pgque.errors import mapped
+
+logger = logging.getLogger("pgque.wakeup")
+
+_said: set[str] = set()
+
+
+def say_that_it_polls(dsn: str) -> None:
+    """Warn that there is a pooler on this way to the server, the first time in this process."""
+    if dsn not in _said:
+        _said.add(dsn)
+        logger.warning(
+            "a pooler stands before the server, and LISTEN cannot work through one: pgque polls. "
+            "Give tickers and consumers a direct connection to be woken at once"
+        )
 
 
 def queue_channel(queue: str) -> str:

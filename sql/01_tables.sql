@@ -9,8 +9,8 @@
 -- row of a key counts. pgque.subscriber is locked, never updated. Nothing here bloats while
 -- something pins the xmin horizon.
 
--- Two installers at once in one database: the second waits here and then finds everything done.
-select pg_catalog.pg_advisory_xact_lock(1885827445, 0);
+-- Those who have them already get the columns and tables of a later version by a step in upgrade/:
+-- a new column is the last here, as "alter table" makes it there.
 
 set local client_min_messages = warning;
 

@@ -41,6 +41,46 @@ comment on function pgque._need_read_committed(text) is
 
 -- Set-up
 
+create or replace function pgque._make_log(queue_id int)
+returns void
+language plpgsql
+as $$
+declare
+    log text := 'pgque.event_' || queue_id;
+begin
+    execute format('create sequence %s_id_seq', log);
+    execute format(
+        'create table %s (
+            ev_id bigint not null,
+            ev_time timestamptz not null,
+            ev_txid xid8 not null,
+            ev_owner int,
+            ev_retry int,
+            ev_type text,
+            ev_data text,
+            ev_extra1 text,
+            ev_extra2 text,
+            ev_extra3 text,
+            ev_extra4 text
+        )', log);
+    -- One of them for each row, since each costs a send time and WAL.
+    execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', queue_id, log);
+    execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', queue_id, log);
+    for child in 0 .. 2 loop
+        execute format('create table %s_%s (like %1$s including all)', log, child);
+        execute format('alter table %s_%s inherit %1$s', log, child);
+        execute format('revoke all on %s_%s from public', log, child);
+        -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
+        execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
+    end loop;
+    execute format('revoke all on %s from public', log);
+    execute format('revoke all on sequence %s_id_seq from public', log);
+    execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+end
+$$;
+comment on function pgque._make_log(int) is
+    'Makes the tables of a queue''s log. A function of its own, so that who waited for an upgrade makes the new kind.';
+
 create or replace function pgque.create_queue(queue text)
 returns int
 language plpgsql security definer
@@ -67,34 +107,7 @@ begin
     if not found then
         return 0;
     end if;
-    execute format('create sequence %s_id_seq', log);
-    execute format(
-        'create table %s (
-            ev_id bigint not null,
-            ev_time timestamptz not null,
-            ev_txid xid8 not null,
-            ev_owner int,
-            ev_retry int,
-            ev_type text,
-            ev_data text,
-            ev_extra1 text,
-            ev_extra2 text,
-            ev_extra3 text,
-            ev_extra4 text
-        )', log);
-    -- One of them for each row, since each costs a send time and WAL.
-    execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', id, log);
-    execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', id, log);
-    for child in 0 .. 2 loop
-        execute format('create table %s_%s (like %1$s including all)', log, child);
-        execute format('alter table %s_%s inherit %1$s', log, child);
-        execute format('revoke all on %s_%s from public', log, child);
-        -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
-        execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
-    end loop;
-    execute format('revoke all on %s from public', log);
-    execute format('revoke all on sequence %s_id_seq from public', log);
-    execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._make_log(id);
     perform pgque._make_log_functions(id);
     perform pgque._make_append();
     perform pgque._insert_first_tick(id);

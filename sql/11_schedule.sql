@@ -104,23 +104,29 @@ begin
     select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
         into slot_end
     from pgque.config;
-    -- The lock of the ticker that leads, see ticker.py: one loop or process at a time.
-    if not pg_try_advisory_lock(1885827447, 0) then
-        return;
-    end if;
     while clock_timestamp() < slot_end loop
+        -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
+        -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
+        if not pg_try_advisory_xact_lock(1885827447, 0) then
+            return;
+        end if;
         perform pgque.ticker();
         commit;
         if clock_timestamp() >= next_maint then
+            if not pg_try_advisory_xact_lock(1885827447, 0) then
+                return;
+            end if;
             perform pgque.maint();
             commit;
             next_maint := clock_timestamp() + interval '1 second';
+        end if;
+        if not pg_try_advisory_xact_lock(1885827447, 0) then
+            return;
         end if;
         select tick_period_ms / 1000.0 into period from pgque.config;
         perform pg_sleep(period);
         commit;
     end loop;
-    perform pg_advisory_unlock(1885827447, 0);
 end
 $$;
 comment on procedure pgque.ticker_loop() is

@@ -192,7 +192,7 @@ begin
                 p pgque.place;
             begin
                 while high - low > 1 loop
-                    middle := (low + high) / 2;
+                    middle := low + (high - low) / 2; -- their sum may be more than a bigint holds
                     select e.ev_txid, e.ev_id into p
                     from %s e
                     where e.ev_owner is null

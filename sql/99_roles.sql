@@ -137,3 +137,19 @@ grant select on sequence pgque.ledger_child to pgque_admin; -- get_batch_cursor 
 grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;
+
+-- A log's own functions are called by others only: as create_queue makes them, nobody is granted them.
+do $$
+declare
+    function regprocedure;
+begin
+    for function in
+        select p.oid
+        from pg_catalog.pg_proc p
+        where p.pronamespace = 'pgque'::regnamespace
+            and p.proname ~ '^_event_[0-9]'
+    loop
+        execute format('revoke execute on function %s from pgque_admin', function);
+    end loop;
+end
+$$;

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgque.install import install
+from tests.fix_pooler import POOLED
 
 Connect = Callable[..., psycopg.Connection]
 
@@ -74,11 +75,17 @@ def template(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def dsn(databases: Databases, template: str) -> Iterator[str]:
-    """A database of the test's own with pgque in it, as superuser."""
+def direct_dsn(databases: Databases, template: str) -> Iterator[str]:
+    """A database of the test's own with pgque in it, as superuser, whatever `dsn` leads through."""
     dsn = databases.create(template)
     yield dsn
     databases.drop(dsn)
+
+
+@pytest.fixture
+def dsn(direct_dsn: str, lead: Callable[[str], str]) -> str:
+    """A database of the test's own with pgque in it, as superuser."""
+    return lead(direct_dsn)
 
 
 @pytest.fixture
@@ -88,10 +95,10 @@ def fresh_dsn(dsn: str) -> str:
 
 
 @pytest.fixture
-def empty_dsn(databases: Databases) -> Iterator[str]:
+def empty_dsn(databases: Databases, lead: Callable[[str], str]) -> Iterator[str]:
     """A database of the test's own without pgque."""
     dsn = databases.create()
-    yield dsn
+    yield lead(dsn)
     databases.drop(dsn)
 
 
@@ -102,6 +109,8 @@ def connect(dsn: str) -> Iterator[Connect]:
 
     def connect(*, autocommit: bool = False, **options: object) -> psycopg.Connection:
         conn = psycopg.connect(dsn, autocommit=autocommit, **options)
+        if POOLED:
+            conn.prepare_threshold = None  # what the documentation asks of an application there
         opened.append(conn)
         return conn
 

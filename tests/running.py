@@ -7,6 +7,9 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
 
 from pgque import Consumer, Ticker
 
@@ -20,6 +23,13 @@ def eventually(condition: Callable[[], object], what: str = "the condition") -> 
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true within {PATIENCE:.0f} s")
         time.sleep(0.01)
+
+
+def backend_of(conn: psycopg.Connection[Any]) -> int:
+    """The process that serves the connection's transaction: its own, or one that a pooler lends."""
+    row = conn.execute("select pg_backend_pid()").fetchone()
+    assert row is not None
+    return row[0]
 
 
 @contextlib.contextmanager

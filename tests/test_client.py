@@ -18,6 +18,8 @@ from psycopg.rows import dict_row
 import pgque
 from pgque import Event, Message, PgqueClient
 from pgque.client import check_connection
+from tests.fix_pooler import directly
+from tests.running import backend_of
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
@@ -142,6 +144,7 @@ def test_schema_newer(autoconn: psycopg.Connection[Any], dsn: str) -> None:
         pgque.connect(dsn)
 
 
+@directly
 def test_read_only_reads(dsn: str, queue: str, consumer: str) -> None:
     read_only = make_conninfo(dsn, options="-c default_transaction_read_only=on")
     with pgque.connect(read_only) as client:
@@ -151,6 +154,7 @@ def test_read_only_reads(dsn: str, queue: str, consumer: str) -> None:
             client.send(queue, "x")
 
 
+@directly
 def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer: str) -> None:
     def as_role(role: str) -> PgqueClient:
         return pgque.connect(make_conninfo(dsn, options=f"-c role={role}"), autocommit=True)
@@ -174,7 +178,7 @@ def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer
 
 def test_a_lost_connection(client: PgqueClient, autoconn: psycopg.Connection[Any]) -> None:
     client.queue_info()
-    autoconn.execute("select pg_terminate_backend(%s)", [client.conn.info.backend_pid])
+    autoconn.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
     for _ in range(2):
         with pytest.raises(pgque.PgqueConnectionError):
             client.queue_info()

@@ -11,7 +11,8 @@ import pytest
 import pgque
 from pgque import Consumer, Message, PgqueClient
 from pgque.batches import Batches
-from tests.running import eventually, process, running
+from tests.fix_pooler import directly
+from tests.running import backend_of, eventually, process, running
 
 
 @pytest.fixture
@@ -236,6 +237,7 @@ def test_without_any_ticker_around_the_consumer_ticks_by_itself(client, new, que
         assert got.wait(10)
 
 
+@directly
 def test_the_lone_event_of_a_slow_transaction_comes_right_after_its_commit(
     new, queue, connect, autoconn
 ):
@@ -387,9 +389,7 @@ def test_a_connection_that_dies_before_the_ack_loses_nothing(client, new, queue,
         client.conn.execute("insert into handled values (%s)", [msg.json()])
         attempts.append(msg.json())
         if len(attempts) == 3:
-            autoconn.execute(
-                "select pg_terminate_backend(%s, 5000)", [client.conn.info.backend_pid]
-            )
+            autoconn.execute("select pg_terminate_backend(%s, 5000)", [backend_of(client.conn)])
 
     with running(consumer):
         eventually(lambda: consumer._received_once)
@@ -505,8 +505,8 @@ def test_it_reconnects_after_its_connections_were_terminated(
             eventually(lambda: consumer._received_once)
         autoconn.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where datname = current_database() and pid <> all (%s)",
-            [[autoconn.info.backend_pid, client.conn.info.backend_pid]],
+            "where datname = current_database() and pid not in (pg_backend_pid(), %s)",
+            [client.conn.info.backend_pid],
         )
         go_on.set()
         if victim == "waiting":

@@ -26,6 +26,7 @@ SQLSTATES = {
     "PQ012": errors.PgqueBatchOpen,
     "PQ013": errors.PgqueIsolationError,
     "PQ014": errors.PgqueChangeDenied,
+    "PQ015": errors.PgqueSchemaNewer,
     "PQ099": PgqueError,
     "08006": errors.PgqueConnectionError,
     "22003": errors.PgqueInvalidArgument,

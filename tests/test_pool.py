@@ -10,6 +10,8 @@ import pytest
 
 import pgque
 from pgque import ClientPool, PgqueClient
+from tests.fix_pooler import directly
+from tests.running import backend_of
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def send_and_fail(client: PgqueClient, queue: str) -> None:
 
 
 def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[Any]) -> None:
-    killer.execute("select pg_terminate_backend(%s)", [client.conn.info.backend_pid])
+    killer.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
     client.send("anywhere", "x")
 
 
@@ -118,12 +120,13 @@ def test_a_broken_connection_is_replaced(
         client.send(queue, "y")
 
 
+@directly
 def test_check_spares_the_caller_a_dead_connection(
     dsn: str, autoconn: psycopg.Connection[Any], queue: str
 ) -> None:
     with ClientPool(dsn, max_size=1, check=True) as pool:
         with pool.client() as client:
-            pid = client.conn.info.backend_pid
+            pid = backend_of(client.conn)
         autoconn.execute("select pg_terminate_backend(%s, 10000)", [pid])
         with pool.client() as client:
             client.send(queue, "x")

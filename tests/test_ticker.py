@@ -11,6 +11,7 @@ import pgque
 from pgque import Ticker
 from pgque.install import install
 from pgque.wakeup import Wakeup
+from tests.fix_pooler import directly
 from tests.running import eventually, process, running
 
 SCRIPT = """
@@ -81,6 +82,7 @@ def looks(conn) -> int:
     return row[0]
 
 
+@directly
 def test_of_several_one_leads(dsn, queue, autoconn):
     tickers = [Ticker(dsn) for _ in range(3)]
     with running(tickers[0]), running(tickers[1]), running(tickers[2]):
@@ -97,6 +99,7 @@ def leader(autoconn) -> int | None:
     return int(row[0].split()[1]) if row[0].startswith("backend") else None
 
 
+@directly
 def test_a_killed_leader_is_replaced_within_two_seconds(dsn, queue, autoconn):
     with process(SCRIPT, dsn) as first:
         eventually(lambda: leader(autoconn))
@@ -124,6 +127,7 @@ def test_a_ticker_puts_retries_back(dsn, queue, consumer, autoconn):
         assert (again.msg_id, again.retry_count) == (sent, 1)
 
 
+@directly
 def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoconn):
     ticker = Ticker(dsn)
     with running(ticker):
@@ -133,6 +137,7 @@ def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoco
         send_until_ticked(autoconn, queue)
 
 
+@directly
 def test_sigterm_ends_it_with_status_0(dsn, autoconn):
     with process(SCRIPT, dsn) as child:
         eventually(lambda: leader(autoconn))
@@ -140,6 +145,7 @@ def test_sigterm_ends_it_with_status_0(dsn, autoconn):
         assert child.wait(10) == 0
 
 
+@directly
 def test_stop_wakes_a_ticker_that_sleeps(dsn, autoconn, monkeypatch):
     sleeps: list[float] = []
 

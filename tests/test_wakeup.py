@@ -9,6 +9,7 @@ import pytest
 
 import pgque
 from pgque.wakeup import Wakeup
+from tests.fix_pooler import directly
 
 
 @pytest.fixture
@@ -26,6 +27,7 @@ def wait_for(wakeup: Wakeup, seconds: float) -> None:
         waited = time.monotonic() - began
 
 
+@directly
 def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
     threading.Timer(0.1, autoconn.execute, ["notify a"]).start()
     assert wakeup.wait(20) == {"a"}
@@ -38,6 +40,7 @@ def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connec
         heard |= wakeup.wait(20)
 
 
+@directly
 def test_what_comes_with_the_answer_to_a_query_is_heard(
     wakeup: Wakeup, autoconn: psycopg.Connection
 ) -> None:
@@ -64,6 +67,7 @@ def test_nothing_is_nothing(wakeup: Wakeup) -> None:
     assert time.monotonic() - began >= 0.09
 
 
+@directly
 def test_a_connection_that_broke_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
     autoconn.execute("select pg_terminate_backend(%s)", [wakeup.conn.info.backend_pid])
     with pytest.raises(pgque.PgqueConnectionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pgque.calls import is_pooled
 from pgque.client import PgqueClient
 from pgque.errors import PgqueError, PgquePermissionDenied, mapped
 
@@ -60,6 +61,8 @@ create table pgque_demo.note (
 
 def take_lock(client: PgqueClient) -> None:
     """Keep other demos out of this database as long as the client's connection lives."""
+    if is_pooled(client.conn):
+        raise PgqueError("the demo locks its session: connect it directly, not through a pooler")
     with mapped:
         row = client.conn.execute("select pg_try_advisory_lock(1885827449, 0)").fetchone()
     if row is None or not row[0]:

@@ -236,7 +236,8 @@ begin
         'comment on function %1$s_places(pgque.span, int, int) is %4$L; '
         'revoke all on function %1$s_append_batch(int, text, text[]), %1$s_append(int, text, text, text, text, text, text), %1$s_messages(pgque.span), '
         '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
-        '%1$s_places(pgque.span, int, int) from public',
+        '%1$s_places(pgque.span, int, int) from public; '
+        'grant execute on function %1$s_messages(pgque.span) to pgque_reader', -- receive has its caller's rights
         functions,
         'The events of a span of this log, by ev_id.',
         'The event of a span with that ev_id, its newest attempt.',
@@ -259,6 +260,7 @@ begin
         '%1$s_events(pgque.span), %1$s_near(pgque.span, bigint, int), %1$s_event(pgque.span, bigint), '
         '%1$s_places(pgque.span, int, int)',
         'pgque._event_' || queue_id);
+    perform pgque._drop_grant_functions(queue_id);
 end
 $$;
 comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log.';

@@ -4,7 +4,12 @@ import os
 
 import hypothesis
 
-pytest_plugins = ["tests.fix_server", "tests.fix_database", "tests.fix_engine"]
+pytest_plugins = [
+    "tests.fix_server",
+    "tests.fix_database",
+    "tests.fix_engine",
+    "tests.security.fix_security",
+]
 
 # Tests talk to a database: how long an example takes says nothing about the code.
 hypothesis.settings.register_profile("pgque", deadline=None, print_blob=True)

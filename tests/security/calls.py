@@ -14,13 +14,14 @@ class Routine(NamedTuple):
     kind: str
     is_definer: bool
     types: list[str]
+    qualified: list[str]
     names: list[str]
 
     def call(self) -> sql.Composed:
         """A statement that calls it, with a placeholder for each argument."""
         arguments = sql.SQL(", ").join(
             sql.SQL("%s::{}").format(sql.SQL(kind))  # type: ignore[arg-type]
-            for kind in self.types
+            for kind in self.qualified
         )
         verb = sql.SQL("call" if self.kind == "p" else "select * from")
         return sql.SQL("{} pgque.{}({})").format(verb, sql.Identifier(self.name), arguments)
@@ -30,6 +31,11 @@ _ROUTINES = """
     select p.proname, p.prokind::text, p.prosecdef,
         array(select format_type(t, null)
               from unnest(p.proargtypes) with ordinality as a (t, n) order by n),
+        array(select format('%I.%I', s.nspname, t.typname)
+              from unnest(p.proargtypes) with ordinality as a (oid, n)
+              join pg_type t on t.oid = a.oid
+              join pg_namespace s on s.oid = t.typnamespace
+              order by n),
         coalesce(p.proargnames[:p.pronargs], '{}')
     from pg_proc p
     where p.pronamespace = 'pgque'::regnamespace

@@ -56,6 +56,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "maint_rotate_ledger",
     ),
     "With pg_cron": ("start", "stop", "ticker_loop", "set_tick_period_ms"),
+    "Grants for one queue": ("grant_queue", "revoke_queue", "queue_grants"),
     "Dead letters": ("dlq_inspect", "dlq_replay", "dlq_replay_all", "dlq_purge"),
     "Information": (
         "status",
@@ -75,7 +76,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 RELATIONS: Final = (
     "queue", "consumer", "subscription", "tick", "retry_queue", "dead_letter", "config", "message",
 )  # fmt: skip
-ROLES: Final = ("pgque_writer", "pgque_reader", "pgque_admin")
+ROLES: Final = ("pgque_writer", "pgque_reader", "pgque_user", "pgque_admin")
 
 SQL_HEAD: Final = """\
 # Reference: SQL
@@ -83,7 +84,8 @@ SQL_HEAD: Final = """\
 <!-- Made by docs/make_reference.py from the comments in sql/. -->
 
 Everything is in the schema `pgque`. Each entry says which role may call the function; `pgque_admin`
-is a member of `pgque_writer` and `pgque_reader`. A function that returns a number as 1 or 0 says
+is a member of `pgque_writer` and `pgque_reader`; members of `pgque_user` need a grant for the queue
+besides, see `grant_queue`. A function that returns a number as 1 or 0 says
 whether something changed. Arguments can be given by name (`queue_name := 'orders'`).
 
 An untyped literal picks the variant with `text`, which is stored byte for byte; `jsonb` is stored

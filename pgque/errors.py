@@ -118,7 +118,8 @@ class PgquePermissionDenied(PgqueError):
 
     advice = (
         "Grant the role of pgque that the call needs: pgque_writer to send, pgque_reader to "
-        "consume, pgque_admin to manage queues and tick (grant pgque_writer to <user>)."
+        "consume, pgque_admin to manage queues and tick (grant pgque_writer to <user>); or one "
+        "queue alone with pgque.grant_queue(role, queue, 'produce' or 'consume')."
     )
 
 

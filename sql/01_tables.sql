@@ -113,6 +113,8 @@ $$;
 create table if not exists pgque.cursor_0 (like pgque.cursor including all) inherits (pgque.cursor);
 create table if not exists pgque.cursor_1 (like pgque.cursor including all) inherits (pgque.cursor);
 comment on table pgque.cursor is 'Where each subscriber stands: the row with the greatest cur_seq counts.';
+comment on table pgque.cursor_0 is 'A child of the ledger: see 16_ledger.sql.';
+comment on table pgque.cursor_1 is 'A child of the ledger: see 16_ledger.sql.';
 comment on column pgque.cursor.cur_tick is
     'What this tick sees is done. For a member: where its batch begins; null while it holds none.';
 comment on column pgque.cursor.cur_next_tick is 'The tick at which the window ends that is open or partly done.';
@@ -136,6 +138,8 @@ create table if not exists pgque.tick (
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
 create table if not exists pgque.tick_1 (like pgque.tick including all) inherits (pgque.tick);
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
+comment on table pgque.tick_0 is 'A child of the ledger: see 16_ledger.sql.';
+comment on table pgque.tick_1 is 'A child of the ledger: see 16_ledger.sql.';
 comment on column pgque.tick.tick_event_seq is 'The event sequence at the tick, or what an external ticker said it was.';
 comment on column pgque.tick.tick_seq_before is
     'Transactions that the snapshot puts at its xmax or above have only ids greater than this.';

@@ -47,6 +47,7 @@ language plpgsql
 as $$
 declare
     log text := 'pgque.event_' || queue_id;
+    row_type text;
 begin
     execute format('create sequence %s_id_seq', log);
     execute format(
@@ -70,11 +71,17 @@ begin
         execute format('create table %s_%s (like %1$s including all)', log, child);
         execute format('alter table %s_%s inherit %1$s', log, child);
         execute format('revoke all on %s_%s from public', log, child);
+        execute format('comment on table %s_%s is %L', log, child, 'A child of the log ' || log || '.');
         -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
         execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
     end loop;
+    execute format('comment on table %s is %L', log, 'The log of a queue: see 02_log.sql.');
+    execute format('comment on sequence %s_id_seq is %L', log, 'The ids of events in ' || log || '.');
     execute format('revoke all on %s from public', log);
     execute format('revoke all on sequence %s_id_seq from public', log);
+    foreach row_type in array array[log, log || '_0', log || '_1', log || '_2'] loop
+        execute format('revoke all on type %s from public', row_type);
+    end loop;
     execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
 end
 $$;
@@ -254,7 +261,7 @@ $$;
 comment on function pgque._wake_ticker() is
     'Lowers the flag of a sleeping ticker and notifies it when this transaction commits; nothing where transactions may be prepared.';
 
-create or replace function pgque.insert_event(
+create or replace function pgque._insert_event(
     queue_name text, ev_type text, ev_data text,
     ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
 )
@@ -267,12 +274,13 @@ declare
     child int;
     unattended boolean;
     id bigint;
+    -- An assignment, for that costs half of what a statement does.
+    locked constant boolean := pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)) is not null;
 begin
-    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name));
     select t.queue_id, t.queue_cur_table, t.queue_ticker_paused or t.queue_external_ticker
     into queue_id, child, unattended
     from pgque.queue t
-    where t.queue_name = insert_event.queue_name
+    where t.queue_name = _insert_event.queue_name
         and not t.queue_disable_insert;
     if not found then
         select w.queue_id, w.queue_cur_table, w.queue_ticker_paused or w.queue_external_ticker
@@ -284,6 +292,26 @@ begin
         perform pgque._wake_ticker();
     end if;
     return id;
+end
+$$;
+comment on function pgque._insert_event(text, text, text, text, text, text, text) is
+    'insert_event for members of pgque_writer, on any queue.';
+
+create or replace function pgque.insert_event(
+    queue_name text, ev_type text, ev_data text,
+    ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+)
+returns bigint
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege(
+        'pgque._insert_event(text, text, text, text, text, text, text)'::pg_catalog.regprocedure, 'execute')
+    then
+        return pgque._insert_event(queue_name, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
+    end if;
+    return (pgque._ask(
+        'insert_event', array[queue_name, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4])).number;
 end
 $$;
 comment on function pgque.insert_event(text, text, text, text, text, text, text) is

@@ -3,6 +3,7 @@
 -- Invariant: a send is part of the caller's transaction and touches nothing but the log: it takes no
 -- lock that another send or a reader waits for (drop_queue does), and does not notify, save once where the ticker sleeps.
 -- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL replaces by it.
+-- They run with the rights of their caller, so that what is behind them can tell who that is: see 19_grants.sql.
 
 create or replace function pgque.send(queue_name text, payload text)
 returns bigint
@@ -38,7 +39,8 @@ comment on function pgque.send(text, text, jsonb) is 'Sends the value as canonic
 
 create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
-language plpgsql
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     q pgque.queue;
@@ -62,50 +64,52 @@ begin
 end
 $$;
 comment on function pgque._append_batch(text, text, text[]) is
-    'Appends one event per payload: the ids in the order of the payloads.';
+    'send_batch for members of pgque_writer, on any queue: the ids in the order of the payloads.';
+
+create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[])
+returns bigint[]
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._append_batch(text, text, text[])'::pg_catalog.regprocedure, 'execute') then
+        return pgque._append_batch(queue_name, type_name, payloads);
+    end if;
+    return (pgque._ask('send_batch', array[queue_name, type_name], payloads)).numbers;
+end
+$$;
+comment on function pgque._send_batch(text, text, text[]) is
+    'What every send_batch calls, with the rights of its caller: the ids in the order of the payloads.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append_batch(queue_name, type_name, payloads);
-end
+    select pgque._send_batch(queue_name, type_name, payloads)
 $$;
 comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads jsonb[])
 returns bigint[]
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append_batch(queue_name, type_name, payloads::text[]);
-end
+    select pgque._send_batch(queue_name, type_name, payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, text, jsonb[]) is
     'Sends many JSON values of one type: ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, payloads text[])
 returns bigint[]
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append_batch(queue_name, 'default', payloads);
-end
+    select pgque._send_batch(queue_name, 'default', payloads)
 $$;
 comment on function pgque.send_batch(text, text[]) is 'Sends many texts with type default: ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, payloads jsonb[])
 returns bigint[]
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._append_batch(queue_name, 'default', payloads::text[]);
-end
+    select pgque._send_batch(queue_name, 'default', payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, jsonb[]) is
     'Sends many JSON values with type default: ids in the order of the input.';

@@ -134,10 +134,14 @@ comment on function pgque.register_consumer_at(text, text, bigint) is
 
 create or replace function pgque.subscribe(queue text, consumer text)
 returns int
-language sql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql
 as $$
-    select pgque.register_consumer(queue, consumer)
+begin
+    if pg_catalog.has_function_privilege('pgque.register_consumer(text, text)'::pg_catalog.regprocedure, 'execute') then
+        return pgque.register_consumer(queue, consumer);
+    end if;
+    return (pgque._ask('subscribe', array[queue, consumer])).number::pg_catalog.int4;
+end
 $$;
 comment on function pgque.subscribe(text, text) is
     'Subscribes a consumer at the newest tick: 1; 0 where it is subscribed already. Events sent later are delivered.';
@@ -172,10 +176,14 @@ comment on function pgque.unregister_consumer(text, text) is
 
 create or replace function pgque.unsubscribe(queue text, consumer text)
 returns int
-language sql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql
 as $$
-    select pgque.unregister_consumer(queue, consumer)
+begin
+    if pg_catalog.has_function_privilege('pgque.unregister_consumer(text, text)'::pg_catalog.regprocedure, 'execute') then
+        return pgque.unregister_consumer(queue, consumer);
+    end if;
+    return (pgque._ask('unsubscribe', array[queue, consumer])).number::pg_catalog.int4;
+end
 $$;
 comment on function pgque.unsubscribe(text, text) is 'unregister_consumer under the shorter name.';
 
@@ -223,7 +231,8 @@ comment on function pgque._messages_sql(pgque.span) is 'The query for the messag
 -- new id.
 create or replace function pgque._open_batch(queue text, consumer text, max_return int, merged boolean, empty_batch bigint)
 returns pgque.span
-language plpgsql
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     s pgque.subscriber;
@@ -291,12 +300,16 @@ comment on function pgque._open_batch(text, text, int, boolean, bigint) is
 
 create or replace function pgque.receive(queue text, consumer text, max_return int default 100)
 returns setof pgque.message
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     span pgque.span;
 begin
+    if not has_function_privilege('pgque._open_batch(text, text, int, boolean, bigint)'::regprocedure, 'execute') then
+        return query select * from unnest((pgque._ask('receive', array[queue, consumer, max_return::text])).messages);
+        return;
+    end if;
     loop
         span := pgque._open_batch(queue, consumer, max_return, false, span.batch_id);
         exit when span.batch_id is null;
@@ -311,12 +324,16 @@ comment on function pgque.receive(text, text, int) is
 
 create or replace function pgque.receive_merged(queue text, consumer text, max_return int default 100)
 returns setof pgque.message
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     span pgque.span;
 begin
+    if not has_function_privilege('pgque._open_batch(text, text, int, boolean, bigint)'::regprocedure, 'execute') then
+        return query select * from unnest((pgque._ask('receive_merged', array[queue, consumer, max_return::text])).messages);
+        return;
+    end if;
     loop
         span := pgque._open_batch(queue, consumer, max_return, true, span.batch_id);
         exit when span.batch_id is null;
@@ -329,7 +346,7 @@ comment on function pgque.receive_merged(text, text, int) is
     'receive for a loop: several ready windows as one batch of at most max_return messages, and 55P03 at once, '
     'rather than a wait, while another transaction handles a batch of this consumer.';
 
-create or replace function pgque.ack(batch_id bigint)
+create or replace function pgque.finish_batch(batch_id bigint)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -347,11 +364,24 @@ begin
     return 1;
 end
 $$;
+comment on function pgque.finish_batch(bigint) is 'ack under PgQ''s name.';
+
+create or replace function pgque.ack(batch_id bigint)
+returns int
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque.finish_batch(bigint)'::pg_catalog.regprocedure, 'execute') then
+        return pgque.finish_batch(batch_id);
+    end if;
+    return (pgque._ask('ack', array[batch_id::pg_catalog.text])).number::pg_catalog.int4;
+end
+$$;
 comment on function pgque.ack(bigint) is
     'Finishes a batch, so that what it returned is never delivered to this consumer again: 1; 0 with a WARNING where '
     'the batch is not open.';
 
-create or replace function pgque.ack_or_fail(batch_id bigint)
+create or replace function pgque._ack_or_fail(batch_id bigint)
 returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -364,23 +394,29 @@ begin
     perform pgque._finish_batch(c, s);
 end
 $$;
+comment on function pgque._ack_or_fail(bigint) is 'ack_or_fail for members of pgque_reader, on any batch.';
+
+create or replace function pgque.ack_or_fail(batch_id bigint)
+returns void
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._ack_or_fail(bigint)'::pg_catalog.regprocedure, 'execute') then
+        perform pgque._ack_or_fail(batch_id);
+    else
+        perform pgque._ask('ack_or_fail', array[batch_id::pg_catalog.text]);
+    end if;
+end
+$$;
 comment on function pgque.ack_or_fail(bigint) is
     'ack for whoever commits without waiting for its answer: PQ003 where the batch is not open, so that nothing is committed.';
-
-create or replace function pgque.finish_batch(batch_id bigint)
-returns int
-language sql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select pgque.ack(batch_id)
-$$;
-comment on function pgque.finish_batch(bigint) is 'ack under PgQ''s name.';
 
 -- Seeking
 
 create or replace function pgque._seek(queue text, consumer text, tick_id bigint, at timestamptz)
 returns bigint
-language plpgsql
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     s pgque.subscriber := pgque._subscriber(queue, consumer);
@@ -424,26 +460,33 @@ end
 $$;
 comment on function pgque._seek(text, text, bigint, timestamptz) is 'Moves a consumer to a tick, or to the last tick at a time.';
 
-create or replace function pgque.seek(queue text, consumer text, tick_id bigint)
+create or replace function pgque._seek_to(queue text, consumer text, tick_id bigint, at timestamptz)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql
 as $$
 begin
-    return pgque._seek(queue, consumer, tick_id, null);
+    if pg_catalog.has_function_privilege('pgque._seek(text, text, bigint, timestamptz)'::pg_catalog.regprocedure, 'execute') then
+        return pgque._seek(queue, consumer, tick_id, at);
+    end if;
+    return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, at::pg_catalog.text])).number;
 end
+$$;
+comment on function pgque._seek_to(text, text, bigint, timestamptz) is 'What both seek call, with the rights of their caller.';
+
+create or replace function pgque.seek(queue text, consumer text, tick_id bigint)
+returns bigint
+language sql
+as $$
+    select pgque._seek_to(queue, consumer, tick_id, null)
 $$;
 comment on function pgque.seek(text, text, bigint) is
     'Moves a consumer to a tick within the history that is kept (else PQ011), unless it holds a batch (PQ012): the tick.';
 
 create or replace function pgque.seek(queue text, consumer text, at timestamptz)
 returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
+language sql
 as $$
-begin
-    return pgque._seek(queue, consumer, null, at);
-end
+    select pgque._seek_to(queue, consumer, null, at)
 $$;
 comment on function pgque.seek(text, text, timestamptz) is
     'Moves a consumer to the last tick at or before a time, so that what was sent afterwards is delivered: the tick.';

@@ -52,9 +52,7 @@ $$;
 comment on function pgque._retry(pgque.retry_queue, timestamptz) is
     'Lets an event wait for its next attempt: 1; 0 where it waits already.';
 
-create or replace function pgque.nack(
-    batch_id bigint, msg pgque.message, retry_after interval default '60 seconds', reason text default null
-)
+create or replace function pgque._nack(batch_id bigint, msg_id bigint, retry_after interval, reason text)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -65,9 +63,9 @@ declare
     e pgque.retry_queue;
 begin
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
-    e := pgque._batch_event(c, s, msg.msg_id);
+    e := pgque._batch_event(c, s, msg_id);
     if e.ev_id is null then
-        raise exception 'msg_id % not found in batch %', coalesce(msg.msg_id::text, '<NULL>'), batch_id
+        raise exception 'msg_id % not found in batch %', coalesce(msg_id::text, '<NULL>'), batch_id
             using errcode = 'PQ004', hint = 'nack takes a message of the batch that is open.';
     end if;
     if e.ev_retry < (select q.queue_max_retries from pgque.queue q where q.queue_id = s.sub_queue) then
@@ -78,13 +76,27 @@ begin
     return 1;
 end
 $$;
+comment on function pgque._nack(bigint, bigint, interval, text) is 'nack for members of pgque_reader, in any batch.';
+
+create or replace function pgque.nack(
+    batch_id bigint, msg pgque.message, retry_after interval default '60 seconds', reason text default null
+)
+returns int
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._nack(bigint, bigint, interval, text)'::pg_catalog.regprocedure, 'execute') then
+        return pgque._nack(batch_id, msg.msg_id, retry_after, reason);
+    end if;
+    return (pgque._ask(
+        'nack', array[batch_id::pg_catalog.text, (msg.msg_id)::pg_catalog.text, retry_after::pg_catalog.text, reason])).number::pg_catalog.int4;
+end
+$$;
 comment on function pgque.nack(bigint, pgque.message, interval, text) is
     'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter. '
     'Trusts msg.msg_id alone. PQ003, PQ004. The batch still has to be acked.';
 
-create or replace function pgque.nack_many(
-    batch_id bigint, msg_ids bigint[], retry_after interval default '60 seconds', reasons text[] default null
-)
+create or replace function pgque._nack_many(batch_id bigint, msg_ids bigint[], retry_after interval, reasons text[])
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -153,6 +165,22 @@ begin
             using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
     end if;
     return coalesce(cardinality(done), 0);
+end
+$$;
+comment on function pgque._nack_many(bigint, bigint[], interval, text[]) is 'nack_many for members of pgque_reader, in any batch.';
+
+create or replace function pgque.nack_many(
+    batch_id bigint, msg_ids bigint[], retry_after interval default '60 seconds', reasons text[] default null
+)
+returns int
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._nack_many(bigint, bigint[], interval, text[])'::pg_catalog.regprocedure, 'execute') then
+        return pgque._nack_many(batch_id, msg_ids, retry_after, reasons);
+    end if;
+    return (pgque._ask(
+        'nack_many', array[batch_id::pg_catalog.text, msg_ids::pg_catalog.text, retry_after::pg_catalog.text], reasons)).number::pg_catalog.int4;
 end
 $$;
 comment on function pgque.nack_many(bigint, bigint[], interval, text[]) is
@@ -225,7 +253,7 @@ $$;
 comment on function pgque.batch_retry(bigint, int) is
     'Lets every event of an open batch come back after so many seconds: how many do that did not wait already.';
 
-create or replace function pgque.ack_part(batch_id bigint, msg_ids bigint[])
+create or replace function pgque._ack_part(batch_id bigint, msg_ids bigint[])
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -269,6 +297,19 @@ begin
     end if;
     perform pgque._finish_batch(c, s);
     return coalesce(put_back, 0);
+end
+$$;
+comment on function pgque._ack_part(bigint, bigint[]) is 'ack_part for members of pgque_reader, on any batch.';
+
+create or replace function pgque.ack_part(batch_id bigint, msg_ids bigint[])
+returns int
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._ack_part(bigint, bigint[])'::pg_catalog.regprocedure, 'execute') then
+        return pgque._ack_part(batch_id, msg_ids);
+    end if;
+    return (pgque._ask('ack_part', array[batch_id::pg_catalog.text, msg_ids::pg_catalog.text])).number::pg_catalog.int4;
 end
 $$;
 comment on function pgque.ack_part(bigint, bigint[]) is

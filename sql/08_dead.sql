@@ -97,7 +97,7 @@ begin
         raise exception 'dead letter entry not found: %', coalesce(dead_letter_id::text, '<NULL>')
             using errcode = 'PQ005', hint = 'pgque.dlq_inspect(queue) lists what there is.';
     end if;
-    return pgque.insert_event(
+    return pgque._insert_event(
         (select q.queue_name from pgque.queue q where q.queue_id = d.dl_queue_id),
         d.ev_type, d.ev_data, d.ev_extra1, d.ev_extra2, d.ev_extra3, d.ev_extra4
     );

@@ -97,10 +97,15 @@ create or replace function pgque.subscribe_subconsumer(
     queue text, consumer text, subconsumer text, convert_normal boolean default false
 )
 returns int
-language sql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql
 as $$
-    select pgque.register_subconsumer(queue, consumer, subconsumer, convert_normal)
+begin
+    if pg_catalog.has_function_privilege('pgque.register_subconsumer(text, text, text, boolean)'::pg_catalog.regprocedure, 'execute') then
+        return pgque.register_subconsumer(queue, consumer, subconsumer, convert_normal);
+    end if;
+    return (pgque._ask(
+        'subscribe_subconsumer', array[queue, consumer, subconsumer, convert_normal::pg_catalog.text])).number::pg_catalog.int4;
+end
 $$;
 comment on function pgque.subscribe_subconsumer(text, text, text, boolean) is 'register_subconsumer under another name.';
 
@@ -139,7 +144,7 @@ begin
         c.cur_upto := c.cur_end;
         c := pgque._move(c);
         for e in select ev_id from pgque._batch_events(c.cur_batch) loop
-            perform pgque.nack(c.cur_batch, row(e.ev_id, null, null, null, null, null, null, null, null, null)::pgque.message);
+            perform pgque._nack(c.cur_batch, e.ev_id, null, null);
         end loop;
     end if;
     perform from pgque.subscriber t where t.sub_id = m.sub_group for update;
@@ -155,14 +160,19 @@ create or replace function pgque.unsubscribe_subconsumer(
     queue text, consumer text, subconsumer text, batch_handling int default 0
 )
 returns int
-language sql security definer
-set search_path = pg_catalog, pg_temp
+language plpgsql
 as $$
-    select pgque.unregister_subconsumer(queue, consumer, subconsumer, batch_handling)
+begin
+    if pg_catalog.has_function_privilege('pgque.unregister_subconsumer(text, text, text, int)'::pg_catalog.regprocedure, 'execute') then
+        return pgque.unregister_subconsumer(queue, consumer, subconsumer, batch_handling);
+    end if;
+    return (pgque._ask(
+        'unsubscribe_subconsumer', array[queue, consumer, subconsumer, batch_handling::pg_catalog.text])).number::pg_catalog.int4;
+end
 $$;
 comment on function pgque.unsubscribe_subconsumer(text, text, text, int) is 'unregister_subconsumer under another name.';
 
-create or replace function pgque.touch_subconsumer(queue text, consumer text, subconsumer text)
+create or replace function pgque._touch_subconsumer(queue text, consumer text, subconsumer text)
 returns int
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -182,6 +192,19 @@ begin
         perform pgque._move(c);
     end if;
     return 1; -- whoever holds the row is the member at work: nobody takes over from it
+end
+$$;
+comment on function pgque._touch_subconsumer(text, text, text) is 'touch_subconsumer for members of pgque_reader, on any queue.';
+
+create or replace function pgque.touch_subconsumer(queue text, consumer text, subconsumer text)
+returns int
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege('pgque._touch_subconsumer(text, text, text)'::pg_catalog.regprocedure, 'execute') then
+        return pgque._touch_subconsumer(queue, consumer, subconsumer);
+    end if;
+    return (pgque._ask('touch_subconsumer', array[queue, consumer, subconsumer])).number::pg_catalog.int4;
 end
 $$;
 comment on function pgque.touch_subconsumer(text, text, text) is

@@ -25,7 +25,7 @@ end
 $$;
 comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
 
-create or replace function pgque.get_queue_info(queue text)
+create or replace function pgque._queue_info(queue text)
 returns table (
     queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
     queue_switch_time timestamptz, queue_external_ticker boolean, queue_ticker_paused boolean,
@@ -77,6 +77,34 @@ begin
     order by q.queue_name;
 end
 $$;
+comment on function pgque._queue_info(text) is 'get_queue_info for members of pgque_reader, of any queue.';
+
+create or replace function pgque.get_queue_info(queue text)
+returns table (
+    queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
+    queue_switch_time timestamptz, queue_external_ticker boolean, queue_ticker_paused boolean,
+    queue_ticker_max_count int, queue_ticker_max_lag interval, queue_ticker_idle_period interval,
+    ticker_lag interval, ev_per_sec double precision, ev_new bigint, last_tick_id bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if has_function_privilege('pgque._queue_info(text)'::regprocedure, 'execute') then
+        return query select * from pgque._queue_info($1);
+    else
+        return query
+        select *
+        from jsonb_to_recordset((pgque._ask('get_queue_info', array[$1])).rows) as info (
+            queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
+            queue_switch_time timestamptz, queue_external_ticker boolean, queue_ticker_paused boolean,
+            queue_ticker_max_count int, queue_ticker_max_lag interval, queue_ticker_idle_period interval,
+            ticker_lag interval, ev_per_sec double precision, ev_new bigint, last_tick_id bigint
+        );
+    end if;
+end
+$$;
 comment on function pgque.get_queue_info(text) is
     'One queue, or with NULL all: settings, age of the newest tick, events a second over the last minute, events not ticked yet.';
 
@@ -87,14 +115,14 @@ returns table (
     queue_ticker_max_count int, queue_ticker_max_lag interval, queue_ticker_idle_period interval,
     ticker_lag interval, ev_per_sec double precision, ev_new bigint, last_tick_id bigint
 )
-language sql security definer
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_queue_info(null)
 $$;
 comment on function pgque.get_queue_info() is 'Every queue: see get_queue_info(queue).';
 
-create or replace function pgque.get_consumer_info(queue text, consumer text)
+create or replace function pgque._consumer_info(queue text, consumer text)
 returns table (
     queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
     current_batch bigint, next_tick bigint, pending_events bigint
@@ -145,6 +173,30 @@ begin
     order by q.queue_name, n.co_name;
 end
 $$;
+comment on function pgque._consumer_info(text, text) is 'get_consumer_info for members of pgque_reader, of any queue.';
+
+create or replace function pgque.get_consumer_info(queue text, consumer text)
+returns table (
+    queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
+    current_batch bigint, next_tick bigint, pending_events bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if has_function_privilege('pgque._consumer_info(text, text)'::regprocedure, 'execute') then
+        return query select * from pgque._consumer_info($1, $2);
+    else
+        return query
+        select *
+        from jsonb_to_recordset((pgque._ask('get_consumer_info', array[$1, $2])).rows) as info (
+            queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
+            current_batch bigint, next_tick bigint, pending_events bigint
+        );
+    end if;
+end
+$$;
 comment on function pgque.get_consumer_info(text, text) is
     'Where consumers stand; NULL means all. lag is the age of what is done, 0 where nothing is left to do; last_seen the time '
     'since the last batch or sign of life.';
@@ -154,7 +206,7 @@ returns table (
     queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
     current_batch bigint, next_tick bigint, pending_events bigint
 )
-language sql security definer
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_consumer_info($1, null)
@@ -166,7 +218,7 @@ returns table (
     queue_name text, consumer_name text, lag interval, last_seen interval, last_tick bigint,
     current_batch bigint, next_tick bigint, pending_events bigint
 )
-language sql security definer
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_consumer_info(null, null)

@@ -106,7 +106,8 @@ create or replace function pgque._share(
     queue text, consumer text, subconsumer text, max_return int, dead_interval interval, merged boolean
 )
 returns pgque.span
-language plpgsql
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     m pgque.subscriber;
@@ -215,12 +216,19 @@ create or replace function pgque.receive_coop(
     dead_interval interval default null
 )
 returns setof pgque.message
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    span pgque.span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, false);
+    span pgque.span;
 begin
+    if not has_function_privilege('pgque._share(text, text, text, int, interval, boolean)'::regprocedure, 'execute') then
+        return query
+        select * from unnest((pgque._ask(
+            'receive_coop', array[queue, consumer, subconsumer, max_return::text, dead_interval::text])).messages);
+        return;
+    end if;
+    span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, false);
     if span.batch_id is not null then
         return query execute pgque._messages_sql(span) using span;
     end if;
@@ -236,12 +244,19 @@ create or replace function pgque.receive_coop_merged(
     dead_interval interval default null
 )
 returns setof pgque.message
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    span pgque.span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, true);
+    span pgque.span;
 begin
+    if not has_function_privilege('pgque._share(text, text, text, int, interval, boolean)'::regprocedure, 'execute') then
+        return query
+        select * from unnest((pgque._ask(
+            'receive_coop_merged', array[queue, consumer, subconsumer, max_return::text, dead_interval::text])).messages);
+        return;
+    end if;
+    span := pgque._share(queue, consumer, subconsumer, max_return, dead_interval, true);
     if span.batch_id is not null then
         return query execute pgque._messages_sql(span) using span;
     end if;

@@ -237,6 +237,8 @@ begin
                 query, pgque._span_arms(log, restored, columns, false, wanted, fence), 'order by 4 desc limit 1',
                 pgque._span_arms(log, restored, columns, true, wanted, fence))),
         'The event of a span with that ev_id, its newest attempt.');
+    -- receive runs with its caller's rights: see 19_grants.sql.
+    execute format('grant execute on function pgque._event_%s_messages(pgque.span) to pgque_reader', queue_id);
 end
 $$;
 comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
@@ -258,7 +260,7 @@ begin
     end loop;
 end
 $$;
-comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log.';
+comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log, and with them every grant for the queue.';
 
 -- Which of these functions a send calls is static too, for the oldest queues: SQL that is put together at
 -- every call is most of the cost of a send.

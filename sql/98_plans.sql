@@ -5,7 +5,7 @@
 -- are a million rows. Sorting a whole window or joining by hash would undo the reading in pieces. And
 -- a scan that is called forbidden costs so much on paper that the query would be compiled (jit), which
 -- takes a hundred times as long as it does. Sends look up one row of pgque.queue and no more: they go
--- without, for each setting costs a call a microsecond or more.
+-- without, for each setting costs a call a microsecond or more. What receive calls has its settings.
 
 do $$
 declare
@@ -16,8 +16,10 @@ begin
         select p.oid
         from pg_catalog.pg_proc p
         where p.pronamespace = 'pgque'::regnamespace
-            and p.prosecdef
-            and p.proname not in ('send', 'send_batch', 'insert_event')
+            and case
+                when p.prosecdef then p.proname not in ('_insert_event', '_append_batch', '_open_batch', '_share')
+                else p.proname in ('receive', 'receive_merged', 'receive_coop', 'receive_coop_merged')
+            end
         order by p.oid
     loop
         foreach setting in array array[
@@ -34,7 +36,7 @@ begin
     end loop;
     -- What is nacked is looked for in the whole batch at once.
     foreach function in array array[
-        'pgque.nack_many(bigint, bigint[], interval, text[])', 'pgque.ack_part(bigint, bigint[])'
+        'pgque._nack_many(bigint, bigint[], interval, text[])', 'pgque._ack_part(bigint, bigint[])'
     ]::regprocedure[] loop
         execute format('alter function %s set enable_hashjoin = on', function);
         execute format('alter function %s set enable_nestloop = off', function);

@@ -1,15 +1,16 @@
--- Who may do what: three roles, and every grant in one place.
+-- Who may do what: four roles, and every grant in one place.
 --
 -- Invariant: nothing here is for PUBLIC. Writer and reader are siblings, the admin is a member of
--- both and may call everything but uninstall, which is for the owner. Names that begin with _ are
--- internal: they run with the rights of the function that calls them. Capture triggers run with
+-- both and may call everything but uninstall, which is for the owner. Members of pgque_user alone may
+-- do nothing without a grant for a queue: see 19_grants.sql. Names that begin with _ are internal:
+-- they run with the rights of the function that calls them, or do for one role what that does for all. Capture triggers run with
 -- the rights of whoever changes the table, so writers may call what these call.
 
 do $$
 declare
     role_name text;
 begin
-    foreach role_name in array array['pgque_writer', 'pgque_reader', 'pgque_admin'] loop
+    foreach role_name in array array['pgque_writer', 'pgque_reader', 'pgque_admin', 'pgque_user'] loop
         if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
             begin
                 execute format('create role %I nologin', role_name);
@@ -20,7 +21,7 @@ begin
                     raise exception 'role % is missing and % may not create roles', role_name, current_user
                         using errcode = 'insufficient_privilege',
                             hint = 'Let an administrator run: create role pgque_writer; create role pgque_reader; '
-                                'create role pgque_admin; grant pgque_writer, pgque_reader to pgque_admin;';
+                                'create role pgque_admin; create role pgque_user; grant pgque_writer, pgque_reader to pgque_admin;';
             end;
         end if;
     end loop;
@@ -44,10 +45,23 @@ revoke all on all tables in schema pgque from public;
 revoke all on all sequences in schema pgque from public;
 revoke all on all functions in schema pgque from public;
 revoke all on all procedures in schema pgque from public;
-revoke all on type pgque.message, pgque.place, pgque.span from public;
+do $$
+declare
+    row_type regtype;
+begin
+    for row_type in
+        select t.oid
+        from pg_catalog.pg_type t
+        where t.typnamespace = 'pgque'::regnamespace
+            and t.typtype = 'c'
+    loop
+        execute format('revoke all on type %s from public', row_type);
+    end loop;
+end
+$$;
 
-grant usage on schema pgque to pgque_writer, pgque_reader, pgque_admin;
-grant usage on type pgque.message to pgque_reader;
+grant usage on schema pgque to pgque_writer, pgque_reader, pgque_admin, pgque_user;
+grant usage on type pgque.message to pgque_reader, pgque_user;
 
 grant select on
     pgque.config,
@@ -61,11 +75,14 @@ grant select on
     pgque.tick,
     pgque.tick_0,
     pgque.tick_1,
+    pgque.subscriber_role,
     pgque.retry_queue,
     pgque.dead_letter
 to pgque_reader;
-grant select on pgque.config to pgque_writer;
+grant select on pgque.config to pgque_writer, pgque_user;
+grant select, update (called, arguments, texts) on pgque._call to pgque_user;
 
+-- What runs with its caller's rights and looks what he may do, and the capture triggers.
 grant execute on function
     pgque.send(text, text),
     pgque.send(text, jsonb),
@@ -77,8 +94,7 @@ grant execute on function
     pgque.send_batch(text, text, jsonb[]),
     pgque.insert_event(text, text, text),
     pgque.insert_event(text, text, text, text, text, text, text),
-    pgque.dlq_replay(bigint),
-    pgque.dlq_replay_all(text),
+    pgque._send_batch(text, text, text[]),
     pgque.jsontriga(),
     pgque.logutriga(),
     pgque.sqltriga(),
@@ -90,24 +106,46 @@ grant execute on function
     pgque._capture_row(text, record, text[], text),
     pgque._capture_statement(text[], text[], text[], text[], text[]),
     pgque.version()
+to pgque_writer, pgque_user;
+
+grant execute on function
+    pgque._insert_event(text, text, text, text, text, text, text),
+    pgque._append_batch(text, text, text[]),
+    pgque.dlq_replay(bigint),
+    pgque.dlq_replay_all(text)
 to pgque_writer;
 
 grant execute on function
     pgque.subscribe(text, text),
     pgque.unsubscribe(text, text),
-    pgque.register_consumer(text, text),
-    pgque.register_consumer_at(text, text, bigint),
-    pgque.unregister_consumer(text, text),
     pgque.receive(text, text, int),
     pgque.receive_merged(text, text, int),
     pgque.ack(bigint),
     pgque.ack_or_fail(bigint),
     pgque.ack_part(bigint, bigint[]),
-    pgque.finish_batch(bigint),
     pgque.nack(bigint, pgque.message, interval, text),
     pgque.nack_many(bigint, bigint[], interval, text[]),
     pgque.seek(text, text, bigint),
     pgque.seek(text, text, timestamptz),
+    pgque.subscribe_subconsumer(text, text, text, boolean),
+    pgque.unsubscribe_subconsumer(text, text, text, int),
+    pgque.receive_coop(text, text, text, int, interval),
+    pgque.receive_coop_merged(text, text, text, int, interval),
+    pgque.touch_subconsumer(text, text, text),
+    pgque.get_queue_info(),
+    pgque.get_queue_info(text),
+    pgque.get_consumer_info(),
+    pgque.get_consumer_info(text),
+    pgque.get_consumer_info(text, text),
+    pgque._seek_to(text, text, bigint, timestamptz),
+    pgque.version()
+to pgque_reader, pgque_user;
+
+grant execute on function
+    pgque.register_consumer(text, text),
+    pgque.register_consumer_at(text, text, bigint),
+    pgque.unregister_consumer(text, text),
+    pgque.finish_batch(bigint),
     pgque.next_batch(text, text),
     pgque.next_batch_info(text, text),
     pgque.next_batch_custom(text, text, interval, int, interval),
@@ -115,30 +153,32 @@ grant execute on function
     pgque.event_retry(bigint, bigint, timestamptz),
     pgque.event_retry(bigint, bigint, int),
     pgque.register_subconsumer(text, text, text, boolean),
-    pgque.subscribe_subconsumer(text, text, text, boolean),
     pgque.unregister_subconsumer(text, text, text, int),
-    pgque.unsubscribe_subconsumer(text, text, text, int),
-    pgque.receive_coop(text, text, text, int, interval),
-    pgque.receive_coop_merged(text, text, text, int, interval),
     pgque.next_batch(text, text, text, interval),
     pgque.next_batch_custom(text, text, text, interval, int, interval, interval),
-    pgque.touch_subconsumer(text, text, text),
     pgque.dlq_inspect(text, int),
-    pgque.get_queue_info(),
-    pgque.get_queue_info(text),
-    pgque.get_consumer_info(),
-    pgque.get_consumer_info(text),
-    pgque.get_consumer_info(text, text),
     pgque.get_batch_info(bigint),
-    pgque.version()
+    pgque._open_batch(text, text, int, boolean, bigint),
+    pgque._messages_sql(pgque.span),
+    pgque._share(text, text, text, int, interval, boolean),
+    pgque._ack_or_fail(bigint),
+    pgque._ack_part(bigint, bigint[]),
+    pgque._nack(bigint, bigint, interval, text),
+    pgque._nack_many(bigint, bigint[], interval, text[]),
+    pgque._seek(text, text, bigint, timestamptz),
+    pgque._touch_subconsumer(text, text, text),
+    pgque._queue_info(text),
+    pgque._consumer_info(text, text)
 to pgque_reader;
+
+grant execute on function pgque._ask(text, text[], text[]) to pgque_user;
 
 grant select on sequence pgque.ledger_child to pgque_admin; -- get_batch_cursor runs with the caller's rights
 grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;
 
--- A log's own functions are called by others only: as create_queue makes them, nobody is granted them.
+-- What belongs to one queue has the same grants whether its queue was made before this or after.
 do $$
 declare
     function regprocedure;
@@ -147,9 +187,9 @@ begin
         select p.oid
         from pg_catalog.pg_proc p
         where p.pronamespace = 'pgque'::regnamespace
-            and p.proname ~ '^_event_[0-9]'
+            and p.proname ~ '^_event_\d+_'
     loop
-        execute format('revoke execute on function %s from pgque_admin', function);
+        execute format('revoke all on function %s from pgque_admin', function);
     end loop;
 end
 $$;

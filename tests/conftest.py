@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.fix_pooler",
     "tests.fix_database",
     "tests.fix_engine",
+    "tests.security.fix_security",
 ]
 
 # Tests talk to a database: how long an example takes says nothing about the code.

@@ -22,7 +22,7 @@ from tests.fix_database import Connect
 from tests.fix_server import embedded_server
 from tests.running import eventually
 
-ROLES = ["pgque_admin", "pgque_reader", "pgque_writer"]
+ROLES = ["pgque_admin", "pgque_reader", "pgque_user", "pgque_writer"]
 STATE = """
     select (select count(*) from pg_proc
             where pronamespace = 'pgque'::regnamespace and proname !~ '^_event_[0-9]'),

@@ -24,6 +24,7 @@ from tests.fix_engine import (
     payloads,
     receive,
     receive_coop,
+    refused,
     rotate,
     rotate_ledger,
     send,
@@ -90,7 +91,7 @@ def restore(
         origin = own_server.dsn_for("origin")
         run(own_server, "pg_dump", "--format=custom", f"--file={dump}", origin)
         with psycopg.connect(server.dsn, autocommit=True) as admin:
-            for role in ("pgque_writer", "pgque_reader", "pgque_admin"):
+            for role in ("pgque_writer", "pgque_reader", "pgque_admin", "pgque_user", "shop"):
                 admin.execute(
                     f"do $$ begin create role {role}; "
                     "exception when duplicate_object then null; end $$".encode()
@@ -323,3 +324,32 @@ def test_p2_where_the_cluster_does_not_tell_its_identifier_the_future_is_noticed
     )
     assert transaction_id(conn) < future
     assert payloads(drain(conn, "q", "c")) == ["unseen", "young"]
+
+
+def test_grants_for_a_queue_are_restored(old, restore):
+    """The role has to be there; what it may do and which consumers are its own comes along."""
+    old.execute("do $$ begin create role shop; exception when duplicate_object then null; end $$")
+    for privilege in ("produce", "consume"):
+        value(old, "select pgque.grant_queue('shop', 'q', %s)", privilege)
+    value(old, "select pgque.create_queue('other')")
+    old.execute("set role shop")
+    subscribe(old, "q", "own")
+    sent = send(old, "q")
+
+    conn = restore()
+    grants = "select * from pgque.queue_grants()"
+    old.execute("reset role")
+    assert conn.execute(grants).fetchall() == old.execute(grants).fetchall() != []
+    tick(conn, "q")
+    conn.execute("grant pgque_user to shop")  # roles belong to the cluster, not to the dump
+    conn.execute("set role shop")
+    batch = receive(conn, "q", "own")
+    assert ids(batch) == [sent]
+    assert ack(conn, batch) == 1
+    with refused("PQ001", "queue not found"):
+        send(conn, "other")
+    with refused("PQ002", "Not subscriber"):
+        receive(conn, "q", "c")
+    old.execute("drop owned by shop")
+    conn.execute("reset role")
+    conn.execute("drop owned by shop")

@@ -1,4 +1,4 @@
-"""Who may do what (sql/99_roles.sql, sql/98_plans.sql), read from the catalog and tried out."""
+"""Who may do what (sql/99_roles.sql), tried out; from the catalog in tests/security."""
 
 from collections.abc import Iterator
 
@@ -24,73 +24,6 @@ from tests.fix_engine import (
     value,
 )
 
-WRITER = """
-    send(text,jsonb) send(text,text) send(text,text,jsonb) send(text,text,text)
-    send_batch(text,jsonb[]) send_batch(text,text[]) send_batch(text,text,jsonb[])
-    send_batch(text,text,text[]) insert_event(text,text,text)
-    insert_event(text,text,text,text,text,text,text) dlq_replay(bigint) dlq_replay_all(text)
-    jsontriga() logutriga() sqltriga() version()
-"""
-READER = """
-    subscribe(text,text) unsubscribe(text,text) register_consumer(text,text)
-    register_consumer_at(text,text,bigint) unregister_consumer(text,text)
-    receive(text,text,integer) receive_merged(text,text,integer) ack(bigint) finish_batch(bigint)
-    ack_or_fail(bigint) ack_part(bigint,bigint[]) nack(bigint,pgque.message,interval,text)
-    nack_many(bigint,bigint[],interval,text[])
-    seek(text,text,bigint) seek(text,text,timestampwithtimezone)
-    next_batch(text,text) next_batch_info(text,text)
-    next_batch_custom(text,text,interval,integer,interval) get_batch_events(bigint)
-    event_retry(bigint,bigint,timestampwithtimezone) event_retry(bigint,bigint,integer)
-    register_subconsumer(text,text,text,boolean) subscribe_subconsumer(text,text,text,boolean)
-    unregister_subconsumer(text,text,text,integer)
-    unsubscribe_subconsumer(text,text,text,integer)
-    receive_coop(text,text,text,integer,interval)
-    receive_coop_merged(text,text,text,integer,interval)
-    next_batch(text,text,text,interval)
-    next_batch_custom(text,text,text,interval,integer,interval,interval)
-    touch_subconsumer(text,text,text) dlq_inspect(text,integer)
-    get_queue_info() get_queue_info(text) get_consumer_info() get_consumer_info(text)
-    get_consumer_info(text,text) get_batch_info(bigint) version()
-"""
-ADMIN = """
-    get_batch_cursor(bigint,text,integer) get_batch_cursor(bigint,text,integer,text)
-    batch_retry(bigint,integer)
-    event_dead(bigint,bigint,text,timestampwithtimezone,xid8,integer,text,text,text,text,text,text)
-    create_queue(text) drop_queue(text) drop_queue(text,boolean) set_queue_config(text,text,text)
-    ticker() ticker(text) ticker(text,bigint,timestampwithtimezone,bigint) ticker_may_sleep()
-    force_next_tick(text) force_tick(text) ticker_loop() set_tick_period_ms(integer)
-    start() stop() status() maint() maint_retry_events() maint_rotate_ledger()
-    maint_rotate_tables_step1(text) maint_rotate_tables_step2() dlq_purge(text,interval)
-"""
-OWNER = "uninstall()"
-WITH_THE_CALLERS_RIGHTS = {
-    "uninstall()",
-    "ticker_loop()",
-    "get_batch_cursor(bigint,text,integer)",
-    "get_batch_cursor(bigint,text,integer,text)",
-    "jsontriga()",
-    "logutriga()",
-    "sqltriga()",
-    "send(text,text)",
-    "send(text,jsonb)",
-    "send(text,text,text)",
-    "send(text,text,jsonb)",
-    "insert_event(text,text,text)",
-}
-SIGNATURE = (
-    "replace(proname || '(' || (select coalesce(string_agg(format_type(t, null), ',' "
-    "order by n), '') from unnest(proargtypes) with ordinality as a (t, n)) || ')', ' ', '')"
-)
-PUBLIC_FUNCTIONS = (
-    f"select {SIGNATURE} from pg_proc "
-    "where pronamespace = 'pgque'::regnamespace and proname not like '\\_%%'"
-)
-
-
-def executable(conn, role: str) -> set[str]:
-    query = f"{PUBLIC_FUNCTIONS} and has_function_privilege(%s, oid, 'execute')"
-    return set(column(conn, query, role))
-
 
 @pytest.fixture
 def act_as(autoconn) -> Iterator:
@@ -101,82 +34,6 @@ def act_as(autoconn) -> Iterator:
         return autoconn
 
     return act_as
-
-
-# The catalog
-
-
-def test_p11_every_function_is_granted_as_the_contract_says_and_no_other(shared):
-    assert executable(shared, "pgque_writer") == set(WRITER.split())
-    assert executable(shared, "pgque_reader") == set(READER.split())
-    everything = {*WRITER.split(), *READER.split(), *ADMIN.split()}
-    assert executable(shared, "pgque_admin") == everything
-    assert set(column(shared, PUBLIC_FUNCTIONS)) == {*everything, OWNER}
-
-
-def test_p11_internal_functions_are_for_admins_and_capture_for_writers(shared):
-    internal = (
-        "select proname from pg_proc where pronamespace = 'pgque'::regnamespace "
-        "and proname like '\\_%%' and has_function_privilege(%s, oid, 'execute')"
-    )
-    assert column(shared, internal, "pgque_reader") == []
-    assert all(name.startswith("_capture") for name in column(shared, internal, "pgque_writer"))
-
-
-def test_p11_writer_and_reader_are_siblings_and_the_admin_is_both(shared):
-    member = "select pg_has_role(%s, %s, 'member')"
-    assert not value(shared, member, "pgque_writer", "pgque_reader")
-    assert not value(shared, member, "pgque_reader", "pgque_writer")
-    assert value(shared, member, "pgque_admin", "pgque_writer")
-    assert value(shared, member, "pgque_admin", "pgque_reader")
-    for role in ("pgque_writer", "pgque_reader"):
-        assert not value(shared, member, role, "pgque_admin")
-        assert not value(shared, "select rolcanlogin from pg_roles where rolname = %s", role)
-
-
-PUBLIC_GRANTS = """
-    select format('%%s %%s to public on %%s', grants.privilege_type, kind, name)
-    from (
-        select 'relation', oid::regclass::text,
-            coalesce(
-                relacl, acldefault(case relkind when 'S' then 's' else 'r' end::"char", relowner))
-        from pg_class
-        where relnamespace = 'pgque'::regnamespace and relkind in ('r', 'v', 'S', 'p', 'm', 'f')
-        union all
-        select 'column', attrelid::regclass || '.' || attname, attacl
-        from pg_attribute
-        join pg_class c on c.oid = attrelid and c.relnamespace = 'pgque'::regnamespace
-        union all
-        select 'function', oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner))
-        from pg_proc
-        where pronamespace = 'pgque'::regnamespace
-        union all
-        select 'schema', nspname, coalesce(nspacl, acldefault('n', nspowner))
-        from pg_namespace
-        where nspname = 'pgque'
-        union all
-        select 'type', oid::regtype::text, coalesce(typacl, acldefault('T', typowner))
-        from pg_type
-        where oid = 'pgque.message'::regtype
-    ) object (kind, name, acl)
-    cross join lateral aclexplode(acl) grants
-    where grants.grantee = 0
-"""
-
-
-def test_p11_nothing_is_for_public_whatever_the_default_privileges_say(databases):
-    dsn = databases.create()
-    try:
-        with psycopg.connect(dsn, autocommit=True) as conn:
-            for kind in ("tables", "sequences", "functions", "types"):
-                conn.execute(f"alter default privileges grant all on {kind} to public".encode())
-            install(conn)
-            value(conn, "select pgque.create_queue('q')")
-            assert column(conn, PUBLIC_GRANTS) == []
-            install(conn)
-            assert column(conn, PUBLIC_GRANTS) == []
-    finally:
-        databases.drop(dsn)
 
 
 def test_p11_a_role_without_grants_can_neither_read_nor_call(autoconn, queue, act_as):
@@ -200,38 +57,6 @@ def test_p11_a_role_without_grants_can_neither_read_nor_call(autoconn, queue, ac
     ):
         with refused("42501", "permission denied for schema pgque"):
             autoconn.execute(f"select pgque.{call}".encode())
-
-
-def test_p11_every_security_definer_function_has_a_pinned_search_path(shared):
-    definer = (
-        f"select {SIGNATURE}, proconfig from pg_proc "
-        "where pronamespace = 'pgque'::regnamespace and prosecdef"
-    )
-    found = shared.execute(definer).fetchall()
-    for name, settings in found:
-        assert "search_path=pg_catalog, pg_temp" in settings, name
-    public = {name for name, _ in found if not name.startswith("_")}
-    assert public == set(column(shared, PUBLIC_FUNCTIONS)) - WITH_THE_CALLERS_RIGHTS - {"version()"}
-
-
-def test_p7_every_security_definer_function_but_sends_plans_for_indexes_and_never_compiles(shared):
-    definer = (
-        "select proconfig from pg_proc where pronamespace = 'pgque'::regnamespace and prosecdef "
-        "and proname not in ('send', 'send_batch', 'insert_event')"
-    )
-    for settings in column(shared, definer):
-        assert {"jit=off", "enable_seqscan=off", "enable_sort=off"} <= set(settings)
-
-
-def test_p11_every_function_has_a_comment(shared):
-    uncommented = (
-        "select oid::regprocedure from pg_proc where pronamespace = 'pgque'::regnamespace "
-        "and coalesce(obj_description(oid, 'pg_proc'), '') = ''"
-    )
-    assert column(shared, uncommented) == []
-
-
-# Tried out
 
 
 def test_a_writer_sends_and_no_more(autoconn, queue, consumer, act_as):
@@ -336,35 +161,6 @@ def test_p11_the_condition_of_get_batch_cursor_has_the_rights_of_its_caller(
         conn.execute(
             query, [batch[0].batch_id, "(select rolpassword is null from pg_authid limit 1)"]
         )
-
-
-def test_p11_what_is_on_the_callers_search_path_is_never_called(autoconn, queue, act_as):
-    """Objects of the caller's that would be found first, were a name in here not qualified."""
-    autoconn.execute("create schema mine")
-    autoconn.execute("grant all on schema mine to pgque_admin")
-    act_as("pgque_admin")
-    autoconn.execute("set search_path = mine, pg_temp, pg_catalog")
-    autoconn.execute("create table queue (queue_name text)")
-    autoconn.execute("create table mine.config (ledger_child int)")
-    for signature in (
-        "nextval(regclass) returns bigint",
-        "clock_timestamp() returns timestamptz",
-        "pg_current_xact_id() returns xid8",
-        "coalesce_first(int) returns int",
-        "format(text, text) returns text",
-        "pg_notify(text, text) returns void",
-    ):
-        autoconn.execute(
-            f"create function mine.{signature} language plpgsql as "
-            "$$ begin raise exception 'called'; end $$".encode()
-        )
-    value(autoconn, "select pgque.subscribe(%s, 'c')", queue)
-    send(autoconn, queue)
-    tick(autoconn, queue)
-    batch = receive(autoconn, queue, "c")
-    nack(autoconn, batch[0])
-    assert ack(autoconn, batch) == 1
-    assert value(autoconn, "select pgque.maint()") == 1
 
 
 def test_an_owner_without_any_other_right_runs_the_whole_street(databases, server_dsn):

@@ -1,0 +1,285 @@
+-- Grants per queue, for applications that share a database and do not trust each other.
+--
+-- Invariant: a role with grants for some queues is a member of pgque_user and of no other role of
+-- pgque. It may execute none of the functions that do the work, so PostgreSQL itself keeps it out of
+-- them; each public function that it may execute runs with its caller's rights, looks whether he may
+-- execute the one that does the work, and else asks here. For members of the global roles that look
+-- is all that this costs.
+--
+-- Who asks? A SECURITY DEFINER function cannot know: current_user is its owner, session_user is wrong
+-- after SET ROLE and within the application's own SECURITY DEFINER functions, and what it is told may
+-- be a lie. But the columns of a view are computed under the name of whoever uses the view, and its
+-- INSTEAD OF trigger is fired without asking whether he may execute the trigger's function. So an
+-- update of pgque._call is a call whose caller PostgreSQL has written down, in old.caller.
+--
+-- A grant is a grant: EXECUTE on a function that does nothing, one for each queue and privilege. So it
+-- is inherited, dumped and restored, follows a role that is renamed, keeps it from being dropped until
+-- it is revoked (DROP OWNED does that), goes with its queue, and counts from the moment it commits.
+
+create table if not exists pgque.subscriber_role (
+    sub_id int primary key references pgque.subscriber (sub_id) on delete cascade,
+    role_name text not null
+);
+comment on table pgque.subscriber_role is
+    'Subscriptions that were made with a grant for their queue alone: only members of that role use them, and pgque_reader.';
+
+create or replace view pgque._call as
+select
+    current_user::text as caller,
+    null::text as called,
+    null::text[] as arguments,
+    null::text[] as texts,
+    null::bigint as number,
+    null::bigint[] as numbers,
+    null::pgque.message[] as messages,
+    null::jsonb as rows;
+comment on view pgque._call is
+    'One row. Updating called, arguments and texts is a call by the current user; the other columns of the updated row are the answer.';
+
+create or replace function pgque._ask(called_function text, call_arguments text[], call_texts text[] default null)
+returns pgque._call
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    answer pgque._call;
+begin
+    update pgque._call
+    set called = called_function,
+        arguments = call_arguments,
+        texts = call_texts
+    returning * into answer;
+    return answer;
+end
+$$;
+comment on function pgque._ask(text, text[], text[]) is 'Calls a function by a grant for its queue: the answer.';
+
+-- Grants
+
+create or replace function pgque._grant_function(queue_id int, privilege text)
+returns text
+language sql immutable
+as $$
+    select format('pgque._event_%s_%s()', queue_id, privilege)
+$$;
+comment on function pgque._grant_function(int, text) is 'The function on which EXECUTE is that privilege for a queue; it may be missing.';
+
+create or replace function pgque._grantees(queue_id int, privilege text)
+returns table (role_id oid, role_name text)
+language sql stable
+as $$
+    select r.oid, r.rolname::text
+    from pg_proc f
+    cross join lateral aclexplode(f.proacl) g
+    join pg_roles r on r.oid = g.grantee
+    where f.oid = to_regprocedure(pgque._grant_function(queue_id, privilege))
+        and g.privilege_type = 'EXECUTE'
+        and g.grantee <> f.proowner
+$$;
+comment on function pgque._grantees(int, text) is 'The roles to which that privilege for a queue was granted.';
+
+create or replace function pgque._locked_for_grant(role text, queue text, privilege text)
+returns int
+language plpgsql
+as $$
+declare
+    q pgque.queue;
+begin
+    if privilege is null or privilege not in ('produce', 'consume') then
+        raise exception 'unknown privilege: %', coalesce(privilege, '<NULL>')
+            using errcode = '22023', hint = 'Privileges: produce, consume.';
+    elsif role in ('pgque_writer', 'pgque_reader', 'pgque_admin', 'pgque_user', current_user) then
+        raise exception 'grants for a queue are not for %', role
+            using errcode = '22023', hint = 'Name a role of your own: what pgque''s roles and its owner may do is fixed.';
+    elsif role is null or not exists (select from pg_roles r where r.rolname = role) then
+        raise exception 'role not found: %', coalesce(role, '<NULL>') using errcode = 'undefined_object';
+    end if;
+    -- One at a time, and not while it is dropped.
+    select * into q from pgque.queue t where t.queue_id = (pgque._queue(queue)).queue_id for no key update;
+    if not found then
+        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+    end if;
+    return q.queue_id;
+end
+$$;
+comment on function pgque._locked_for_grant(text, text, text) is 'The queue, locked for a change of its grants: 22023, 42704, PQ001.';
+
+create or replace function pgque.grant_queue(role text, queue text, privilege text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    queue_id int := pgque._locked_for_grant(role, queue, privilege);
+    function text := pgque._grant_function(queue_id, privilege);
+begin
+    if not pg_has_role(role::name, 'pgque_user', 'member') then
+        begin
+            execute format('grant pgque_user to %I', role);
+        exception
+            when insufficient_privilege then
+                raise exception 'role % is not a member of pgque_user and % may not change that', role, current_user
+                    using errcode = 'insufficient_privilege',
+                        hint = format('Let an administrator run: grant pgque_user to %I;', role);
+        end;
+    end if;
+    if role in (select g.role_name from pgque._grantees(queue_id, privilege) g) then
+        return 0;
+    end if;
+    if to_regprocedure(function) is null then
+        execute format('create function %s returns void language sql immutable as %L', function, 'select');
+        execute format('comment on function %s is %L', function,
+            format('Does nothing. Who may execute it has the privilege %s for its queue: see grant_queue.', privilege));
+        execute format('revoke all on function %s from public', function);
+    end if;
+    execute format('grant execute on function %s to %I', function, role);
+    return 1;
+end
+$$;
+comment on function pgque.grant_queue(text, text, text) is
+    'Lets a role produce to one queue, or consume from it: 1; 0 where it was granted already. The role is made a member of pgque_user. '
+    '22023 for another privilege, 42704 where there is no such role.';
+
+create or replace function pgque.revoke_queue(role text, queue text, privilege text)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    queue_id int := pgque._locked_for_grant(role, queue, privilege);
+begin
+    if role not in (select g.role_name from pgque._grantees(queue_id, privilege) g) then
+        return 0;
+    end if;
+    execute format('revoke execute on function %s from %I', pgque._grant_function(queue_id, privilege), role);
+    return 1;
+end
+$$;
+comment on function pgque.revoke_queue(text, text, text) is
+    'Takes back what grant_queue gave, from the next call on: 1; 0 where there is no such grant. Consumers that the role '
+    'subscribed stay.';
+
+create or replace function pgque.queue_grants()
+returns table (queue_name text, role_name text, privilege text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select q.queue_name, grantee.role_name, p.privilege
+    from pgque.queue q
+    cross join unnest('{consume,produce}'::text[]) as p (privilege)
+    cross join lateral pgque._grantees(q.queue_id, p.privilege) grantee
+    order by q.queue_name, grantee.role_name, p.privilege;
+end
+$$;
+comment on function pgque.queue_grants() is 'Every grant for a single queue.';
+
+-- What a caller may do
+
+create or replace function pgque._granted(caller text, queue_id int, privilege text)
+returns text
+language sql stable
+as $$
+    select g.role_name
+    from pgque._grantees(queue_id, privilege) g
+    where pg_has_role(caller::name, g.role_id, 'usage')
+    order by g.role_name <> caller, g.role_name
+    limit 1
+$$;
+comment on function pgque._granted(text, int, text) is 'The role by which a caller has that privilege for a queue; NULL where he has not.';
+
+create or replace function pgque._need_granted(caller text, queue text, privilege text)
+returns text
+language plpgsql
+as $$
+declare
+    id int := (select q.queue_id from pgque.queue q where q.queue_name = queue);
+    granted text := pgque._granted(caller, id, privilege);
+begin
+    if granted is null and pgque._granted(caller, id, case privilege when 'produce' then 'consume' else 'produce' end) is not null then
+        raise exception 'no grant to % on queue %', privilege, queue
+            using errcode = 'insufficient_privilege',
+                hint = format('Let an administrator run: select pgque.grant_queue(%L, %L, %L);', caller, queue, privilege);
+    elsif granted is null then
+        -- The same words whether there is such a queue or not.
+        raise exception 'queue not found: %', coalesce(queue, '<NULL>')
+            using errcode = 'PQ001', hint = format('There is none, or no grant lets %s use it.', caller);
+    end if;
+    return granted;
+end
+$$;
+comment on function pgque._need_granted(text, text, text) is
+    'The role by which a caller has that privilege for a queue: else PQ001 as for a queue that does not exist, or 42501 where he '
+    'has the other privilege.';
+
+create or replace function pgque._is_own(caller text, s pgque.subscriber)
+returns boolean
+language sql stable
+as $$
+    select exists (
+        select
+        from pgque.subscriber_role o
+        join pg_roles r on r.rolname = o.role_name
+        where o.sub_id = coalesce(s.sub_group, s.sub_id)
+            and pg_has_role(caller::name, r.oid, 'usage')
+    )
+$$;
+comment on function pgque._is_own(text, pgque.subscriber) is 'Whether a subscription, or its group, was made by a role that a caller belongs to.';
+
+create or replace function pgque._own_batch(caller text, batch_id bigint)
+returns boolean
+language plpgsql
+as $$
+declare
+    s pgque.subscriber;
+begin
+    select * into s from pgque.subscriber t where t.sub_id = pgque._batch_holder(batch_id);
+    return found and pgque._is_own(caller, s) and pgque._granted(caller, s.sub_queue, 'consume') is not null;
+end
+$$;
+comment on function pgque._own_batch(text, bigint) is 'Whether a batch was given to a consumer of the caller''s, on a queue that he may consume from.';
+
+create or replace function pgque._has_own_consumer(caller text, queue text, consumer text)
+returns boolean
+language plpgsql
+as $$
+begin
+    perform pgque._need_granted(caller, queue, 'consume');
+    return exists (
+        select
+        from pgque.subscriber t
+        join pgque.queue q on q.queue_id = t.sub_queue
+        join pgque.consumer n on n.co_id = t.sub_consumer
+        where q.queue_name = queue
+            and n.co_name = consumer
+            and pgque._is_own(caller, t)
+    );
+end
+$$;
+comment on function pgque._has_own_consumer(text, text, text) is
+    'Whether a consumer is there and the caller''s, on a queue that he may consume from (else PQ001, 42501).';
+
+create or replace function pgque._make_own_consumer(caller text, queue text, consumer text)
+returns boolean
+language plpgsql
+as $$
+declare
+    granted text := pgque._need_granted(caller, queue, 'consume');
+begin
+    if pgque._has_own_consumer(caller, queue, consumer) then
+        return false;
+    elsif pgque.register_consumer(queue, consumer) = 1 then
+        insert into pgque.subscriber_role (sub_id, role_name)
+        values ((pgque._subscriber(queue, consumer)).sub_id, granted);
+        return true;
+    elsif pgque._has_own_consumer(caller, queue, consumer) then
+        return false; -- another process of the same role was faster
+    end if;
+    raise exception 'consumer % on queue % belongs to another role', consumer, queue
+        using errcode = 'insufficient_privilege', hint = 'Choose another name for the consumer.';
+end
+$$;
+comment on function pgque._make_own_consumer(text, text, text) is
+    'Subscribes a consumer for the role by which the caller may: false where it is his already, 42501 where it is another''s.';

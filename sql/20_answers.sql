@@ -1,0 +1,181 @@
+-- Calls by a grant: what an update of pgque._call does.
+--
+-- Invariant: nothing is done before the grant of the caller for that queue, and that the consumer or
+-- the batch is his, was looked up under the name in old.caller (19_grants.sql). What is not his looks as
+-- if it were not there. The work is done by the functions that do it for the global roles.
+
+create or replace function pgque._answer_producer(c pgque._call)
+returns pgque._call
+language plpgsql
+as $$
+declare
+    a constant text[] := c.arguments;
+begin
+    perform pgque._need_granted(c.caller, a[1], 'produce');
+    if c.called = 'insert_event' then
+        c.number := pgque._insert_event(a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+    else
+        c.numbers := pgque._append_batch(a[1], a[2], c.texts);
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._answer_producer(pgque._call) is 'Sends where the caller may produce.';
+
+create or replace function pgque._answer_consumer(c pgque._call)
+returns pgque._call
+language plpgsql
+as $$
+declare
+    a constant text[] := c.arguments;
+begin
+    if not pgque._has_own_consumer(c.caller, a[1], a[2]) then
+        if c.called in ('receive', 'receive_merged', 'seek') then
+            perform pgque._raise_not_subscribed(a[1], a[2]);
+        end if;
+        c.number := 0;
+    elsif c.called = 'receive' then
+        c.messages := array(select m from pgque.receive(a[1], a[2], a[3]::int) m);
+    elsif c.called = 'receive_merged' then
+        c.messages := array(select m from pgque.receive_merged(a[1], a[2], a[3]::int) m);
+    elsif c.called = 'seek' then
+        c.number := pgque._seek(a[1], a[2], a[3]::bigint, a[4]::timestamptz);
+    elsif c.called = 'unsubscribe' then
+        c.number := pgque.unregister_consumer(a[1], a[2]);
+    elsif c.called = 'unsubscribe_subconsumer' then
+        c.number := pgque.unregister_subconsumer(a[1], a[2], a[3], a[4]::int);
+    elsif c.called = 'touch_subconsumer' then
+        c.number := pgque._touch_subconsumer(a[1], a[2], a[3]);
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._answer_consumer(pgque._call) is 'Calls for a consumer of the caller''s; of all others there are none.';
+
+create or replace function pgque._answer_subscriber(c pgque._call)
+returns pgque._call
+language plpgsql
+as $$
+declare
+    a constant text[] := c.arguments;
+    made boolean := pgque._make_own_consumer(c.caller, a[1], a[2]);
+begin
+    if c.called = 'subscribe' then
+        c.number := made::int;
+    elsif made or c.called = 'subscribe_subconsumer' then
+        c.number := pgque.register_subconsumer(a[1], a[2], a[3], made or (c.called = 'subscribe_subconsumer' and a[4]::boolean));
+    end if;
+    if c.called = 'receive_coop' then
+        c.messages := array(select m from pgque.receive_coop(a[1], a[2], a[3], a[4]::int, a[5]::interval) m);
+    elsif c.called = 'receive_coop_merged' then
+        c.messages := array(select m from pgque.receive_coop_merged(a[1], a[2], a[3], a[4]::int, a[5]::interval) m);
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._answer_subscriber(pgque._call) is 'Calls that make a consumer, which is then the caller''s, where it is missing.';
+
+create or replace function pgque._answer_holder(c pgque._call)
+returns pgque._call
+language plpgsql
+as $$
+declare
+    a constant text[] := c.arguments;
+    id constant bigint := a[1]::bigint;
+begin
+    if not pgque._own_batch(c.caller, id) then
+        if c.called <> 'ack' then
+            raise exception 'batch not found: %', coalesce(id::text, '<NULL>')
+                using errcode = 'PQ003', hint = 'It was finished or taken over, or never existed.';
+        end if;
+        raise warning 'batch % is not open: it was finished or taken over, or never existed', id;
+        c.number := 0;
+    elsif c.called = 'ack' then
+        c.number := pgque.finish_batch(id);
+    elsif c.called = 'ack_or_fail' then
+        perform pgque._ack_or_fail(id);
+    elsif c.called = 'ack_part' then
+        c.number := pgque._ack_part(id, a[2]::bigint[]);
+    elsif c.called = 'nack' then
+        c.number := pgque._nack(id, a[2]::bigint, a[3]::interval, a[4]);
+    elsif c.called = 'nack_many' then
+        c.number := pgque._nack_many(id, a[2]::bigint[], a[3]::interval, c.texts);
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._answer_holder(pgque._call) is 'Calls for a batch of the caller''s; of all others none is open.';
+
+create or replace function pgque._answer_observer(c pgque._call)
+returns pgque._call
+language plpgsql
+as $$
+declare
+    visible constant text[] := array(
+        select q.queue_name
+        from pgque.queue q
+        where (c.arguments[1] is null or q.queue_name = c.arguments[1])
+            and coalesce(pgque._granted(c.caller, q.queue_id, 'consume'), pgque._granted(c.caller, q.queue_id, 'produce')) is not null
+    );
+begin
+    if visible = '{}' and c.arguments[1] is not null then
+        perform pgque._need_granted(c.caller, c.arguments[1], 'consume'); -- raises
+    elsif c.called = 'get_queue_info' then
+        c.rows := (
+            select jsonb_agg(to_jsonb(i) order by i.queue_name)
+            from unnest(visible) as v (queue_name)
+            cross join lateral pgque._queue_info(v.queue_name) i
+        );
+    else
+        c.rows := (
+            select jsonb_agg(to_jsonb(i) order by i.queue_name, i.consumer_name)
+            from unnest(visible) as v (queue_name)
+            cross join lateral pgque._consumer_info(v.queue_name, null) i
+            join pgque.subscriber s on s.sub_id = (pgque._subscriber(i.queue_name, i.consumer_name)).sub_id
+            where (c.arguments[2] is null or i.consumer_name = c.arguments[2])
+                and pgque._is_own(c.caller, s)
+        );
+        if c.rows is null and c.arguments[1] is not null and c.arguments[2] is not null then
+            perform pgque._raise_not_subscribed(c.arguments[1], c.arguments[2]);
+        end if;
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._answer_observer(pgque._call) is 'Of the queues for which the caller has any grant, and of his own consumers, what monitoring reads.';
+
+create or replace function pgque._answer()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    c pgque._call := old;
+begin
+    if tg_relid <> 'pgque._call'::regclass then
+        raise exception 'only an update of pgque._call is a call' using errcode = 'insufficient_privilege';
+    end if;
+    c.called := new.called;
+    c.arguments := new.arguments;
+    c.texts := new.texts;
+    case
+        when c.called in ('insert_event', 'send_batch') then
+            return pgque._answer_producer(c);
+        when c.called in ('receive', 'receive_merged', 'seek', 'unsubscribe', 'unsubscribe_subconsumer', 'touch_subconsumer') then
+            return pgque._answer_consumer(c);
+        when c.called in ('subscribe', 'subscribe_subconsumer', 'receive_coop', 'receive_coop_merged') then
+            return pgque._answer_subscriber(c);
+        when c.called in ('ack', 'ack_or_fail', 'ack_part', 'nack', 'nack_many') then
+            return pgque._answer_holder(c);
+        when c.called in ('get_queue_info', 'get_consumer_info') then
+            return pgque._answer_observer(c);
+        else
+            raise exception 'no such call: %', coalesce(c.called, '<NULL>') using errcode = '22023';
+    end case;
+end
+$$;
+comment on function pgque._answer() is 'Does what an update of pgque._call asks for, as far as its caller''s grants go. Nobody else may fire it.';
+
+create or replace trigger answer
+instead of update on pgque._call
+for each row execute function pgque._answer();

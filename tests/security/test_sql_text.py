@@ -1,0 +1,142 @@
+"""Rules for the text of sql/, by PostgreSQL's own parser (pglast)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pglast import ast, parse_plpgsql, parse_sql
+from pglast.stream import RawStream
+from pglast.visitors import Visitor
+
+from pgque.install import script, sql_files
+from tests.fix_engine import Connection, value
+from tests.security.fix_security import record
+
+
+def functions() -> Iterator[tuple[str, ast.CreateFunctionStmt]]:
+    for file in sql_files():
+        for raw in parse_sql(file.read_text()):
+            if isinstance(raw.stmt, ast.CreateFunctionStmt):
+                yield ".".join(part.sval for part in raw.stmt.funcname), raw.stmt
+
+
+def options(function: ast.CreateFunctionStmt) -> dict[str, Any]:
+    return {option.defname: option.arg for option in function.options}
+
+
+def test_every_file_is_read_by_the_parser():
+    statements = sum(len(parse_sql(file.read_text())) for file in sql_files())
+    assert statements > 300
+    assert len(parse_sql(script())) == statements + 2  # begin and commit
+
+
+def test_every_function_is_made_in_the_schema_and_can_be_made_again():
+    names = set()
+    for name, function in functions():
+        assert name.startswith("pgque."), name
+        assert function.replace, name
+        names.add(name)
+    assert len(names) > 100
+
+
+class Names(Visitor):  # type: ignore[misc]
+    """Collects what a statement calls or reads without saying from which schema."""
+
+    def __init__(self) -> None:
+        self.unqualified: list[str] = []
+        self.relations: list[str] = []
+        self.known: set[str] = set()
+
+    def visit_CommonTableExpr(self, _: Any, node: ast.CommonTableExpr) -> None:  # noqa: N802
+        self.known.add(node.ctename)
+
+    def visit_FuncCall(self, _: Any, node: ast.FuncCall) -> None:  # noqa: N802
+        if len(node.funcname) == 1:
+            self.unqualified.append(f"{node.funcname[0].sval}()")
+
+    def visit_RangeVar(self, _: Any, node: ast.RangeVar) -> None:  # noqa: N802
+        if node.schemaname is None:
+            self.relations.append(node.relname)
+
+    def visit_TypeName(self, _: Any, node: ast.TypeName) -> None:  # noqa: N802
+        if len(node.names) == 1:
+            self.unqualified.append(node.names[0].sval)
+
+
+def unqualified(statement: str) -> list[str]:
+    names = Names()
+    for raw in parse_sql(statement):
+        names(raw.stmt)
+    return names.unqualified + [name for name in names.relations if name not in names.known]
+
+
+def expressions(tree: Any) -> Iterator[str]:
+    """Every statement or expression in the tree of a PL/pgSQL function."""
+    if isinstance(tree, dict):
+        if "PLpgSQL_expr" in tree:
+            yield tree["PLpgSQL_expr"]["query"]
+        for part in tree.values():
+            yield from expressions(part)
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from expressions(part)
+
+
+def as_statement(expression: str) -> str:
+    begins = expression.lstrip().lower()
+    if begins.startswith(("select", "with", "insert", "update", "delete")):
+        return expression
+    return f"select {expression.split(':=', 1)[-1]}"
+
+
+def test_what_runs_under_the_path_of_its_caller_names_every_schema(shared: Connection):
+    """Functions and types of PostgreSQL's own included; operators are the caller's own affair.
+
+    Capture triggers are left out: names in their expressions are the table owner's.
+    """
+    checked = 0
+    for name, function in functions():
+        public = name.removeprefix("pgque.")
+        given = options(function)
+        pinned = any(isinstance(option.arg, ast.VariableSetStmt) for option in function.options)
+        internal = public.startswith("_") and public not in ("_send_batch", "_seek_to")
+        if pinned or internal or public in ("uninstall", "jsontriga", "logutriga", "sqltriga"):
+            continue
+        body = given["as"][0].sval
+        if given["language"].sval == "sql":
+            statements = [body]
+        else:
+            # This parser has no catalog, in which it could look up a type.
+            tree = parse_plpgsql(RawStream()(function).replace("pgque.message", "record"))
+            statements = [as_statement(text) for text in expressions(tree)]
+        if public == "ticker_loop":
+            assert statements
+            continue  # the admin's, and it commits, so that no path can be pinned
+        for statement in statements:
+            checked += 1
+            assert unqualified(statement) == [], (name, statement)
+    assert checked > 30
+    record("names in what runs under the caller's path", shared, statements=checked, unqualified=0)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("select pgque.f(1::int4), now()", ["now()", "int4"]),
+        ("select a::text from queue", ["queue", "text"]),
+        ("with q as (select 1 as n) select pg_catalog.abs(n) from q", []),
+    ],
+)
+def test_the_rule_would_find_a_name(statement: str, found: list[str]):
+    assert sorted(unqualified(statement)) == sorted(found)
+
+
+def test_the_schema_that_is_installed_is_the_text_that_was_read(shared: Connection):
+    names = {name for name, _ in functions()}
+    installed = value(
+        shared,
+        "select array_agg(distinct 'pgque.' || proname) from pg_proc "
+        "where pronamespace = 'pgque'::regnamespace",
+    )
+    assert set(installed) - names == {"pgque._append"}  # made by _make_append
+    assert names <= set(installed)

@@ -73,7 +73,7 @@ comment on function pgque._make_log_function(int, text, text, text, text, text) 
 -- Each child has a statement of its own, for a table's name is no parameter.
 create or replace function pgque._into_child(log text, columns text, selection text, tail text)
 returns text
-language sql immutable
+language sql
 as $$
     select format(
         'if child = 0 then %s; elsif child = 1 then %s; else %s; end if;', variadic array(

@@ -177,11 +177,19 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
     sql_of_the_callers = {"get_batch_cursor", "_capture", "_capture_row", "_capture_values"}
     names_from_ids = {
         *("create_queue", "drop_queue", "set_queue_config", "_append_batch", "_append_retries"),
-        *("_make_log_functions", "_drop_log_functions", "_make_append", "_append", "_events"),
-        *("_place", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
+        *(
+            "_make_log",
+            "_make_log_function",
+            "_make_log_functions",
+            "_drop_log_functions",
+            "_make_append",
+            "_append",
+            "_events",
+        ),
+        *("_holds_events", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
         *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_exclusively"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
-        *("_retry_unseen_redeliveries", "status", "_drop_grant_functions"),
+        *("_retry_unseen_redeliveries", "status"),
         *("grant_queue", "revoke_queue"),
     }
     assert sql_of_the_callers <= found

@@ -14,7 +14,7 @@ from tests.upgrade.backlog import Backlog
 from tests.upgrade.cluster import Cluster
 from tests.upgrade.conftest import has_15
 
-ROLES = ("pgque_writer", "pgque_reader", "pgque_admin")
+ROLES = ("pgque_writer", "pgque_reader", "pgque_admin", "pgque_user")
 
 
 def note(conn: psycopg.Connection, part: str, figures: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import CONNECTION_DEFAULTS, new_cursor, settle_for_pooler, to_interval
+from pgque.calls import connection_defaults, new_cursor, settle_for_pooler, to_interval
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
@@ -346,7 +346,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     pgque's roles, `PgqueInvalidArgument` for a malformed DSN.
     """
     with mapped:
-        conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
+        conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
     try:
         settle_for_pooler(conn)
         check_connection(conn)

@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.1
 START_AGAIN_AFTER = 0.5
 GRACE = 20.0
+SAID = {
+    "batch taken over": "was taken over",
+    "tries again": "; again in",
+    "session ended": "due to administrator command",
+    "server starting or stopping": "the database system is",
+    "server crashed": "because of crash of another server process",
+    "connection reset or closed": "server closed the connection unexpectedly",
+    "connection timeout": "timeout expired",
+    "no connection left": "connection slots are reserved",
+    "statement timeout": "due to statement timeout",
+    "lock timeout": "due to lock timeout",
+    "idle transaction ended": "due to idle-in-transaction timeout",
+    "silent session ended": "due to idle-session timeout",
+    "disk full": "No space left on device",
+    "read-only": "in a read-only transaction",
+}
+"""What the processes log when a fault has hit them, by a name for it."""
 
 
 class _Member:
@@ -102,10 +119,9 @@ class Crew:
     def said(self) -> Counter[str]:
         """Count what processes have logged that tells of a fault having hit."""
         found: Counter[str] = Counter()
-        texts = {"taken over": "was taken over", "reconnected": "again in"}
         for path in self._folder.glob("*.log"):
             text = path.read_text(errors="replace")
-            for name, part in texts.items():
+            for name, part in SAID.items():
                 found[name] += text.count(part)
         return found
 

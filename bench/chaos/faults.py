@@ -21,7 +21,8 @@ from bench.chaos.journal import Journal
 from bench.chaos.producers import late
 from bench.chaos.proxy import Proxy
 from bench.chaos.server import ChaosServer
-from bench.chaos.tables import HANDLERS, ROLE
+from bench.chaos.tables import GROUP, HANDLERS, QUEUE, ROLE
+from pgque.client import PgqueClient
 
 LONGEST: Final = 5.0
 """Seconds that a fault lasts at most, but for transactions that are left open."""
@@ -64,8 +65,22 @@ def _hang(scene: Scene) -> None:
 
 def _zombie(scene: Scene) -> None:
     """A member of the group hangs while it is at work, for longer than the dead interval."""
-    role = scene.crew.some(scene.chance, "crew")
-    scene.crew.pause(role, lambda: scene.wait(scene.duration(3.5)))
+    role = scene.crew.some(scene.chance, GROUP)
+    group, member = HANDLERS[role]
+    found: list[int] = []
+
+    def hold_if_at_work() -> None:
+        [info] = client.consumer_info(QUEUE, f"{group}.{member}")
+        if info.current_batch is not None:
+            found.append(info.current_batch)
+            scene.wait(scene.duration(3.5))
+
+    with scene.server.control() as conn:
+        client = PgqueClient(conn)
+        while not found and not scene.ending.is_set():
+            if not scene.crew.pause(role, hold_if_at_work):
+                return
+            scene.wait(0.02)
 
 
 def _end_sessions(scene: Scene) -> None:

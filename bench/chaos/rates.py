@@ -20,22 +20,28 @@ class Recovery(NamedTuple):
     """After the last fault of a round: seconds until one consumer's rate was back, if it was."""
 
     consumer: str
+    fault: str
     seconds: float | None
     before: float
     after: float
     """Events a second in the calm before the first fault, and from then on in this one."""
 
 
-def recoveries(history: History, calms: Sequence[tuple[float, float]]) -> list[Recovery]:
-    """Measure each consumer in each calm but the first, beside the first."""
+def recoveries(
+    history: History, calms: Sequence[tuple[float, float]], faults: Sequence[str]
+) -> list[Recovery]:
+    """Measure each consumer in each calm but the first, beside the first.
+
+    ``faults`` are those that the rounds ended with: each calm but the first follows one.
+    """
     found = []
     for consumer in history.consumers:
         times = sorted(effect.at for effect in history.effects if effect.consumer == consumer)
         before = _rate(times, *calms[0]) if calms else 0.0
-        for began, ended in calms[1:]:
+        for (began, ended), fault in zip(calms[1:], faults, strict=True):
             seconds = _recovered(times, began, ended, before)
             after = _rate(times, began + (seconds or 0.0), ended)
-            found.append(Recovery(consumer, seconds, before, after))
+            found.append(Recovery(consumer, fault, seconds, before, after))
     return found
 
 

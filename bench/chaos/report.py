@@ -27,7 +27,7 @@ def failures(result: Result) -> list[str]:
     ]
     found += [f"a process crashed: {text}" for text in result.crashed]
     found += [
-        f"{late.consumer}: the rate was not back within {SOON:g} s "
+        f"{late.consumer}: the rate was not back within {SOON:g} s of {late.fault} "
         f"({late.seconds if late.seconds is None else round(late.seconds, 1)} s, "
         f"{late.after:.0f}/s after {late.before:.0f}/s)"
         for late in too_late(result.recoveries)
@@ -62,8 +62,7 @@ def as_json(result: Result, seed: int) -> dict[str, Any]:
             if made[name]
         },
         "not_made": [name for name in FAULTS if not made[name]],
-        "reconnected": result.said["reconnected"],
-        "batches_taken_over": result.said["taken over"],
+        "said": dict(result.said.most_common()),
         "started_again_at_first_attempt": result.refused,
         "violations": {kind: len(texts) for kind, texts in result.findings.by_kind.items()},
         "crashed": len(result.crashed),
@@ -75,6 +74,7 @@ def as_json(result: Result, seed: int) -> dict[str, Any]:
             "median": round(sorted(seconds)[len(seconds) // 2], 1) if seconds else None,
             "longest": round(max(seconds), 1) if seconds else None,
             "never": len(result.recoveries) - len(seconds),
+            "longest_after": _longest_after(result),
         },
     }
 
@@ -92,8 +92,8 @@ def show(result: Result, console: Console) -> None:
     table.add_row("unknown ones that were delivered", str(figures["unknown_delivered"]))
     for consumer, count in sorted(figures["delivered"].items()):
         table.add_row(f"handled and committed by {consumer}", f"{count:,}")
-    table.add_row("reconnected", str(figures["reconnected"]))
-    table.add_row("batches taken over", str(figures["batches_taken_over"]))
+    for name, count in figures["said"].items():
+        table.add_row(f"logged: {name}", f"{count:,}")
     recovery = figures["seconds_to_recover"]
     table.add_row(
         "seconds until the rate was back", f"{recovery['median']}, longest {recovery['longest']}"
@@ -116,6 +116,15 @@ def _unknown_delivered(result: Result) -> int:
         if transaction.outcome == "unknown"
         for key in transaction.keys
     )
+
+
+def _longest_after(result: Result) -> dict[str, float]:
+    """For each fault that ended a round the longest time until a consumer's rate was back."""
+    found: dict[str, float] = {}
+    for recovery in result.recoveries:
+        if recovery.seconds is not None:
+            found[recovery.fault] = max(found.get(recovery.fault, 0.0), round(recovery.seconds, 1))
+    return found
 
 
 def _mean(values: list[float]) -> float:

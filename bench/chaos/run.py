@@ -26,6 +26,7 @@ from bench.chaos.tables import (
     GROUP,
     HANDLERS,
     PRODUCERS,
+    QUEUE,
     ROLE,
     TICKERS,
     left_to_do,
@@ -33,11 +34,14 @@ from bench.chaos.tables import (
     read_effects,
     set_up,
 )
+from pgque.client import PgqueClient
+from pgque.errors import PgqueError
 
 WARM_UP = 10.0
 CALM = 10.0
 LEAST_CALM = 6.0
-DRAIN = 90.0
+DRAIN = 60.0
+"""Seconds without progress after which the rest counts as lost."""
 PAUSE = (0.3, 2.0)
 
 
@@ -94,6 +98,8 @@ class Run:
         self._say = say
         self._happenings: list[Happening] = []
         self._calms: list[tuple[float, float]] = []
+        self._last: list[str] = []
+        """The fault that each round ended with, while no other was made."""
         self._guard = threading.Lock()
 
     def make(self) -> Result:
@@ -129,14 +135,19 @@ class Run:
     def _course(self, scene: Scene, kinds: list[str]) -> None:
         self._await_flow()
         self._calm(WARM_UP)
+        self._refuse_backlog()
         end = time.monotonic() + self._seconds
-        bags = {lane: _bag(kinds, lane, scene.chance) for lane in (0, 1, 2)}
+        bags = {lane: _bag(kinds, scene.chance, lane) for lane in (0, 1, 2)}
+        last_ones = _bag(kinds, scene.chance, 0, 1)
         number = 0
         while (rest := end - time.monotonic()) > LEAST_CALM:
             number += 1
             faults = min(self._round, max(rest - CALM, rest / 2))
             self._say(f"round {number}: {faults:.0f} s of faults")
             self._faults(scene, bags, faults)
+            if (last := next(last_ones, None)) is not None:
+                self._one(scene, last)
+                self._last.append(last)
             self._calm(CALM)
         self._say(", ".join(f"{n} {name}" for name, n in self._counts().most_common()))
 
@@ -151,6 +162,16 @@ class Run:
                 if time.monotonic() > deadline:
                     raise RuntimeError("nothing is delivered, and no fault was made yet")
                 time.sleep(0.1)
+
+    def _refuse_backlog(self) -> None:
+        """Without any fault all is delivered at once, or there is nothing to measure."""
+        with self._server.control() as conn:
+            behind = [info.pending_events or 0 for info in PgqueClient(conn).consumer_info(QUEUE)]
+        if max(behind) > self._rate * 2:
+            raise RuntimeError(
+                f"this machine is too slow or too busy for {self._rate:g} events a second: "
+                f"{max(behind)} are waiting before the first fault; try a lower --rate"
+            )
 
     def _calm(self, seconds: float) -> None:
         began = time.time()
@@ -187,7 +208,7 @@ class Run:
     def _one(self, scene: Scene, name: str) -> None:
         began = time.time()
         # The run's own session may be hit by what another lane does.
-        with contextlib.suppress(psycopg.OperationalError):
+        with contextlib.suppress(psycopg.OperationalError, PgqueError):
             FAULTS[name].make(scene)
         if self._server.own:
             self._server_is_up()
@@ -196,8 +217,11 @@ class Run:
         self._say(f"{name}, {time.time() - began:.1f} s")
 
     def _server_is_up(self) -> None:
-        with self._server.control() as conn:
-            conn.execute("select 1")
+        while True:
+            # Another lane may restart it at this moment.
+            with contextlib.suppress(psycopg.OperationalError), self._server.control() as conn:
+                conn.execute("select 1")
+                return
 
     def _drain(self, folder: Path) -> int:
         """Wait until all that was sent is done with; return how much is not."""
@@ -208,12 +232,13 @@ class Run:
             for key in transaction.keys
         ]
         self._say(f"draining; {len(sent):,} events were sent")
-        deadline = time.monotonic() + DRAIN
-        while True:
+        left, progressed = -1, time.monotonic()
+        while left != 0 and time.monotonic() - progressed < DRAIN:
+            before = left
             with self._server.control() as conn:
                 left = left_to_do(conn, sent)
-            if left == 0 or time.monotonic() > deadline:
-                break
+            if left != before:
+                progressed = time.monotonic()
             time.sleep(1.0)
         time.sleep(2.0)  # what comes twice, or was never sent, could still show up
         return left
@@ -233,7 +258,7 @@ class Run:
             check(history),
             self._happenings,
             self._calms,
-            rates.recoveries(history, self._calms),
+            rates.recoveries(history, self._calms, self._last),
             crew.crashed,
             crew.refused,
             crew.said(),
@@ -244,8 +269,8 @@ class Run:
         )
 
 
-def _bag(kinds: list[str], lane: int, chance: random.Random) -> Iterator[str]:
-    """Draw the kinds of a lane at random, each as often as the others."""
-    mine = [name for name in kinds if FAULTS[name].lane == lane]
+def _bag(kinds: list[str], chance: random.Random, *lanes: int) -> Iterator[str]:
+    """Draw the kinds of some lanes at random, each as often as the others."""
+    mine = [name for name in kinds if FAULTS[name].lane in lanes]
     while mine:
         yield from chance.sample(mine, len(mine))

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -22,16 +23,20 @@ from bench.chaos.report import as_json, failures, show
 from bench.chaos.run import Result, Run
 from bench.chaos.server import ChaosServer, small_disk
 from bench.progress import Progress
+from bench.server import databases
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; return the exit status."""
     options = _parser().parse_args(arguments)
     names = options.faults.split(",") if options.faults else list(FAULTS)
+    if options.dsn is not None:
+        names = [name for name in names if not FAULTS[name].needs]
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
         sys.exit(f"no fault {unknown[0]}: there are {', '.join(FAULTS)}")
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     own_network = "loss" in names and options.dsn is None and network.enter_own_network()
     with Progress() as progress:
         progress.begin(f"{options.minutes:g} minutes of faults, seed {seed}")
@@ -55,8 +60,11 @@ def _run(
     progress: Progress,
 ) -> Result:
     with contextlib.ExitStack() as stack:
-        disk = stack.enter_context(small_disk()) if options.dsn is None else None
-        server = ChaosServer(options.dsn, options.pg, disk)
+        disk = stack.enter_context(small_disk()) if "disk" in names else None
+        dsn = options.dsn
+        if dsn is not None:
+            dsn = stack.enter_context(databases(dsn)).create("chaos", False)
+        server = ChaosServer(dsn, options.pg, disk)
         stack.callback(server.stop)
         return Run(
             server,
@@ -65,6 +73,7 @@ def _run(
             seed=seed,
             rate=options.rate,
             round_seconds=options.round,
+            calm_seconds=options.calm,
             own_network=own_network,
             say=progress.say,
         ).make()
@@ -76,10 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=10.0, help="how long faults are made (10)")
     add("--faults", metavar="NAMES", help=f"with commas; all: {','.join(FAULTS)}")
     add("--seed", type=int, help="of what happens when; else one at random, which is printed")
-    add("--rate", type=float, default=60.0, help="events a second, of all producers (60)")
+    add("--rate", type=float, default=12.0, help="events a second, of all producers (12)")
     add("--round", type=float, default=25.0, help="seconds of faults between two calms (25)")
+    add("--calm", type=float, default=10.0, help="seconds of a calm (10)")
     add("--pg", type=int, default=18, help="version of the embedded server: 18 or 16 (18)")
-    add("--dsn", help="a server of your own: only its sessions are ended, as superuser")
+    add(
+        "--dsn",
+        help="a server of your own, as superuser: the run has a database there, and leaves the role chaos_app",
+    )
     add("--out", type=Path, metavar="FILE", help="write the figures there, as JSON")
     return parser
 

@@ -10,6 +10,8 @@ from bench.chaos.tables import DEAD_INTERVAL, HANDLERS, QUEUE, RETRY_AFTER
 
 WORK = 0.002
 """Seconds that a group's handler takes beside the database, so that it can be hit at work."""
+MAX_MESSAGES = 50
+"""A batch that takes longer than it is from one fault to the next would never be done."""
 _EFFECT = (
     "insert into chaos_effect (consumer, batch, message, retry, key) values (%s, %s, %s, %s, %s)"
 )
@@ -29,6 +31,7 @@ def make_consumer(dsn: str, role: str, journal: Journal) -> pgque.Consumer:
         subconsumer=member,
         dead_interval=None if member is None else DEAD_INTERVAL,
         retry_after=RETRY_AFTER,
+        max_messages=MAX_MESSAGES,
     )
 
     @consumer.on("*")

@@ -99,12 +99,12 @@ class Producer:
 
 
 class Batches(Producer):
-    """Sends batches of ten, with connections of a `ClientPool`."""
+    """Sends batches of five, with connections of a `ClientPool`."""
 
     _pool: pgque.ClientPool | None = None
 
     def _size(self) -> int:
-        return 10
+        return 5
 
     def _send(self, keys: Sequence[str]) -> Exception | None:
         if self._pool is None:

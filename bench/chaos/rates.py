@@ -10,6 +10,8 @@ from bench.chaos.history import History
 
 LEVEL: Final = 0.9
 """The share of the rate before that counts as the level before."""
+STAYS: Final = 0.75
+"""The same for the rest of the calm, in which producers roll back more or less by chance."""
 WINDOW: Final = 2.0
 STEP: Final = 0.1
 SOON: Final = 5.0
@@ -52,7 +54,7 @@ def too_late(found: Sequence[Recovery]) -> list[Recovery]:
         for recovery in found
         if recovery.seconds is None
         or recovery.seconds > SOON
-        or recovery.after < LEVEL * recovery.before
+        or recovery.after < STAYS * recovery.before
     ]
 
 

@@ -37,9 +37,6 @@ from bench.chaos.tables import (
 from pgque.client import PgqueClient
 from pgque.errors import PgqueError
 
-WARM_UP = 10.0
-CALM = 10.0
-LEAST_CALM = 6.0
 DRAIN = 60.0
 """Seconds without progress after which the rest counts as lost."""
 PAUSE = (0.3, 2.0)
@@ -85,6 +82,7 @@ class Run:
         seed: int,
         rate: float,
         round_seconds: float,
+        calm_seconds: float,
         own_network: bool,
         say: Callable[[str], None],
     ) -> None:
@@ -94,6 +92,7 @@ class Run:
         self._seed = seed
         self._rate = rate
         self._round = round_seconds
+        self._calm_seconds = calm_seconds
         self._own_network = own_network
         self._say = say
         self._happenings: list[Happening] = []
@@ -104,7 +103,7 @@ class Run:
 
     def make(self) -> Result:
         """Run it and check what came of it."""
-        set_up(self._server.dsn)
+        set_up(self._server.dsn, self._server.password)
         roles = (*TICKERS, *HANDLERS, *PRODUCERS)
         began = time.monotonic()
         with (
@@ -134,21 +133,21 @@ class Run:
 
     def _course(self, scene: Scene, kinds: list[str]) -> None:
         self._await_flow()
-        self._calm(WARM_UP)
+        self._calm()
         self._refuse_backlog()
         end = time.monotonic() + self._seconds
         bags = {lane: _bag(kinds, scene.chance, lane) for lane in (0, 1, 2)}
         last_ones = _bag(kinds, scene.chance, 0, 1)
         number = 0
-        while (rest := end - time.monotonic()) > LEAST_CALM:
+        while (rest := end - time.monotonic() - self._calm_seconds) > LONGEST:
             number += 1
-            faults = min(self._round, max(rest - CALM, rest / 2))
+            faults = min(self._round, rest)
             self._say(f"round {number}: {faults:.0f} s of faults")
             self._faults(scene, bags, faults)
-            if (last := next(last_ones, None)) is not None:
-                self._one(scene, last)
-                self._last.append(last)
-            self._calm(CALM)
+            self._end_round(scene, next(last_ones, kinds[0]))
+        for name in kinds:
+            if not self._counts()[name]:  # chance has left it out
+                self._end_round(scene, name)
         self._say(", ".join(f"{n} {name}" for name, n in self._counts().most_common()))
 
     def _counts(self) -> Counter[str]:
@@ -165,17 +164,29 @@ class Run:
 
     def _refuse_backlog(self) -> None:
         """Without any fault all is delivered at once, or there is nothing to measure."""
-        with self._server.control() as conn:
-            behind = [info.pending_events or 0 for info in PgqueClient(conn).consumer_info(QUEUE)]
-        if max(behind) > self._rate * 2:
+        if self._waiting() > self._rate * 2:
             raise RuntimeError(
                 f"this machine is too slow or too busy for {self._rate:g} events a second: "
-                f"{max(behind)} are waiting before the first fault; try a lower --rate"
+                f"{self._waiting()} wait before the first fault; try a lower --rate"
             )
 
-    def _calm(self, seconds: float) -> None:
+    def _waiting(self) -> int:
+        """How many events the consumer that is the farthest behind has before it."""
+        with self._server.control() as conn:
+            known = PgqueClient(conn).consumer_info(QUEUE)
+        return max(info.pending_events or 0 for info in known)
+
+    def _end_round(self, scene: Scene, fault: str) -> None:
+        """Make one fault while there is no other, then look how the rate comes back."""
+        self._one(scene, fault)
+        self._last.append(fault)
+        waiting = self._waiting()
+        self._calm()
+        self._say(f"calm: {waiting} events waited at its beginning, {self._waiting()} at its end")
+
+    def _calm(self) -> None:
         began = time.time()
-        time.sleep(seconds)
+        time.sleep(self._calm_seconds)
         self._calms.append((began, time.time()))
 
     def _faults(self, scene: Scene, bags: dict[int, Iterator[str]], seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -39,6 +40,8 @@ class ChaosServer:
 
     def __init__(self, dsn: str | None, version: int, disk: Path | None) -> None:
         self._given = dsn
+        self.password = None if dsn is None else secrets.token_urlsafe()
+        """Of the role that the processes connect as; our own server asks for none."""
         self._disk = disk
         self._server: Server | None = None
         if dsn is None:
@@ -71,9 +74,9 @@ class ChaosServer:
     def dsn_through(self, port: int, role: str) -> str:
         """The connection string of an application, through a proxy on a local port."""
         dbname = conninfo_to_dict(self.dsn)["dbname"]
-        return make_conninfo(
-            "", host="127.0.0.1", port=port, user=role, dbname=dbname, gssencmode="disable"
-        )
+        given: dict[str, str | int | None] = {"host": "127.0.0.1", "port": port, "dbname": dbname}
+        given |= {"user": role, "password": self.password, "gssencmode": "disable"}
+        return make_conninfo("", **given)
 
     @contextlib.contextmanager
     def control(self) -> Iterator[psycopg.Connection]:

@@ -51,13 +51,15 @@ _TABLES = """
 """
 
 
-def set_up(dsn: str) -> None:
-    """Install pgque and make the queue, its consumers and the tables, as superuser."""
+def set_up(dsn: str, password: str | None = None) -> None:
+    """Install pgque and make the role, the queue, its consumers and the tables, as superuser."""
     install(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn:
         role = sql.Identifier(ROLE)
         if not conn.execute("select from pg_roles where rolname = %s", (ROLE,)).fetchone():
             conn.execute(sql.SQL("create role {} login").format(role))
+        if password is not None:
+            conn.execute(sql.SQL("alter role {} password {}").format(role, sql.Literal(password)))
         conn.execute(sql.SQL("grant pgque_admin to {}").format(role))
         conn.execute(sql.SQL(_TABLES).format(role=role))
         client = PgqueClient(conn)

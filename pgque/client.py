@@ -340,6 +340,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     ``dsn`` is a libpq connection string or URL. Without ``autocommit`` the first call begins a
     transaction, which ``client.conn.commit()`` commits; leaving ``with connect(dsn) as client:``
     closes the connection and does not commit. Behind a pooler no statements are prepared.
+    Unless the DSN says otherwise, connecting may take 5 s, and a network that is silent is noticed
+    within about ten.
 
     Raises `PgqueConnectionError` where no server answers, `PgqueServerTooOld` before PostgreSQL 14,
     `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of

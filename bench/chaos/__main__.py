@@ -89,10 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--round", type=float, default=25.0, help="seconds of faults between two calms (25)")
     add("--calm", type=float, default=10.0, help="seconds of a calm (10)")
     add("--pg", type=int, default=18, help="version of the embedded server: 18 or 16 (18)")
-    add(
-        "--dsn",
-        help="a server of your own, as superuser: the run has a database there, and leaves the role chaos_app",
-    )
+    add("--dsn", help="a server of your own, as superuser; the role chaos_app stays there")
     add("--out", type=Path, metavar="FILE", help="write the figures there, as JSON")
     return parser
 

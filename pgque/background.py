@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 2.0
 
 
 class Backoff:
-    """Pauses between attempts: doubled each time up to ten seconds, with full jitter."""
+    """Pauses between attempts: doubled each time up to two seconds, with jitter."""
 
     def __init__(self) -> None:
         self._ceiling = FIRST_PAUSE

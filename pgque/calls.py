@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
 from pgque.errors import PgqueInvalidArgument, mapped
 
-CONNECTION_DEFAULTS: Final[dict[str, Any]] = {
+_ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
     "fallback_application_name": "pgque",
 }
 """How pgque makes connections of its own. A database in SQL_ASCII would else return bytes."""
+
+_UNLESS_GIVEN: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A network that is silent is noticed within ten seconds or so; libpq would wait for hours."""
+
+_NOTICE_A_CLIENT_THAT_IS_GONE: Final = """
+    select set_config(name, value, false)
+    from pg_settings
+    join (
+        values ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'),
+            ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '10000')
+    ) ours (name, value) using (name)
+    where source = 'default' and inet_client_addr() is not null
+"""
+
+
+def connection_defaults(dsn: str) -> dict[str, Any]:
+    """Return the parameters for a connection of our own beside those of the DSN, which win."""
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:  # connecting says so
+        return _ALWAYS
+    if os.environ.get("PGCONNECT_TIMEOUT"):
+        given["connect_timeout"] = os.environ["PGCONNECT_TIMEOUT"]
+    return _ALWAYS | {name: value for name, value in _UNLESS_GIVEN.items() if name not in given}
 
 
 class Calls:
@@ -84,10 +116,17 @@ def may_prepare(conn: psycopg.Connection[Any]) -> bool | None:
 
 
 def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
-    """Prepare nothing on a connection of our own behind a pooler; tell whether there is one."""
+    """Prepare nothing on a connection of our own behind a pooler; tell whether there is one.
+
+    Without one the server is asked to notice soon when this client is gone: its session holds a
+    batch, or the ticker's lead, until then.
+    """
     pooled = _pooled[conn] = is_pooled(conn)
     if pooled:
         conn.prepare_threshold = None
+    else:
+        with mapped:
+            conn.execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
     return pooled
 
 

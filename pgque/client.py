@@ -12,7 +12,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgque.calls import (
-    CONNECTION_DEFAULTS,
+    connection_defaults,
     may_prepare,
     new_cursor,
     settle_for_pooler,
@@ -349,13 +349,15 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     ``dsn`` is a libpq connection string or URL. Without ``autocommit`` the first call begins a
     transaction, which ``client.conn.commit()`` commits; leaving ``with connect(dsn) as client:``
     closes the connection and does not commit. Behind a pooler no statements are prepared.
+    Unless the DSN says otherwise, connecting may take 5 s, and a network that is silent is noticed
+    within about ten.
 
     Raises `PgqueConnectionError` where no server answers, `PgqueServerTooOld` before PostgreSQL 14,
     `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of
     pgque's roles, `PgqueInvalidArgument` for a malformed DSN.
     """
     with mapped:
-        conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
+        conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
     try:
         settle_for_pooler(conn)
         check_connection(conn)

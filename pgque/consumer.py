@@ -25,6 +25,7 @@ from pgque.client import PgqueClient, connect
 from pgque.errors import (
     PgqueBatchNotFound,
     PgqueBusy,
+    PgqueConnectionError,
     PgqueError,
     PgqueInvalidArgument,
     PgqueTransactionAborted,
@@ -40,6 +41,7 @@ logger = logging.getLogger("pgque.consumer")
 
 POLL_WITHOUT_NOTIFICATIONS = 0.5
 STANDBY_PAUSE = 1.0
+TICKER_GRACE = 0.5
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -267,7 +269,9 @@ class Consumer:
                     handler.function(message)
             except Exception as error:
                 if client.conn.broken or client.conn.closed:
-                    raise
+                    raise PgqueConnectionError(
+                        f"the connection broke in the handler of message {message.msg_id}: {error}"
+                    ) from error
                 logger.warning(
                     "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
                 )
@@ -304,7 +308,8 @@ class Consumer:
         finally:
             self._ticker = None
             ticker.stop()
-            thread.join()
+            # It may wait for a network that is silent: it ends then, and nobody waits for it.
+            thread.join(TICKER_GRACE)
 
     def _touch(self, conn: psycopg.Connection[Any]) -> None:
         """Give a sign of life while handlers are at work, from the ticker's thread."""

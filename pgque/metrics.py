@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from pgque.calls import CONNECTION_DEFAULTS, Calls, settle_for_pooler
+from pgque.calls import Calls, connection_defaults, settle_for_pooler
 from pgque.errors import PgqueError, mapped
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ def collector(dsn: str) -> Collector:
     class PgqueCollector(Collector):
         def collect(self) -> Iterator[Metric]:
             try:
-                with mapped, psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS) as conn:
+                with (
+                    mapped,
+                    psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn)) as conn,
+                ):
                     settle_for_pooler(conn)
                     found = [_up(True), *_collect(Reader(conn))]
             except PgqueError as error:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from pgque.calls import CONNECTION_DEFAULTS, settle_for_pooler
+from pgque.calls import connection_defaults, settle_for_pooler
 from pgque.client import PgqueClient, connect
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
 
 logger = logging.getLogger("pgque.pool")
+
+RECONNECT_FOR = 1.0
+"""Seconds until an attempt begins anew. Within one, psycopg doubles its pauses up to minutes."""
 
 
 class ClientPool:
@@ -53,7 +56,7 @@ class ClientPool:
         self._dsn = dsn
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             dsn,
-            kwargs=CONNECTION_DEFAULTS,
+            kwargs=connection_defaults(dsn),
             min_size=min_size,
             max_size=max_size,
             timeout=timeout,
@@ -61,6 +64,8 @@ class ClientPool:
             max_lifetime=max_lifetime,
             max_idle=max_idle,
             configure=_configure,
+            reconnect_timeout=RECONNECT_FOR,
+            reconnect_failed=_reconnect,
             check=ConnectionPool.check_connection if check else None,
             name=name,
             open=False,
@@ -141,6 +146,12 @@ class ClientPool:
             logger.warning("could not roll back: %s", error)
 
 
+def _reconnect(pool: ConnectionPool[psycopg.Connection[Any]]) -> None:
+    """Begin the next attempt, which is what a pool does when it is asked for a connection."""
+    with suppress(PoolTimeout, PoolClosed, TooManyRequests):
+        pool.putconn(pool.getconn(timeout=0.001))
+
+
 def _configure(conn: psycopg.Connection[Any]) -> None:
     settle_for_pooler(conn)
-    conn.rollback()
+    conn.commit()

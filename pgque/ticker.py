@@ -34,6 +34,9 @@ SHORTEST_CHORE_PAUSE = 0.02
 RETRY_EVERY = 0.1
 MAINTAIN_EVERY = 1.0
 REPEAT_WARNING_AFTER = 60.0
+GONE_AFTER = "3s"
+"""The server ends a ticker's session that is silent for so long: a process that hangs, or whose
+machine is gone, must not keep the lead."""
 
 
 class Ticker:
@@ -104,8 +107,7 @@ class Ticker:
                         check_connection(wakeup.conn)
                         may_tick = self._prepare(wakeup)
                         connected_before = True
-                        backoff.reset()
-                        self._serve(wakeup, may_tick)
+                        self._serve(wakeup, may_tick, backoff)
                 except PgqueError as error:
                     if not connected_before:
                         raise
@@ -142,6 +144,8 @@ class Ticker:
             if wakeup.pooled:
                 say_that_it_polls(self._dsn)
             else:
+                if may_tick:
+                    wakeup.conn.execute(f"set idle_session_timeout = '{GONE_AFTER}'")
                 # Ticks lost in a crash are taken again: nobody has acked what they covered.
                 wakeup.conn.execute("set synchronous_commit = off")
                 wakeup.conn.execute("set default_transaction_isolation = 'read committed'")
@@ -149,7 +153,7 @@ class Ticker:
         self._on_notify(set())
         return may_tick
 
-    def _serve(self, wakeup: Wakeup, may_tick: bool) -> None:
+    def _serve(self, wakeup: Wakeup, may_tick: bool, backoff: Backoff) -> None:
         rounds = _Rounds(wakeup, self._interval)
         while not self._stop.is_set():
             if may_tick and not self._leading:
@@ -158,6 +162,7 @@ class Ticker:
                 for chore in self._chores:
                     chore.run_if_due(wakeup.conn)
                 pause = rounds.look() if self._leading else STANDBY_PAUSE
+            backoff.reset()
             channels = wakeup.wait(min(pause, self._longest_pause))
             if CHANNEL in channels:
                 channels.discard(CHANNEL)

@@ -67,6 +67,17 @@ def test_figures_are_those_of_the_results(scripts: Callable[[str], ModuleType], 
     assert fresh == text, "run python docs/make_performance.py"
 
 
+def test_figures_about_reliability_are_those_of_the_runs(
+    scripts: Callable[[str], ModuleType],
+) -> None:
+    reliability = scripts("make_reliability")
+    for page in reliability.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "<!-- figures:" in text
+        fresh = reliability.filled(text, reliability.read())
+        assert fresh == text, "run python docs/make_reliability.py"
+
+
 def test_the_sql_reference_is_fresh(
     scripts: Callable[[str], ModuleType], autoconn: psycopg.Connection
 ) -> None:

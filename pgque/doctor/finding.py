@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from pgque.calls import CONNECTION_DEFAULTS, Calls, settle_for_pooler
+from pgque.calls import Calls, connection_defaults, settle_for_pooler
 from pgque.errors import mapped
 
 
@@ -47,7 +47,7 @@ class Examination(Calls):
     def begin(cls, dsn: str) -> Examination:
         """Connect; raise `PgqueConnectionError` where nobody answers."""
         with mapped:
-            conn = psycopg.connect(dsn, autocommit=True, **CONNECTION_DEFAULTS)
+            conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
         return cls(conn, dsn)
 
     def rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

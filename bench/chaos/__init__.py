@@ -1,0 +1,1 @@
+"""A long run under faults, whose history is checked at the end: `python -m bench.chaos`."""

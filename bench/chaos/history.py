@@ -1,0 +1,225 @@
+"""The history of a run, and what is wrong with it. Knows no database and no clock.
+
+Sent, failed or unknown is what a producer learned of its transaction; unknown is one whose
+connection or process died in the commit. An effect is a row that a handler wrote and that was
+committed with the ack; an attempt is a call of a handler, whatever became of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, Literal, NamedTuple
+
+Outcome = Literal["sent", "failed", "unknown"]
+
+VIOLATIONS: Final = {
+    "lost": "sent and never delivered",
+    "ghost": "delivered though failed or rolled back",
+    "twice": "handled and committed twice",
+    "again": "delivered again after its ack",
+    "torn": "one transaction delivered in part, or to some consumers only",
+    "order": "out of order",
+    "dead": "dead letters that should not be, or are missing",
+}
+"""What a history is looked through for, and what it means."""
+
+
+@dataclass
+class Transaction:
+    """What one producer's transaction was to send, in order, and what became of it."""
+
+    name: str
+    keys: Sequence[str]
+    undone: Sequence[str]
+    poison: Sequence[str]
+    outcome: Outcome
+    at: float = 0.0
+
+
+class Effect(NamedTuple):
+    """What a handler wrote, committed with its batch; ``number`` is the order of writing."""
+
+    number: int
+    consumer: str
+    batch: int
+    message: int
+    retry: int
+    key: str
+    at: float = 0.0
+
+
+class Attempt(NamedTuple):
+    """A call of a handler."""
+
+    consumer: str
+    batch: int
+    message: int
+    retry: int
+    key: str
+
+
+class Dead(NamedTuple):
+    """A dead letter."""
+
+    consumer: str
+    key: str
+
+
+@dataclass
+class History:
+    """All that is known of a run."""
+
+    consumers: Sequence[str]
+    transactions: Sequence[Transaction]
+    effects: Sequence[Effect]
+    attempts: Sequence[Attempt] = ()
+    dead: Sequence[Dead] = ()
+    groups: Sequence[str] = ()
+    """Consumers with several members, who work side by side: no order between their batches."""
+
+
+@dataclass
+class Findings:
+    """What is wrong, by kind; an empty list where nothing is."""
+
+    by_kind: dict[str, list[str]] = field(default_factory=lambda: {k: [] for k in VIOLATIONS})
+
+    def add(self, kind: str, text: str) -> None:
+        """Note one violation."""
+        self.by_kind[kind].append(text)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.by_kind.values()))
+
+
+def check(history: History) -> Findings:
+    """Compare what was sent with what each consumer delivered."""
+    findings = Findings()
+    arrived = _arrived(history)
+    _look_for_lost(history, arrived, findings)
+    _look_for_ghosts(history, findings)
+    _look_for_twice(history, findings)
+    _look_for_again(history, findings)
+    _look_for_torn(history, arrived, findings)
+    _look_for_order(history, findings)
+    _look_at_dead(history, findings)
+    return findings
+
+
+def _arrived(history: History) -> Mapping[str, set[str]]:
+    """For each consumer the keys that it has done with: handled, or given up as dead."""
+    arrived: dict[str, set[str]] = {name: set() for name in history.consumers}
+    for effect in history.effects:
+        arrived[effect.consumer].add(effect.key)
+    for letter in history.dead:
+        arrived[letter.consumer].add(letter.key)
+    return arrived
+
+
+def _look_for_lost(history: History, arrived: Mapping[str, set[str]], findings: Findings) -> None:
+    for transaction in history.transactions:
+        if transaction.outcome == "sent":
+            for consumer, keys in arrived.items():
+                for key in transaction.keys:
+                    if key not in keys:
+                        findings.add("lost", f"{key} at {consumer}")
+
+
+def _look_for_ghosts(history: History, findings: Findings) -> None:
+    possible: set[str] = set()
+    for transaction in history.transactions:
+        if transaction.outcome != "failed":
+            possible.update(transaction.keys)
+    seen: dict[tuple[str, str], None] = {}
+    for items in (history.effects, history.attempts, history.dead):
+        assert isinstance(items, Sequence)
+        for item in items:
+            if item.key not in possible:
+                seen[item.key, item.consumer] = None
+    for key, consumer in seen:
+        findings.add("ghost", f"{key} at {consumer}")
+
+
+def _look_for_twice(history: History, findings: Findings) -> None:
+    times = Counter((effect.consumer, effect.key) for effect in history.effects)
+    for (consumer, key), count in times.items():
+        if count > 1:
+            findings.add("twice", f"{key} at {consumer}, {count} times")
+
+
+def _look_for_again(history: History, findings: Findings) -> None:
+    """A batch that was opened after the one in which it was acked. A zombie's is an older one."""
+    done = {(effect.consumer, effect.key): effect.batch for effect in history.effects}
+    for attempt in history.attempts:
+        batch = done.get((attempt.consumer, attempt.key))
+        if batch is not None and attempt.batch > batch:
+            findings.add(
+                "again",
+                f"{attempt.key} at {attempt.consumer}, in batch {attempt.batch} after {batch}",
+            )
+
+
+def _look_for_torn(history: History, arrived: Mapping[str, set[str]], findings: Findings) -> None:
+    for transaction in history.transactions:
+        if transaction.outcome == "unknown":
+            there = [key in keys for keys in arrived.values() for key in transaction.keys]
+            if any(there) and not all(there):
+                findings.add("torn", f"{transaction.name}: {sum(there)} of {len(there)}")
+
+
+def _look_for_order(history: History, findings: Findings) -> None:
+    batches: dict[tuple[str, int], list[Effect]] = defaultdict(list)
+    for effect in sorted(history.effects):
+        batches[effect.consumer, effect.batch].append(effect)
+    for (consumer, batch), effects in batches.items():
+        for before, after in pairwise(effects):
+            if after.message <= before.message:
+                findings.add("order", f"{after.key} in batch {batch} of {consumer}")
+    for consumer in history.consumers:
+        first = {
+            effect.key: effect
+            for effect in history.effects
+            if effect.consumer == consumer and effect.retry == 0
+        }
+        for transaction in history.transactions:
+            own = [first[key] for key in transaction.keys if key in first]
+            for before, after in pairwise(own):
+                handled = consumer in history.groups or before.number < after.number
+                if not handled or before.message >= after.message:
+                    findings.add("order", f"{after.key} of {transaction.name} at {consumer}")
+
+
+def _look_at_dead(history: History, findings: Findings) -> None:
+    due: set[str] = set()
+    possible: set[str] = set()
+    for transaction in history.transactions:
+        if transaction.outcome == "sent":
+            due.update(transaction.poison)
+        if transaction.outcome != "failed":
+            possible.update(transaction.poison)
+    times = Counter(history.dead)
+    for letter, count in times.items():
+        if letter.key not in possible or count > 1:
+            findings.add("dead", f"{letter.key} at {letter.consumer}, {count} times")
+    for consumer in history.consumers:
+        for key in due:
+            if Dead(consumer, key) not in times:
+                findings.add("dead", f"{key} at {consumer} is missing")
+    for effect in history.effects:
+        if effect.key in possible:
+            findings.add("dead", f"{effect.key} at {effect.consumer} was handled")
+
+
+def counts(transactions: Iterable[Transaction]) -> Counter[str]:
+    """Count events by what became of them; those of savepoints rolled back are failed."""
+    found: Counter[str] = Counter()
+    for transaction in transactions:
+        found[transaction.outcome] += len(transaction.keys)
+        found["failed"] += len(transaction.undone)
+        found["poison"] += len(transaction.poison)
+    return found

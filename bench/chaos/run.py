@@ -1,0 +1,287 @@
+"""The course of a run: a calm, rounds of faults with a calm after each, draining, the check."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from bench.chaos import rates
+from bench.chaos.crew import Crew
+from bench.chaos.faults import FAULTS, LONGEST, Scene, possible
+from bench.chaos.history import Findings, History, check
+from bench.chaos.journal import TRANSACTIONS, Journal, read_attempts, read_transactions
+from bench.chaos.proxy import Proxy
+from bench.chaos.server import ChaosServer
+from bench.chaos.tables import (
+    CONSUMERS,
+    GROUP,
+    HANDLERS,
+    PRODUCERS,
+    QUEUE,
+    ROLE,
+    TICKERS,
+    left_to_do,
+    read_dead,
+    read_effects,
+    set_up,
+)
+from pgque.client import PgqueClient
+from pgque.errors import PgqueError
+
+DRAIN = 60.0
+"""Seconds without progress after which the rest counts as lost."""
+PAUSE = (0.3, 2.0)
+
+
+@dataclass
+class Happening:
+    """A fault that was made, with the times of its beginning and end."""
+
+    name: str
+    began: float
+    ended: float
+
+
+@dataclass
+class Result:
+    """What a run has found."""
+
+    history: History
+    findings: Findings
+    happenings: list[Happening]
+    calms: list[tuple[float, float]]
+    """The calm before the first fault, then the one after each round."""
+    recoveries: list[rates.Recovery]
+    crashed: list[str]
+    refused: int
+    said: Counter[str]
+    left: int
+    seconds: float
+    server: str
+    kinds: list[str] = field(default_factory=list)
+
+
+class Run:
+    """One run; `make` does all of it."""
+
+    def __init__(
+        self,
+        server: ChaosServer,
+        *,
+        names: list[str],
+        seconds: float,
+        seed: int,
+        rate: float,
+        round_seconds: float,
+        calm_seconds: float,
+        own_network: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self._server = server
+        self._names = names
+        self._seconds = seconds
+        self._seed = seed
+        self._rate = rate
+        self._round = round_seconds
+        self._calm_seconds = calm_seconds
+        self._own_network = own_network
+        self._say = say
+        self._happenings: list[Happening] = []
+        self._calms: list[tuple[float, float]] = []
+        self._last: list[str] = []
+        """The fault that each round ended with, while no other was made."""
+        self._guard = threading.Lock()
+
+    def make(self) -> Result:
+        """Run it and check what came of it."""
+        set_up(self._server.dsn, self._server.password)
+        roles = (*TICKERS, *HANDLERS, *PRODUCERS)
+        began = time.monotonic()
+        with (
+            tempfile.TemporaryDirectory(prefix="pgque-chaos-") as name,
+            Proxy(self._server.upstream()) as proxy,
+        ):
+            folder = Path(name)
+            dsn = self._server.dsn_through(proxy.port, ROLE)
+            crew = Crew(dsn, roles, self._rate / len(PRODUCERS), folder)
+            with crew:
+                journal = Journal(folder, "injector", TRANSACTIONS)
+                scene = Scene(
+                    self._server,
+                    proxy,
+                    crew,
+                    journal,
+                    random.Random(self._seed),
+                    threading.Event(),
+                    (f"injector:{number}" for number in range(1, 1 << 30)),
+                    self._own_network,
+                )
+                kinds = possible(scene, self._names)
+                self._course(scene, kinds)
+                crew.stop(*PRODUCERS)
+                left = self._drain(folder)
+            return self._reckon(folder, crew, left, time.monotonic() - began, kinds)
+
+    def _course(self, scene: Scene, kinds: list[str]) -> None:
+        self._await_flow()
+        self._calm()
+        self._refuse_backlog()
+        end = time.monotonic() + self._seconds
+        bags = {lane: _bag(kinds, scene.chance, lane) for lane in (0, 1, 2)}
+        last_ones = _bag(kinds, scene.chance, 0, 1)
+        number = 0
+        while (rest := end - time.monotonic() - self._calm_seconds) > LONGEST:
+            number += 1
+            faults = min(self._round, rest)
+            self._say(f"round {number}: {faults:.0f} s of faults")
+            self._faults(scene, bags, faults)
+            self._end_round(scene, next(last_ones, kinds[0]))
+        for name in kinds:
+            if not self._counts()[name]:  # chance has left it out
+                self._end_round(scene, name)
+        self._say(", ".join(f"{n} {name}" for name, n in self._counts().most_common()))
+
+    def _counts(self) -> Counter[str]:
+        return Counter(happening.name for happening in self._happenings)
+
+    def _await_flow(self) -> None:
+        deadline = time.monotonic() + 60
+        with self._server.control() as conn:
+            query = "select count(distinct consumer) from chaos_effect"
+            while (row := conn.execute(query).fetchone()) and row[0] < len(CONSUMERS):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("nothing is delivered, and no fault was made yet")
+                time.sleep(0.1)
+
+    def _refuse_backlog(self) -> None:
+        """Without any fault all is delivered at once, or there is nothing to measure."""
+        if self._waiting() > self._rate * 2:
+            raise RuntimeError(
+                f"this machine is too slow or too busy for {self._rate:g} events a second: "
+                f"{self._waiting()} wait before the first fault; try a lower --rate"
+            )
+
+    def _waiting(self) -> int:
+        """How many events the consumer that is the farthest behind has before it."""
+        with self._server.control() as conn:
+            known = PgqueClient(conn).consumer_info(QUEUE)
+        return max(info.pending_events or 0 for info in known)
+
+    def _end_round(self, scene: Scene, fault: str) -> None:
+        """Make one fault while there is no other, then look how the rate comes back."""
+        self._one(scene, fault)
+        self._last.append(fault)
+        waiting = self._waiting()
+        self._calm()
+        self._say(f"calm: {waiting} events waited at its beginning, {self._waiting()} at its end")
+
+    def _calm(self) -> None:
+        began = time.time()
+        time.sleep(self._calm_seconds)
+        self._calms.append((began, time.time()))
+
+    def _faults(self, scene: Scene, bags: dict[int, Iterator[str]], seconds: float) -> None:
+        """Let the lanes make faults side by side for a while; return when all are over."""
+        deadline = time.monotonic() + seconds
+        errors: list[BaseException] = []
+
+        def lane(bag: Iterator[str]) -> None:
+            try:
+                while time.monotonic() + LONGEST / 2 < deadline and not scene.ending.is_set():
+                    self._one(scene, next(bag))
+                    scene.wait(scene.chance.uniform(*PAUSE))
+            except StopIteration:  # no fault of this lane was asked for
+                pass
+            except BaseException as error:
+                errors.append(error)
+                scene.ending.set()
+
+        threads = [threading.Thread(target=lane, args=(bag,)) for bag in bags.values()]
+        try:
+            for thread in threads:
+                thread.start()
+        finally:
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+        self._server_is_up()
+
+    def _one(self, scene: Scene, name: str) -> None:
+        began = time.time()
+        # The run's own session may be hit by what another lane does.
+        with contextlib.suppress(psycopg.OperationalError, PgqueError):
+            FAULTS[name].make(scene)
+        if self._server.own:
+            self._server_is_up()
+        with self._guard:
+            self._happenings.append(Happening(name, began, time.time()))
+        self._say(f"{name}, {time.time() - began:.1f} s")
+
+    def _server_is_up(self) -> None:
+        while True:
+            # Another lane may restart it at this moment.
+            with contextlib.suppress(psycopg.OperationalError), self._server.control() as conn:
+                conn.execute("select 1")
+                return
+
+    def _drain(self, folder: Path) -> int:
+        """Wait until all that was sent is done with; return how much is not."""
+        sent = [
+            key
+            for transaction in read_transactions(folder)
+            if transaction.outcome == "sent"
+            for key in transaction.keys
+        ]
+        self._say(f"draining; {len(sent):,} events were sent")
+        left, progressed = -1, time.monotonic()
+        while left != 0 and time.monotonic() - progressed < DRAIN:
+            before = left
+            with self._server.control() as conn:
+                left = left_to_do(conn, sent)
+            if left != before:
+                progressed = time.monotonic()
+            time.sleep(1.0)
+        time.sleep(2.0)  # what comes twice, or was never sent, could still show up
+        return left
+
+    def _reckon(
+        self, folder: Path, crew: Crew, left: int, seconds: float, kinds: list[str]
+    ) -> Result:
+        with self._server.control() as conn:
+            effects, dead = read_effects(conn), read_dead(conn)
+            version = (conn.info.parameter_status("server_version") or "").split()[0]
+        transactions = read_transactions(folder)
+        history = History(
+            CONSUMERS, transactions, effects, read_attempts(folder), dead, groups=(GROUP,)
+        )
+        return Result(
+            history,
+            check(history),
+            self._happenings,
+            self._calms,
+            rates.recoveries(history, self._calms, self._last),
+            crew.crashed,
+            crew.refused,
+            crew.said(),
+            left,
+            seconds,
+            version,
+            kinds,
+        )
+
+
+def _bag(kinds: list[str], chance: random.Random, *lanes: int) -> Iterator[str]:
+    """Draw the kinds of some lanes at random, each as often as the others."""
+    mine = [name for name in kinds if FAULTS[name].lane in lanes]
+    while mine:
+        yield from chance.sample(mine, len(mine))

@@ -1,0 +1,210 @@
+"""A network that is silent, and clients that hang or are gone: nobody waits for hours.
+
+What TCP itself does with lost packets is tried in bench/chaos; here is what it is told to do.
+"""
+
+import random
+import signal
+import socket
+import threading
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+import pgque
+from bench.chaos.proxy import Proxy
+from pgque import ClientPool, Consumer, Ticker
+from pgque.background import LONGEST_PAUSE, Backoff
+from pgque.calls import connection_defaults
+from pgque.install import install
+from pgque.wakeup import Wakeup
+from tests.running import eventually, process, running
+
+TICKER = """
+    import sys, pgque
+    pgque.Ticker(sys.argv[1]).run()
+"""
+
+
+@pytest.fixture
+def proxy(dsn):
+    given = conninfo_to_dict(dsn)
+    host, port = given.get("host", "localhost"), given.get("port", "5432")
+    upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port))
+    with Proxy(upstream) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied_dsn(proxy, dsn):
+    given = conninfo_to_dict(dsn) | {"host": "127.0.0.1", "port": proxy.port}
+    return psycopg.conninfo.make_conninfo("", **given)
+
+
+def opened(dsn: str) -> list[dict[str, str]]:
+    """The parameters of each kind of connection that pgque opens."""
+    with (
+        pgque.connect(dsn) as client,
+        Wakeup(dsn, ()) as wakeup,
+        ClientPool(dsn) as pool,
+        pool.client() as lent,
+    ):
+        return [each.conn.info.get_parameters() for each in (client, wakeup, lent)]
+
+
+def test_a_connection_of_our_own_gives_up_a_network_that_is_silent(dsn):
+    for parameters in opened(dsn):
+        assert parameters["connect_timeout"] == "5"
+        assert parameters["tcp_user_timeout"] == "10000"
+        assert parameters["keepalives_idle"] == "5"
+
+
+def test_what_the_dsn_says_of_it_wins(dsn):
+    dsn = psycopg.conninfo.make_conninfo(dsn, connect_timeout=7, tcp_user_timeout=0)
+    for parameters in opened(dsn):
+        assert parameters["connect_timeout"] == "7"
+        assert parameters["tcp_user_timeout"] == "0"
+        assert parameters["keepalives_idle"] == "5"
+
+
+def test_what_the_environment_says_of_it_wins(monkeypatch):
+    assert connection_defaults("")["connect_timeout"] == 5
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+    assert "connect_timeout" not in connection_defaults("")
+
+
+def test_p5_the_server_is_asked_to_notice_a_client_that_is_gone(tcp_dsn):
+    query = "select current_setting('tcp_user_timeout'), current_setting('tcp_keepalives_idle')"
+    with (
+        pgque.connect(tcp_dsn) as client,
+        Wakeup(tcp_dsn, ()) as wakeup,
+        ClientPool(tcp_dsn) as pool,
+        pool.client() as lent,
+    ):
+        for each in (client, wakeup, lent):
+            assert each.conn.execute(query).fetchone() == ("10000", "5")
+    given = psycopg.conninfo.make_conninfo(tcp_dsn, options="-c tcp_keepalives_idle=77")
+    with pgque.connect(given) as client:
+        assert client.conn.execute(query).fetchone() == ("10000", "77")
+
+
+@pytest.fixture
+def tcp_dsn(new_server):
+    """A server that is reached by TCP: on a Unix socket these settings do nothing."""
+    server = new_server(settings={"listen_addresses": "127.0.0.1", "port": free_port()})
+    install(server.dsn)
+    given = conninfo_to_dict(server.dsn)
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute("alter role postgres password 'secret'")
+    return psycopg.conninfo.make_conninfo("", **given | {"host": "127.0.0.1", "password": "secret"})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_pauses_between_attempts_stay_short():
+    backoff = Backoff()
+    pauses = [backoff.next() for _ in range(1000)]
+    assert LONGEST_PAUSE <= 2
+    assert max(pauses) <= LONGEST_PAUSE
+    assert min(pauses[20:]) < LONGEST_PAUSE / 2  # not all at the same time
+
+
+def test_p5_a_leader_that_hangs_is_replaced(dsn, queue, autoconn):
+    holders = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and granted"
+    holders += " and database = (select oid from pg_database where datname = current_database())"
+
+    def leader() -> int | None:
+        row = autoconn.execute(holders).fetchone()
+        return row and row[0]
+
+    with process(TICKER, dsn) as hanging:
+        eventually(leader, "a leader")
+        before = leader()
+        hanging.send_signal(signal.SIGSTOP)
+        with running(Ticker(dsn)):
+            eventually(lambda: leader() not in (None, before), "another leader")
+            # It is alive again, and finds that its session has ended: it stands by.
+            hanging.send_signal(signal.SIGCONT)
+            standby = "select count(*) from pg_stat_activity where query like '%%try_advisory%%'"
+            standby += " and pid <> pg_backend_pid() and datname = current_database()"
+            eventually(lambda: autoconn.execute(standby).fetchone()[0] > 0, "a standby")
+            assert hanging.poll() is None
+
+
+def test_a_pool_is_back_soon_after_an_outage(proxy, proxied_dsn, queue):
+    """However long it was: psycopg alone would wait for twice as long as it has waited before."""
+    with ClientPool(proxied_dsn, min_size=1, max_size=1, timeout=0.1) as pool:
+        with pool.client() as client:
+            client.send(queue, "before")
+        proxy.refusing = True
+        proxy.drop(1.0, random.Random(0))
+
+        def errors() -> int:
+            return pool.pool.get_stats().get("connections_errors", 0)
+
+        with pytest.raises(pgque.PgqueError), pool.client() as client:
+            client.send(queue, "lost")
+        # With pauses that are doubled the eighth attempt would come after four minutes.
+        eventually(lambda: errors() >= 8, "attempts")
+        proxy.refusing = False
+        eventually(lambda: sends(pool, queue), "a connection")
+
+
+def sends(pool: ClientPool, queue: str) -> bool:
+    try:
+        with pool.client() as client:
+            client.send(queue, "after")
+    except pgque.PgqueConnectionError:
+        return False
+    return True
+
+
+def test_a_consumer_reconnects_while_its_ticker_waits_for_a_silent_network(
+    dsn, queue, consumer, autoconn, monkeypatch
+):
+    answered = threading.Event()
+    monkeypatch.setattr(Ticker, "run", lambda ticker: answered.wait(60))
+    got: list[str | None] = []
+    working = Consumer(dsn, queue=queue, name=consumer)
+    working.on("*")(lambda message: got.append(message.payload))
+    with running(working):
+        eventually(lambda: working._received_once)
+        autoconn.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
+        autoconn.execute("select pgque.ticker(%s)", [queue])
+        try:
+            eventually(lambda: got == ["x"], "the event")
+        finally:
+            answered.set()
+
+
+def test_a_handler_that_fails_in_its_own_way_on_a_dead_connection_does_not_end_the_consumer(
+    dsn, queue, consumer, autoconn
+):
+    got: list[str | None] = []
+    working = Consumer(dsn, queue=queue, name=consumer, retry_after=3600)
+
+    @working.on("*")
+    def handle(message: pgque.Message, client: pgque.PgqueClient) -> None:
+        got.append(message.payload)
+        if len(got) == 1:
+            autoconn.execute(
+                "select pg_terminate_backend(%s, 5000)", [client.conn.info.backend_pid]
+            )
+            try:
+                client.conn.execute("select 1")
+            except psycopg.OperationalError as error:
+                raise LookupError("no such order") from error
+
+    with running(working):
+        autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
+        # Not refused: it was not the handler that failed.
+        eventually(lambda: got == ["x", "x"], "the same message again")

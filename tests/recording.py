@@ -15,7 +15,7 @@ Figures = dict[str, "int | float | Figures"]
 
 
 def record(conn: Connection, room: str, part: str, tests: str, figures: Figures) -> None:
-    """Add figures to those of this run in docs/reliability/<room>.json; those of earlier runs go."""
+    """Add figures to this run's in docs/reliability/<room>.json; those of an earlier run go."""
     if not RECORD:
         return
     version = str(value(conn, "show server_version")).split()[0]

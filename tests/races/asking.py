@@ -4,7 +4,7 @@ import select
 import time
 from dataclasses import dataclass
 
-from psycopg.pq import DiagnosticField, ExecStatus, PGconn, PGresult
+from psycopg.pq import DiagnosticField, ExecStatus, PGconn, PGresult, TransactionStatus
 
 from tests.fix_engine import Connection, value
 from tests.running import PATIENCE
@@ -69,6 +69,11 @@ class Asked:
         while result := self.pg.get_result():
             answers.append(_answer(result))
         return answers[-1]
+
+    def answer_if_any(self) -> None:
+        """Let what was asked come to its end, if it has not."""
+        if self.pg.transaction_status == TransactionStatus.ACTIVE:
+            self.answer()
 
 
 def _answer(result: PGresult) -> Answer:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Call:
     """A statement, with facts of the situation in braces.
 
-    finishes: the consumer whose open batch is acked, or a part of it; repeats: whose events may come
-    once more; moves: whose place is another afterwards, so that nothing can be said of what comes.
+    finishes: the consumer whose open batch is acked, or a part of it; repeats: whose events may
+    come once more; moves: whose place is another afterwards, so that nothing can be said of it.
     """
 
     statement: str
@@ -158,7 +158,7 @@ def statement(signature: str, call: Call, facts: dict[str, object]) -> str:
 
 
 def every_call() -> dict[str, tuple[str, Call]]:
-    """All calls by a name that tells them apart: the signature, with arguments where they differ."""
+    """All calls by a name: the signature, with the arguments where it is called in several ways."""
     return {
         f"{signature} of {call.statement}" if len(calls) > 1 else signature: (signature, call)
         for signature, calls in CALLS.items()

@@ -6,7 +6,6 @@ knows, and everything must be as if one had come after the other. By default a s
 pairs, with PGQUE_LONG=1 all of them.
 """
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ NAMED = {
     "PQ010": "the ticker is paused now",
     "PQ012": "the consumer holds a batch now",
 }
+ACKS = {"ack(bigint)", "finish_batch(bigint)"}
 BUSY = "55P03"
 """What receive_merged says where receive would wait."""
 
@@ -91,8 +91,12 @@ class Pair:
         return "waited" if self.waited else "went through"
 
     def done(self) -> list[Call]:
-        """The calls that took effect."""
-        return [self.calls[which][1] for which, got in self.answers.items() if not got.sqlstate]
+        """The calls that took effect: not those refused, nor an ack of a batch that is not open."""
+        return [
+            self.calls[which][1]
+            for which, answer in self.answers.items()
+            if not answer.sqlstate and not (self.calls[which][0] in ACKS and answer.rows == [["0"]])
+        ]
 
     def may_refuse(self) -> set[str]:
         merged = self.calls["second"][0].startswith("receive_merged")

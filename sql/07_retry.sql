@@ -149,7 +149,7 @@ begin
     if coalesce(cardinality(done), 0) < (select count(distinct w) from unnest(msg_ids) w) then
         select w into missing from unnest(msg_ids) w where w <> all (coalesce(done, '{}')) limit 1;
     end if;
-    if missing is not null or array_position(msg_ids, null) is not null then
+    if missing is not null or exists (select from unnest(msg_ids) w where w is null) then
         raise exception 'msg_id % not found in batch %', coalesce(missing::text, '<NULL>'), batch_id
             using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
     end if;
@@ -238,7 +238,7 @@ declare
     is_beginning boolean;
     put_back int;
 begin
-    if msg_ids is null or array_position(msg_ids, null) is not null then
+    if msg_ids is null or exists (select from unnest(msg_ids) w where w is null) then
         raise exception 'msg_ids must not be null' using errcode = '22023';
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;

@@ -565,3 +565,16 @@ def test_p10_only_messages_of_the_batch_can_be_nacked_however_large_the_window(
     with refused("PQ004", "event not found"):
         autoconn.execute("select pgque.event_retry(%s, %s, 0)", [batch[0].batch_id, sent[2]])
     assert nack(autoconn, batch[9]) == 1
+
+
+@pytest.mark.parametrize("call", ["ack_part", "nack_many"])
+def test_ids_in_an_array_of_several_dimensions_are_ids_all_the_same(
+    autoconn, queue, consumer, call
+):
+    """Not an error of PostgreSQL's that names neither batch nor parameter."""
+    sent = send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    query = f"select pgque.{call}(%s, %s::bigint[])"
+    both = value(autoconn, query, batch[0].batch_id, [[sent[0]], [sent[1]]])
+    assert both == {"ack_part": 1, "nack_many": 2}[call]

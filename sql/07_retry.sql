@@ -71,7 +71,7 @@ begin
             using errcode = 'PQ004', hint = 'nack takes a message of the batch that is open.';
     end if;
     if e.ev_retry < (select q.queue_max_retries from pgque.queue q where q.queue_id = s.sub_queue) then
-        perform pgque._retry(e, clock_timestamp() + coalesce(retry_after, interval '60 seconds'));
+        perform pgque._retry(e, pgque._from_now(coalesce(retry_after, interval '60 seconds')));
     else
         perform pgque._bury(e, coalesce(reason, format('failed after %s retries', e.ev_retry)));
     end if;
@@ -94,7 +94,7 @@ declare
     s pgque.subscriber;
     e pgque.retry_queue;
     max_retries int;
-    retry_at timestamptz := clock_timestamp() + coalesce(retry_after, interval '60 seconds');
+    retry_at timestamptz := pgque._from_now(coalesce(retry_after, interval '60 seconds'));
     done bigint[];
     missing bigint;
 begin

@@ -21,7 +21,7 @@ begin
     from pgque.tick k
     where k.tick_queue = queue_id
         and k.tick_id > start.tick_id
-        and (min_lag is null or k.tick_time <= clock_timestamp() - min_lag)
+        and (min_lag is null or k.tick_time <= pgque._ago(min_lag))
         and (
             (min_count is null and min_interval is null)
             or k.tick_event_seq - start.tick_event_seq >= min_count

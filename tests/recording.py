@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from tests.fix_engine import LONG, Connection, value
@@ -21,7 +22,7 @@ def record(conn: Connection, room: str, part: str, tests: str, figures: Figures)
     version = str(value(conn, "show server_version")).split()[0]
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{room}.json"
-    with (FOLDER / f".{room}.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"pgque-{room}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         runs = json.loads(path.read_text()) if path.exists() else {}
         key = f"{part}, PostgreSQL {version.partition('.')[0]}"

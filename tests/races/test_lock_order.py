@@ -39,8 +39,6 @@ def rank(lock: Lock) -> int | None:
     if re.fullmatch(r"pgque\.event_\d+_id_seq", lock.name):
         return len(ORDER)
     for number, prefixes in enumerate(ORDER):
-        if lock.name == "subscriber g":
-            return 3
         if lock.name.startswith(prefixes):
             return number
     return None
@@ -105,7 +103,7 @@ def beside(
     assert not held.sqlstate, f"{point}: {held}"
     asked.run("begin")
     asked.ask(text)
-    while not asked.finishes():
+    while not asked.finishes(holder):
         waiting = locks.look(observer, asked, name, point)
         if waiting is not None and waiting.wanted.mode == "AccessExclusiveLock" and name in GIVE_UP:
             asked.answer()  # although the lock is still held

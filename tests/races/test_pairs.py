@@ -48,7 +48,7 @@ def observer(shared: Connection) -> Connection:
     return shared
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two(observer: Connection) -> Iterator[tuple[Asked, Asked]]:
     dsn = observer.info.dsn
     with (
@@ -75,7 +75,7 @@ class Pair:
         self.answers["first"] = self.first.run(statement(*self.calls["first"], self.facts))
         self.second.run("begin")
         self.second.ask(statement(*self.calls["second"], self.facts))
-        self.waited = not self.second.finishes()
+        self.waited = not self.second.finishes(self.first)
         self.first.run(end)
         self.answers["second"] = self.second.answer()
         self.second.run(end)

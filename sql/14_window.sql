@@ -98,6 +98,10 @@ declare
 begin
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
     return query select * from pgque._events(pgque._batch_span(c, s));
+exception
+    when undefined_table or undefined_function then
+        perform pgque._need_batch(batch_id, false); -- nobody was locked: the queue may have been dropped meanwhile
+        raise;
 end
 $$;
 comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';

@@ -12,6 +12,7 @@ from tests.fix_engine import (
     nack,
     payloads,
     receive,
+    refused,
     send,
     send_many,
     subscribe,
@@ -92,3 +93,18 @@ def test_p5_drop_queue_against_consumers_senders_and_tickers_at_work(
     for worker in workers:
         worker.commit()
     assert drop.outcome() == 1
+
+
+def test_p10_who_reads_a_batch_while_its_queue_is_dropped_hears_that_it_is_gone(
+    connect, autoconn, queue, consumer
+):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    batch_id = receive(autoconn, queue, consumer)[0].batch_id
+    dropper, reader = connect(), connect(autocommit=True)
+    value(dropper, "select pgque.drop_queue(%s, true)", queue)
+    reading = Thread(value, reader, "select pgque.get_batch_events(%s)", batch_id)
+    eventually(lambda: is_blocked(autoconn, reader))
+    dropper.commit()
+    with refused("PQ003", f"batch not found: {batch_id}"):
+        reading.outcome()

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 import pgque
 from pgque import Event, Message, PgqueClient, PgqueError
 from tests.fix_engine import LONG, Connection, value
-from tests.fuzz.test_sql import ALLOWED, DIGEST
+from tests.fuzz.test_sql import ALLOWED, DIGEST, mostly
 from tests.fuzz.values import HUGE, INJECTIONS, ODD_TEXTS
 from tests.races import situation
 from tests.recording import record
 
-EXAMPLES = 300 if LONG else 15
+EXAMPLES = 100 if LONG else 15
 
 NOT_CALLED = {"close": "it closes the connection"}
 
@@ -36,6 +36,11 @@ BY_CLIENT = {
 }
 """What may be raised beside what the SQL functions may raise, with the reason."""
 
+live = {
+    "queue": ["q", "q", "q", "x"],
+    "consumer": ["c", "i", "g"],
+    "subconsumer": ["a", "b"],
+}
 live_texts = st.sampled_from(["q", "x", "c", "i", "g", "a", "b"])
 texts = st.one_of(
     live_texts,
@@ -135,7 +140,8 @@ def arguments_of(
     for name, parameter in signature.parameters.items():
         if name == "self":
             continue
-        part = known[name] if name in ("msg", "messages") else st.one_of(*[known[name]] * 6, odd)
+        part = mostly({"names": live}, name, known[name]) if name in live else known[name]
+        part = part if name in ("msg", "messages", *live) else st.one_of(*[part] * 6, odd)
         (required if parameter.default is parameter.empty else optional)[name] = part
     return st.fixed_dictionaries(required, optional=optional)
 

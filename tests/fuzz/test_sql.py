@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fix_engine import LONG, Connection, column, value
+from tests.fix_engine import LONG, Connection, value
 from tests.fuzz.values import by_type
 from tests.races import situation
 from tests.races.calls import CALLS, NOT_CALLED
 from tests.recording import record
 
-EXAMPLES = 400 if LONG else 20
+EXAMPLES = 150 if LONG else 20
 DIGEST = (Path(__file__).parent / "fuzz.sql").read_text()
 
 TRIGGERS = {"jsontriga()", "logutriga()", "sqltriga()"}
@@ -24,29 +24,21 @@ TRIGGERS = {"jsontriga()", "logutriga()", "sqltriga()"}
 
 ALLOWED = {
     "22023": "a bad argument, as the contract says",
-    "22008": "a time out of PostgreSQL's range",
-    "54000": "more than PostgreSQL puts into one value",
     "55P03": "receive_merged does not wait; nobody holds anything here, but it may say so",
 }
 """What may be raised beside the class PQ, with the reason."""
 
 SQL_OF_THE_CALLER = {
-    "get_batch_cursor(bigint,text,integer)": {"42P03": "a cursor of that name is open"},
+    "get_batch_cursor(bigint,text,integer)": {"42": "a cursor of that name is open"},
     "get_batch_cursor(bigint,text,integer,text)": {
-        "42P03": "a cursor of that name is open",
-        "42601": "extra_where is SQL: a syntax error",
-        "42703": "extra_where is SQL: no such column",
-        "42804": "extra_where is SQL: not a condition",
-        "42725": "extra_where is SQL: an operator that is not unique",
-        "42883": "extra_where is SQL: no such operator",
-        "42P18": "extra_where is SQL: a type that is not known",
-        "22P02": "extra_where is SQL: text that is no boolean",
-        "22003": "extra_where is SQL: a number out of range",
+        "42": "extra_where is SQL of the admin's: it names what is not there, or no condition",
+        "22": "extra_where is SQL of the admin's: a value that does not fit",
     },
 }
+"""Classes of SQLSTATE that the one function that takes SQL may raise as well."""
 
 ARGUMENTS = """
-    select format_type(t, null)
+    select format_type(t, null), p.proargnames[n]
     from pg_proc p, unnest(p.proargtypes) with ordinality as a (t, n)
     where p.oid = ('pgque.' || replace(%s, 'withtimezone', ' with time zone'))::regprocedure
     order by n
@@ -60,6 +52,14 @@ def world(shared: Connection) -> dict[str, Any]:
     shared.execute(DIGEST)
     facts = situation.prepare(shared)
     return {
+        "names": {
+            "queue": ["q", "q", "q", "x"],
+            "queue_name": ["q", "q", "q", "x"],
+            "consumer": ["c", "i", "g"],
+            "subconsumer": ["a", "b"],
+            "batch_id": [facts["c_batch"], facts["a_batch"]],
+            "event_id": [*facts["c_events"], *facts["a_events"]],
+        },
         "text": ["q", "x", "c", "i", "g", "a", "b", "max_retries", "rotation_period"],
         "bigint": [
             facts["c_batch"],
@@ -75,6 +75,16 @@ def world(shared: Connection) -> dict[str, Any]:
     }
 
 
+def mostly(
+    world: dict[str, Any], name: str, strategy: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
+    """What is there, nine times of ten: else no call would come further than the queue's name."""
+    there = world["names"].get(name)
+    if there is None:
+        return strategy
+    return st.integers(0, 9).flatmap(lambda n: strategy if n == 0 else st.sampled_from(there))
+
+
 def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple[Any, ...]) -> str:
     """Call a function in a transaction that is undone; return the SQLSTATE, or none."""
     casts = ", ".join(f"%s::{name}" for name in types)
@@ -87,8 +97,8 @@ def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple
     except psycopg.Error as error:
         state = error.sqlstate
         assert state is not None, f"{error!r}: the connection broke"
-        known = {**ALLOWED, **SQL_OF_THE_CALLER.get(signature, {})}
-        assert state.startswith("PQ") or state in known, f"{state}: {error}"
+        own = SQL_OF_THE_CALLER.get(signature, {})
+        assert state.startswith(("PQ", *own)) or state in ALLOWED, f"{state}: {error}"
         return state
     finally:
         conn.execute("rollback")
@@ -97,7 +107,8 @@ def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple
 @pytest.mark.parametrize("signature", sorted(CALLS.keys() - NOT_CALLED.keys() - TRIGGERS))
 def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signature):
     began = time.monotonic()
-    types = column(shared, ARGUMENTS, signature)
+    parameters = shared.execute(ARGUMENTS, [signature]).fetchall()
+    types = [name for name, _ in parameters]
     strategies = by_type(world, endless=shared.info.server_version >= 170000)
     outcomes: Counter[str] = Counter()
     before = value(shared, "select races.digest()")
@@ -108,7 +119,7 @@ def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signatur
         derandomize=not LONG,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.tuples(*(strategies[name] for name in types)))
+    @given(st.tuples(*(mostly(world, name, strategies[kind]) for kind, name in parameters)))
     def call(arguments: tuple[Any, ...]) -> None:
         state = attempt(shared, signature, types, arguments)
         outcomes[state or "success"] += 1

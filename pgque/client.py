@@ -384,4 +384,6 @@ def check_connection(conn: psycopg.Connection[Any]) -> None:
 
 def _printable(text: str) -> str:
     """Return a text with escapes in place of lone surrogates and NUL: reasons quote anything."""
+    if not isinstance(text, str):
+        raise PgqueInvalidArgument(f"reason must be a str, not {type(text).__name__}")
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

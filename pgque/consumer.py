@@ -42,6 +42,7 @@ logger = logging.getLogger("pgque.consumer")
 POLL_WITHOUT_NOTIFICATIONS = 0.5
 STANDBY_PAUSE = 1.0
 TICKER_GRACE = 0.5
+MOST_MESSAGES = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,10 +90,17 @@ class Consumer:
             )
         if dead_interval is not None and subconsumer is None:
             raise PgqueInvalidArgument("dead_interval needs subconsumer: it is about siblings")
-        if max_messages < 1:
-            raise PgqueInvalidArgument(f"max_messages must be at least 1, not {max_messages}")
-        if poll_interval <= 0:
-            raise PgqueInvalidArgument(f"poll_interval must be above 0, not {poll_interval}")
+        if not isinstance(max_messages, int) or not 1 <= max_messages <= MOST_MESSAGES:
+            raise PgqueInvalidArgument(
+                f"max_messages must be an int from 1 to {MOST_MESSAGES}, not {max_messages!r}"
+            )
+        # "not above" would let NaN pass, and what is longer than that cannot be waited for.
+        if not (
+            isinstance(poll_interval, (int, float)) and 0 < poll_interval <= threading.TIMEOUT_MAX
+        ):
+            raise PgqueInvalidArgument(
+                f"poll_interval must be a number of seconds above 0, not {poll_interval!r}"
+            )
         self._dsn = dsn
         self._queue = queue
         self._name = name

@@ -188,6 +188,7 @@ _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "40001": PgqueRetryable,
     "40P01": PgqueRetryable,
     "42501": PgquePermissionDenied,
+    "42846": PgqueInvalidArgument,
     "53300": PgqueConnectionError,
     "54000": PgqueInvalidArgument,
     "55P03": PgqueBusy,

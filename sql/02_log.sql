@@ -39,6 +39,31 @@ $$;
 comment on function pgque._need_read_committed(text) is
     'PQ013 where the transaction''s snapshot may be older than what the call decides upon.';
 
+create or replace function pgque._from_now(span interval)
+returns timestamptz
+language sql volatile
+as $$
+    select case
+        when span > interval '200000 years' then 'infinity'
+        when span < interval '-6000 years' then '-infinity'
+        else clock_timestamp() + span
+    end
+$$;
+comment on function pgque._from_now(interval) is
+    'The time so long after now, infinity or -infinity where PostgreSQL has no such time: an interval is never an error.';
+
+create or replace function pgque._ago(span interval)
+returns timestamptz
+language sql volatile
+as $$
+    select case
+        when span > interval '6000 years' then '-infinity'
+        when span < interval '-200000 years' then 'infinity'
+        else clock_timestamp() - span
+    end
+$$;
+comment on function pgque._ago(interval) is 'The time so long before now, as _from_now.';
+
 -- Set-up
 
 create or replace function pgque._make_log(queue_id int)

@@ -295,6 +295,8 @@ begin
         perform pgque._refuse_ticks(q);
     elsif tick_id is null or event_seq is null then
         raise exception 'tick_id and event_seq must not be null' using errcode = '22023';
+    elsif not isfinite(orig_timestamp) then
+        raise exception 'orig_timestamp must be finite, not %', orig_timestamp using errcode = '22023';
     end if;
     perform pgque._after_restore();
     perform pg_advisory_xact_lock(1885827446, q.queue_id);

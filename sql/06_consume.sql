@@ -13,6 +13,8 @@ declare
 begin
     if coalesce(consumer, '') = '' then
         raise exception 'consumer name must not be empty' using errcode = '22023';
+    elsif octet_length(consumer) > 2000 then -- what the index can hold
+        raise exception 'consumer name too long: % bytes (max 2000)', octet_length(consumer) using errcode = '22023';
     end if;
     select n.co_id into id from pgque.consumer n where n.co_name = consumer;
     if not found then

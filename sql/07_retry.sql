@@ -69,7 +69,7 @@ begin
             using errcode = 'PQ004', hint = 'nack takes a message of the batch that is open.';
     end if;
     if e.ev_retry < (select q.queue_max_retries from pgque.queue q where q.queue_id = s.sub_queue) then
-        perform pgque._retry(e, clock_timestamp() + coalesce(retry_after, interval '60 seconds'));
+        perform pgque._retry(e, pgque._from_now(coalesce(retry_after, interval '60 seconds')));
     else
         perform pgque._bury(e, coalesce(reason, format('failed after %s retries', e.ev_retry)));
     end if;
@@ -105,7 +105,7 @@ declare
     c pgque.cursor := pgque._need_batch(batch_id, true);
     s pgque.subscriber;
     max_retries int;
-    retry_at timestamptz := clock_timestamp() + coalesce(retry_after, interval '60 seconds');
+    retry_at timestamptz := pgque._from_now(coalesce(retry_after, interval '60 seconds'));
     done bigint[];
     missing bigint;
 begin
@@ -160,7 +160,7 @@ begin
     if coalesce(cardinality(done), 0) < (select count(distinct w) from unnest(msg_ids) w) then
         select w into missing from unnest(msg_ids) w where w <> all (coalesce(done, '{}')) limit 1;
     end if;
-    if missing is not null or array_position(msg_ids, null) is not null then
+    if missing is not null or exists (select from unnest(msg_ids) w where w is null) then
         raise exception 'msg_id % not found in batch %', coalesce(missing::text, '<NULL>'), batch_id
             using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
     end if;
@@ -265,7 +265,7 @@ declare
     is_beginning boolean;
     put_back int;
 begin
-    if msg_ids is null or array_position(msg_ids, null) is not null then
+    if msg_ids is null or exists (select from unnest(msg_ids) w where w is null) then
         raise exception 'msg_ids must not be null' using errcode = '22023';
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;

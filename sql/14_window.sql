@@ -21,7 +21,7 @@ begin
     from pgque.tick k
     where k.tick_queue = queue_id
         and k.tick_id > start.tick_id
-        and (min_lag is null or k.tick_time <= clock_timestamp() - min_lag)
+        and (min_lag is null or k.tick_time <= pgque._ago(min_lag))
         and (
             (min_count is null and min_interval is null)
             or k.tick_event_seq - start.tick_event_seq >= min_count
@@ -98,6 +98,10 @@ declare
 begin
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
     return query select * from pgque._events(pgque._batch_span(c, s));
+exception
+    when undefined_table or undefined_function then
+        perform pgque._need_batch(batch_id, false); -- nobody was locked: the queue may have been dropped meanwhile
+        raise;
 end
 $$;
 comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from tests.fix_engine import LONG, Connection, value
@@ -15,13 +16,13 @@ Figures = dict[str, "int | float | Figures"]
 
 
 def record(conn: Connection, room: str, part: str, tests: str, figures: Figures) -> None:
-    """Add figures to this run's in docs/reliability/<room>.json; those of earlier runs go."""
+    """Add figures to this run's in docs/reliability/<room>.json; those of an earlier run go."""
     if not RECORD:
         return
     version = str(value(conn, "show server_version")).split()[0]
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{room}.json"
-    with (FOLDER / f".{room}.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"pgque-{room}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         runs = json.loads(path.read_text()) if path.exists() else {}
         key = f"{part}, PostgreSQL {version.partition('.')[0]}"

@@ -561,6 +561,8 @@ def test_nack_many_is_all_or_none(
             client.nack_many(batch_id, messages, 0, reasons)
     with pytest.raises(pgque.PgqueInvalidArgument, match="retry_after must be"):
         client.nack_many(a.batch_id, [a], float("nan"))
+    with pytest.raises(pgque.PgqueInvalidArgument, match="reason must be a str"):
+        client.nack(a.batch_id, a, reason=ValueError("boom"))
     assert client.conn.execute("select count(*) from pgque.retry_queue").fetchone() == (0,)
 
 

@@ -547,3 +547,12 @@ def test_p1_history_ends_where_rotation_has_truncated(autoconn, queue, consumer)
     assert rotate_ledger(autoconn)
     value(autoconn, "select pgque.seek(%s, %s, %s)", queue, consumer, history)
     assert payloads(drain(autoconn, queue, consumer)) == kept
+
+
+def test_p10_a_consumer_name_that_no_index_can_hold_is_refused(autoconn, queue):
+    with refused("22023", "consumer name too long: 2001 bytes (max 2000)"):
+        value(autoconn, "select pgque.subscribe(%s, repeat('x', 2001))", queue)
+    with refused("22023", "consumer name too long"):
+        value(autoconn, "select pgque.register_subconsumer(%s, 'g', repeat('x', 2000))", queue)
+    long_name = "".join(chr(33 + n * 7919 % 90) for n in range(2000))
+    assert value(autoconn, "select pgque.subscribe(%s, %s)", queue, long_name) == 1

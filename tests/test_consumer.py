@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 
@@ -615,8 +616,13 @@ def test_start_raises_where_no_server_answers():
     [
         ({"dead_interval": 3}, "needs subconsumer"),
         ({"unknown_handler_policy": "drop"}, "'nack' or 'ack'"),
-        ({"max_messages": 0}, "at least 1"),
+        ({"max_messages": 0}, "from 1 to"),
+        ({"max_messages": 2**31}, "from 1 to"),
+        ({"max_messages": None}, "from 1 to"),
         ({"poll_interval": 0}, "above 0"),
+        ({"poll_interval": math.nan}, "above 0"),
+        ({"poll_interval": math.inf}, "above 0"),
+        ({"poll_interval": None}, "above 0"),
     ],
 )
 def test_bad_arguments_are_value_errors(new, options, text):

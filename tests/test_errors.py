@@ -38,6 +38,7 @@ SQLSTATES = {
     "40001": errors.PgqueRetryable,
     "40P01": errors.PgqueRetryable,
     "42501": errors.PgquePermissionDenied,
+    "42846": errors.PgqueInvalidArgument,
     "53300": errors.PgqueConnectionError,
     "55P03": errors.PgqueBusy,
     "57014": PgqueError,

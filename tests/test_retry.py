@@ -14,6 +14,7 @@ from tests.fix_engine import (
     nack,
     payloads,
     receive,
+    receive_coop,
     refused,
     rotate,
     send,
@@ -565,3 +566,32 @@ def test_p10_only_messages_of_the_batch_can_be_nacked_however_large_the_window(
     with refused("PQ004", "event not found"):
         autoconn.execute("select pgque.event_retry(%s, %s, 0)", [batch[0].batch_id, sent[2]])
     assert nack(autoconn, batch[9]) == 1
+
+
+@pytest.mark.parametrize("call", ["ack_part", "nack_many"])
+def test_ids_in_an_array_of_several_dimensions_are_ids_all_the_same(
+    autoconn, queue, consumer, call
+):
+    """Not an error of PostgreSQL's that names neither batch nor parameter."""
+    sent = send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    query = f"select pgque.{call}(%s, %s::bigint[])"
+    both = value(autoconn, query, batch[0].batch_id, [[sent[0]], [sent[1]]])
+    assert both == {"ack_part": 1, "nack_many": 2}[call]
+
+
+@pytest.mark.parametrize("span", ["178000000 years", "-178000000 years"])
+def test_an_interval_beyond_all_times_means_never_or_at_once(autoconn, queue, consumer, span):
+    sent = send_many(autoconn, queue, 2)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    nack(autoconn, batch[0], span)
+    query = "select pgque.nack_many(%s, %s, %s::interval)"
+    assert value(autoconn, query, batch[0].batch_id, [sent[1]], span) == 1
+    times = column(autoconn, "select ev_retry_after::text from pgque.retry_queue")
+    assert times == ["-infinity" if span.startswith("-") else "infinity"] * 2
+    value(autoconn, "select pgque.subscribe_subconsumer(%s, 'g', 'm')", queue)
+    value(autoconn, "select pgque.next_batch_custom(%s, 'g', 'm', %s, 1, '0')", queue, span)
+    value(autoconn, "select pgque.dlq_purge(%s, %s)", queue, span)
+    assert receive_coop(autoconn, queue, "g", "m", 1, "178000000 years") == []

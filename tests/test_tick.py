@@ -376,3 +376,10 @@ def test_p1_a_late_commit_is_seen_whatever_the_ticking_transaction_did_before(
     late.commit()
     assert value(autoconn, "select pgque.ticker()") == 1
     assert [m.payload for m in receive(autoconn, queue, consumer)] == ["lone"]
+
+
+def test_p10_an_external_tick_at_no_finite_time_is_refused(autoconn, queue):
+    """Before PostgreSQL 17 whoever looked at the queue's lag would have failed on it."""
+    configure(autoconn, queue, external_ticker=True)
+    with refused("22023", "orig_timestamp must be finite"):
+        autoconn.execute("select pgque.ticker(%s, 10, 'infinity', 10)", [queue])

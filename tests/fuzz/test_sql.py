@@ -1,0 +1,149 @@
+"""Every SQL function with bad input: success or a named error, and nothing half done (P10)."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fix_engine import LONG, Connection, value
+from tests.fuzz.values import by_type
+from tests.races import situation
+from tests.races.calls import CALLS, NOT_CALLED
+from tests.recording import record
+
+EXAMPLES = 150 if LONG else 20
+DIGEST = (Path(__file__).parent / "fuzz.sql").read_text()
+
+TRIGGERS = {"jsontriga()", "logutriga()", "sqltriga()"}
+"""PostgreSQL refuses to call them; their arguments are in tests/test_capture.py."""
+
+ALLOWED = {
+    "22023": "a bad argument, as the contract says",
+    "55P03": "receive_merged does not wait; nobody holds anything here, but it may say so",
+}
+"""What may be raised beside the class PQ, with the reason."""
+
+SQL_OF_THE_CALLER = {
+    "get_batch_cursor(bigint,text,integer)": {"42": "a cursor of that name is open"},
+    "get_batch_cursor(bigint,text,integer,text)": {
+        "42": "extra_where is SQL of the admin's: it names what is not there, or no condition",
+        "22": "extra_where is SQL of the admin's: a value that does not fit",
+    },
+}
+"""Classes of SQLSTATE that the one function that takes SQL may raise as well."""
+
+ARGUMENTS = """
+    select format_type(t, null), p.proargnames[n]
+    from pg_proc p, unnest(p.proargtypes) with ordinality as a (t, n)
+    where p.oid = ('pgque.' || replace(%s, 'withtimezone', ' with time zone'))::regprocedure
+    order by n
+"""
+
+
+@pytest.fixture(scope="module")
+def world(shared: Connection) -> dict[str, Any]:
+    """The situation of tests/races, and what is alive in it by type."""
+    shared.execute(situation.SCHEMA)
+    shared.execute(DIGEST)
+    facts = situation.prepare(shared)
+    return {
+        "names": {
+            "queue": ["q", "q", "q", "x"],
+            "queue_name": ["q", "q", "q", "x"],
+            "consumer": ["c", "i", "g"],
+            "subconsumer": ["a", "b"],
+            "batch_id": [facts["c_batch"], facts["a_batch"]],
+            "event_id": [*facts["c_events"], *facts["a_events"]],
+        },
+        "text": ["q", "x", "c", "i", "g", "a", "b", "max_retries", "rotation_period"],
+        "bigint": [
+            facts["c_batch"],
+            facts["a_batch"],
+            facts["dead"],
+            facts["tick"],
+            *facts["c_events"],
+            *facts["a_events"],
+        ],
+        "bigint[]": [facts["c_events"], facts["c_events"] * 2],
+        "integer": [0, 1, 5],
+        "interval": ["0", "1 hour"],
+    }
+
+
+def mostly(
+    world: dict[str, Any], name: str, strategy: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
+    """What is there, nine times of ten: else no call would come further than the queue's name."""
+    there = world["names"].get(name)
+    if there is None:
+        return strategy
+    return st.integers(0, 9).flatmap(lambda n: strategy if n == 0 else st.sampled_from(there))
+
+
+def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple[Any, ...]) -> str:
+    """Call a function in a transaction that is undone; return the SQLSTATE, or none."""
+    casts = ", ".join(f"%s::{name}" for name in types)
+    query = f"select * from pgque.{signature.partition('(')[0]}({casts})"
+    conn.execute("begin")
+    try:
+        conn.execute(query.encode(), arguments or None)
+        assert situation.faults(conn) == []
+        return ""
+    except psycopg.Error as error:
+        state = error.sqlstate
+        assert state is not None, f"{error!r}: the connection broke"
+        own = SQL_OF_THE_CALLER.get(signature, {})
+        assert state.startswith(("PQ", *own)) or state in ALLOWED, f"{state}: {error}"
+        return state
+    finally:
+        conn.execute("rollback")
+
+
+@pytest.mark.parametrize("signature", sorted(CALLS.keys() - NOT_CALLED.keys() - TRIGGERS))
+def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signature):
+    began = time.monotonic()
+    parameters = shared.execute(ARGUMENTS, [signature]).fetchall()
+    types = [name for name, _ in parameters]
+    strategies = by_type(world, endless=shared.info.server_version >= 170000)
+    outcomes: Counter[str] = Counter()
+    before = value(shared, "select races.digest()")
+
+    @settings(
+        max_examples=EXAMPLES if types else 1,
+        database=None,
+        derandomize=not LONG,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.tuples(*(mostly(world, name, strategies[kind]) for kind, name in parameters)))
+    def call(arguments: tuple[Any, ...]) -> None:
+        state = attempt(shared, signature, types, arguments)
+        outcomes[state or "success"] += 1
+        if state:
+            assert value(shared, "select races.digest()") == before, "half a change"
+
+    call()
+    assert value(shared, "select races.digest()") == before
+    assert (
+        value(
+            shared,
+            "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()",
+        )
+        == 0
+    )
+    record(
+        shared,
+        "fuzz",
+        "SQL functions",
+        "tests/fuzz/test_sql.py",
+        {
+            "functions": 1,
+            "calls": outcomes.total(),
+            "outcomes": dict(outcomes),
+            "seconds": time.monotonic() - began,
+        },
+    )

@@ -1,0 +1,182 @@
+"""The locks that calls take, one after the other: seen by holding each of them in turn.
+
+A call that waits for one lock has taken those that come before it. What it holds then is read from
+pg_locks; locks of rows are found by trying to lock them, and keys that were written and not
+committed by trying to write them.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.fix_engine import Connection, column, value
+from tests.races.asking import Asked
+
+SCHEMA = (Path(__file__).parent / "locks.sql").read_text()
+
+ROW_MODES = ("FOR KEY SHARE", "FOR SHARE", "FOR NO KEY UPDATE", "FOR UPDATE")
+TUPLE_LOCKS = dict(
+    zip(
+        ("AccessShareLock", "RowShareLock", "ExclusiveLock", "AccessExclusiveLock"),
+        ROW_MODES,
+        strict=True,
+    )
+)
+"""What waiting for a row looks like in pg_locks."""
+
+# From the documentation: the modes of a table's lock, each with those that it shuts out.
+TABLE_CONFLICTS = {
+    "AccessShareLock": {"AccessExclusiveLock"},
+    "RowShareLock": {"ExclusiveLock", "AccessExclusiveLock"},
+    "RowExclusiveLock": {
+        "ShareLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    },
+    "ShareUpdateExclusiveLock": {
+        "ShareUpdateExclusiveLock",
+        "ShareLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    },
+}
+STRONG_TABLE_LOCKS = {"ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"}
+
+
+class Lock(NamedTuple):
+    """One thing and how it is locked."""
+
+    name: str
+    mode: str
+
+    def shuts_out(self, other: "Lock") -> bool:
+        if self.name != other.name:
+            return False
+        if self.mode in ROW_MODES:
+            return ROW_MODES.index(self.mode) + ROW_MODES.index(other.mode) >= len(ROW_MODES) - 1
+        if self.mode == "key":
+            return True
+        for one, two in ((self.mode, other.mode), (other.mode, self.mode)):
+            if one in TABLE_CONFLICTS:
+                return two in TABLE_CONFLICTS[one]
+        # Of the rest two ShareLocks alone go together.
+        return not self.mode == other.mode == "ShareLock"
+
+
+class Point(NamedTuple):
+    """A lock for the third connection to hold: of what, and how it is taken."""
+
+    name: str
+    statement: str
+
+
+class Waiting(NamedTuple):
+    """Where a call waits: for this lock, holding those."""
+
+    call: str
+    wanted: Lock
+    held: frozenset[Lock]
+
+
+HELD = """
+    select granted, mode, case
+        when l.locktype = 'advisory' then 'advisory ' || l.classid || ':' || l.objid
+        when l.locktype = 'tuple' then 'tuple'
+        when l.locktype = 'object' then 'function ' || l.objid::regproc
+        else l.relation::regclass::text
+    end
+    from pg_locks l
+    left join pg_class c on c.oid = l.relation
+    where l.pid = %s
+        and (
+            l.locktype in ('advisory', 'tuple')
+            or (l.locktype = 'object' and l.classid = 'pg_proc'::regclass)
+            or (l.locktype = 'relation' and c.relnamespace = 'pgque'::regnamespace
+                and c.relkind in ('r', 'S'))
+        )
+"""
+
+
+def points(conn: Connection) -> list[Point]:
+    """Every lock for which a call might wait, each in its strongest and its weakest mode."""
+    found = [
+        Point(name, f"select from {table} where {where} {mode}")
+        for name, table, where in _rows(conn)
+        for mode in ("for update", "for key share")
+    ]
+    found += [
+        Point(name, f"delete from {table} where {where}")
+        for name, table, where in _rows(conn)
+        if name.startswith(("retry", "dead")) or name in ("subscriber i", "subscriber g.b")
+    ]
+    there = {name for name, _, _ in _rows(conn)}
+    found += [
+        Point(name, statement)
+        for name, statement in conn.execute("select name, statement from races.keys")
+        if name not in there
+    ]
+    tables = column(
+        conn,
+        "select oid::regclass::text from pg_class where relnamespace = 'pgque'::regnamespace "
+        "and relkind = 'r' and relname ~ '^(event_|tick_|cursor_)'",
+    )
+    for table in tables:
+        found += [
+            Point(table, f"lock table {table} in {mode} mode")
+            for mode in ("access exclusive", "access share")
+        ]
+    for sequence in column(conn, "select queue_event_seq from pgque.queue"):
+        found += [
+            Point(sequence, f"alter sequence {sequence} no cycle"),
+            Point(sequence, f"select nextval('{sequence}')"),
+        ]
+    keys = [(1885827448, 0), (1885827448, 1)]
+    for queue_id, hashed in conn.execute("select queue_id, hashtext(queue_name) from pgque.queue"):
+        keys += [(1885827446, queue_id), (1885827449, hashed)]
+    keys += [(1885827449, value(conn, "select hashtext('new')"))]
+    for high, low in keys:
+        name = f"advisory {high}:{low % 2**32}"
+        found += [
+            Point(name, f"select pg_advisory_xact_lock{how}({high}, {low})")
+            for how in ("", "_shared")
+        ]
+    return found
+
+
+def _rows(conn: Connection) -> list[tuple[str, str, str]]:
+    """Rows that are locked by somebody: a name, the table, the condition."""
+    rows = [("config", "pgque.config", "true")]
+    rows += [
+        (f"queue {name}", "pgque.queue", f"queue_id = {number}")
+        for name, number in conn.execute("select queue_name, queue_id from pgque.queue")
+    ]
+    rows += [
+        (f"subscriber {name}", "pgque.subscriber", f"sub_id = {number}")
+        for name, number in conn.execute(
+            "select co_name, sub_id from pgque.subscriber "
+            "join pgque.consumer on co_id = sub_consumer"
+        )
+    ]
+    for number in column(conn, "select ev_id from pgque.retry_queue"):
+        rows.append((f"retry {number}", "pgque.retry_queue", f"ev_id = {number}"))
+    for number in column(conn, "select ev_id from pgque.dead_letter"):
+        rows.append((f"dead letter {number}", "pgque.dead_letter", f"ev_id = {number}"))
+    return rows
+
+
+def look(conn: Connection, asked: Asked, call: str, point: Point) -> Waiting | None:
+    """Where a call waits now, at the point that is held; None if it does not wait any more."""
+    locks = conn.execute(HELD, [asked.pid]).fetchall()
+    held = {Lock(name, mode) for granted, mode, name in locks if granted and name != "tuple"}
+    wanted = [Lock(name, mode) for granted, mode, name in locks if not granted]
+    row = [TUPLE_LOCKS[mode] for granted, mode, name in locks if granted and name == "tuple"]
+    if not wanted:
+        wanted = [Lock(point.name, row[0]) if row else Lock(f"key {point.name}", "key")]
+    rows = conn.execute("select name, mode from races.held_rows()")
+    held |= {Lock(*found) for found in rows if found[0] != point.name}
+    keys = column(conn, "select * from races.held_keys(%s)", point.name)
+    held |= {Lock(f"key {name}", "key") for name in keys}
+    if not asked.waits_for():
+        return None
+    return Waiting(call, wanted[0], frozenset(held))

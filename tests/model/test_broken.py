@@ -1,0 +1,44 @@
+"""The machine can see: it finds every broken variant of the engine."""
+
+import hypothesis
+import pytest
+
+from tests.fix_database import Databases
+from tests.model.broken import VARIANTS, Variant, make_broken
+from tests.model.machine import NO_SHRINKING, run
+from tests.model.record import command, record
+from tests.model.world import World
+
+EXAMPLES = 300
+STEPS = 60
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_machine_finds(dsn: str, name: str) -> None:
+    make_broken(dsn, VARIANTS[name])
+    world = World(dsn)
+    try:
+        with pytest.raises((AssertionError, hypothesis.errors.Flaky)) as found:
+            run(world, EXAMPLES, STEPS, phases=NO_SHRINKING)
+        figures = {
+            "command": command("test_broken.py"),
+            "examples": world.examples,
+            "steps": world.steps,
+            "found": said(found.value),
+        }
+        record(world.control, "variants", name, figures)
+    finally:
+        world.close()
+
+
+def said(error: BaseException) -> str:
+    """What the machine has seen; where it did not see it twice, what it saw first."""
+    inner = getattr(error, "exceptions", None)
+    return said(inner[0]) if inner else str(error).splitlines()[0]
+
+
+def test_a_variant_whose_text_is_gone_is_not_passed_over(
+    databases: Databases, template: str, dsn: str
+) -> None:
+    with pytest.raises(AssertionError, match="has not this once any more"):
+        make_broken(dsn, Variant("_take_tick", (("what is not there", ""),)))

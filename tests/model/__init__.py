@@ -2,4 +2,20 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.model")
+# What an assertion compared is said there too, and not in tests alone.
+pytest.register_assert_rewrite(
+    *(
+        f"tests.model.{module}"
+        for module in (
+            "base",
+            "broken",
+            "consuming",
+            "finishing",
+            "machine",
+            "model",
+            "producing",
+            "sharing",
+            "ticking",
+        )
+    )
+)

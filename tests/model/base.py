@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import hypothesis.strategies as st
+import psycopg
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.fix_engine import Connection, Message, receive, receive_coop, tick, value
@@ -102,10 +103,9 @@ class Base(RuleBasedStateMachine):
     # What is done seldom
 
     def choose(self, kind: str, data: st.DataObject) -> None:
-        possible = [choice for choice in CHOICES[kind] if choice[1] is None or choice[1](self)]
-        if possible:
-            name, _, arguments = data.draw(st.sampled_from(possible), label=kind)
-            drawn = data.draw(st.fixed_dictionaries(arguments), label=name)
+        name, when, arguments = data.draw(st.sampled_from(CHOICES[kind]), label=kind)
+        drawn = data.draw(st.fixed_dictionaries(arguments), label=name)
+        if when is None or when(self):
             getattr(self, name)(**drawn)
 
     @rule(data=st.data())
@@ -210,7 +210,10 @@ class Base(RuleBasedStateMachine):
         if thread is None or self.world.still_waits():
             return
         self.world.blocked = None
-        tick_id = thread.outcome()
+        try:
+            tick_id = thread.outcome()
+        except psycopg.Error as error:
+            raise AssertionError(f"a ticker that waited could not tick: {error}") from error
         if tick_id is None:
             self.must_not_be_due(self.model.ticks[-1])
         else:

@@ -4,7 +4,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import rule, run_state_machine_as_test
 
 from tests.fix_engine import value
 from tests.model.base import seldom
@@ -82,9 +82,10 @@ class Machine(Ticking, Sharing):
         free = [n for n in range(PRODUCERS) if n not in self.open] or [number]
         self.send_one(free[number % len(free)], "text")
 
-    @precondition(lambda self: self.open)
     @rule(number=producers, form=st.sampled_from(["text", "extras"]))
     def send_inside(self, number: int, form: str) -> None:
+        if not self.open:
+            return
         self.send_one(self.one_open(number), form)
 
     @rule(number=workers, name=st.sampled_from(["c", "d"]), limit=limits)
@@ -97,14 +98,16 @@ class Machine(Ticking, Sharing):
         self.tick_once_more()
         self.share_and_ack(number, member, limit, "0" if limit == 2 else None, None, "none")
 
-    @precondition(lambda self: self.model.due())
     @rule()
     def put_back_once_more(self) -> None:
+        if not self.model.due():
+            return
         self.put_back()
 
-    @precondition(lambda self: self.open and self.model.due())
     @rule(number=producers)
     def put_back_inside_once_more(self, number: int) -> None:
+        if not self.open or not self.model.due():
+            return
         self.put_back_inside(number)
 
     @rule()

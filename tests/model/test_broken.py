@@ -9,8 +9,8 @@ from tests.model.machine import NO_SHRINKING, run
 from tests.model.record import command, record
 from tests.model.world import World
 
-EXAMPLES = 300
-STEPS = 60
+EXAMPLES = 200
+STEPS = 120
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -16,8 +16,8 @@ from tests.model.record import command, record
 from tests.model.world import World
 
 SECONDS = 600 if LONG else 0
-EXAMPLES = 50
-STEPS = 80
+EXAMPLES = 35
+STEPS = 120
 
 
 @pytest.fixture

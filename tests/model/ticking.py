@@ -1,7 +1,7 @@
 """Tickers and maintenance: from several connections, and inside of transactions that stay open."""
 
 import hypothesis.strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import rule
 
 from tests.fix_engine import Connection, tick, value
 from tests.model.base import seldom
@@ -78,10 +78,11 @@ class Ticking(Producing):
                 self.must_not_be_due(last)
                 self.set_back("ticker_max_lag", "ticker_paused", "external_ticker")
 
-    @precondition(lambda self: self.open)
     @rule(number=producers, form=forms)
     def tick_inside(self, number: int, form: str) -> None:
         """A tick in a producer's transaction: seen when that commits, and blind to its events."""
+        if not self.open:
+            return
         number = self.one_open(number)
         conn = self.producer(number)
         own = self.open[number]
@@ -115,11 +116,14 @@ class Ticking(Producing):
         elif not self.lock_may_be_held(own):
             self.must_not_be_due(last)
 
-    @precondition(lambda self: not self.world.blocked and self.lock_may_be_held())
-    @rule()
-    def ticker_waits(self) -> None:
+    @rule(number=producers)
+    def ticker_waits(self, number: int) -> None:
         """A ticker that waits for another's lock sees what is committed when it has it."""
-        if not self.refuses_ticks():
+        if not self.open or self.world.blocked:
+            return
+        if not self.lock_may_be_held():
+            self.tick_inside(number, "one")
+        if self.lock_may_be_held() and not self.refuses_ticks():
             self.world.wait_with(lambda conn: tick(conn, self.queue))
 
     @seldom("maintain", older_name=st.booleans())

@@ -1,6 +1,5 @@
 """What all rules share: the queue, its model, what is open, and what holds after every step."""
 
-import contextlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -240,12 +239,13 @@ class Base(RuleBasedStateMachine):
             self.world.workers[number].execute("rollback")
             self.lose_work(number)
         for number, transaction in self.open.items():
-            with contextlib.closing(self.world.producers[number].execute("commit")):
-                self.model.commit(transaction.items, transaction.number)
+            self.world.producers[number].execute("commit")
+            self.model.commit(transaction.items, transaction.number)
+            self.settle_waiting_ticker()
         for gid, transaction in self.prepared:
             self.control.execute(f"commit prepared '{gid}'".encode())
             self.model.commit(transaction.items, transaction.number)
-        self.settle_waiting_ticker()
+            self.settle_waiting_ticker()
         for param in ("ticker_paused", "external_ticker", "disable_insert", "ticker_max_lag"):
             self.configure(param, None)
         self.take_all()

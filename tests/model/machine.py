@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import hypothesis
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -178,9 +179,13 @@ class Machine(Ticking, Sharing):
         self.model.dead.clear()
 
 
-def run(world: World, examples: int, steps: int, **options: Any) -> None:
+def run(
+    world: World, examples: int, steps: int, *, seed: int | None = None, **options: Any
+) -> None:
     """Run the machine on a database; raise what it finds."""
     machine = type("Machine", (Machine,), {"world": world})
+    if seed is not None:
+        machine = hypothesis.seed(seed)(machine)
     run_state_machine_as_test(
         machine,
         settings=settings(

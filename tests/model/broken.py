@@ -128,6 +128,15 @@ VARIANTS = {
 }
 
 
+# What needs many things to come together is looked for with PGQUE_LONG=1 only.
+RARE = {
+    "a rotation that forgets late transactions",
+    "a rotation that forgets what was put back late",
+    "a rotation of the ledger that forgets the ends of open windows",
+    "a tick that does not know of the youngest transactions",
+}
+
+
 def make_broken(dsn: str, variant: Variant) -> None:
     """Put the mistakes of a variant into the engine of a database."""
     with psycopg.connect(dsn, autocommit=True) as conn:

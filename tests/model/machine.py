@@ -11,7 +11,7 @@ from tests.fix_engine import value
 from tests.model.base import seldom
 from tests.model.consuming import limits, workers
 from tests.model.parts import Entry, Event
-from tests.model.producing import producers
+from tests.model.producing import READ_COMMITTED, producers
 from tests.model.sharing import GROUP, Sharing
 from tests.model.ticking import Ticking
 from tests.model.world import PRODUCERS, World
@@ -100,6 +100,16 @@ class Machine(Ticking, Sharing):
         self.share_and_ack(number, member, limit, "0" if limit == 2 else None, None, "none")
 
     @rule()
+    def everybody_catches_up(self) -> None:
+        """Only then can a rotation empty anything."""
+        for _ in list(self.works):
+            self.commit_work(0)
+        self.tick_once_more()
+        for reader in self.model.readers.values():
+            while self.take_next(reader):
+                pass
+
+    @rule()
     def put_back_once_more(self) -> None:
         if not self.model.due():
             return
@@ -110,6 +120,29 @@ class Machine(Ticking, Sharing):
         if not self.open or not self.model.due():
             return
         self.put_back_inside(number)
+
+    @rule(number=producers, at_once=st.booleans())
+    def retries_that_commit_late(self, number: int, at_once: bool) -> None:
+        """Everybody is past the tick that could not see them when they commit."""
+        if number in self.open or not self.model.due():
+            return
+        self.begin(number, READ_COMMITTED, "nothing")
+        self.put_back_inside(number)
+        self.send_alone(number + 1)
+        self.everybody_catches_up()
+        if at_once:
+            self.commit(sorted(self.open).index(number))
+            self.rotate(3)
+
+    @rule(number=workers, other=workers, name=st.sampled_from(["c", "d"]), limit=limits)
+    def overtaken(self, number: int, other: int, name: str, limit: int) -> None:
+        """A transaction asks for a batch that another has acked since its snapshot was taken."""
+        if number == other or number in self.works or other in self.works:
+            return
+        self.received(other, name, limit, False)
+        self.begin_work(number, "repeatable read", True)
+        self.consume(other, name, limit, False, None, "none")
+        self.received(number, name, limit, False)
 
     @rule()
     def rotate_once_more(self) -> None:

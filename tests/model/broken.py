@@ -1,0 +1,148 @@
+"""Broken engines: each has one function with one mistake in it, such as somebody could make.
+
+The machine must find each of them. A text that is no longer in its function fails loudly.
+"""
+
+from typing import NamedTuple
+
+import psycopg
+
+from tests.fix_engine import value
+
+
+class Variant(NamedTuple):
+    """Mistakes in one function: pairs of what is there and what is put in its place."""
+
+    function: str
+    changes: tuple[tuple[str, str], ...]
+
+
+TICK_LOCK = "    perform pg_advisory_xact_lock(1885827446, q.queue_id);\n"
+TAKE_SNAPSHOT = "    snap := pgque._snapshot();\n"
+
+VARIANTS = {
+    "a ticker without its lock": Variant("_take_tick", ((TICK_LOCK, ""),)),
+    "a ticker that reads its snapshot before it has the lock": Variant(
+        "_take_tick", ((TAKE_SNAPSHOT, ""), (TICK_LOCK, TAKE_SNAPSHOT + TICK_LOCK))
+    ),
+    "a tick that believes to see its own transaction": Variant(
+        "_snapshot", ((" union all select pg_current_xact_id()", ""),)
+    ),
+    "a tick that does not know of the youngest transactions": Variant(
+        "_snapshot", (("if after_xmax = xmax then", "if true then"),)
+    ),
+    "a tick that does not wait for late commits": Variant(
+        "_next_tick", (("where not pg_visible_in_snapshot(txid, snap)", "where false"),)
+    ),
+    "a batch that reads the current child only": Variant(
+        "_span_arms",
+        (
+            (
+                "from %s e where {of_owner} '\n            'and (e.ev_txid",
+                "from %s e where e.tableoid = (select (q.queue_data_pfx || ''_'' || "
+                "q.queue_cur_table)::regclass from pgque.queue q where q.queue_id = s.queue_id) "
+                "and {of_owner} '\n            'and (e.ev_txid",
+            ),
+        ),
+    ),
+    "a batch without late transactions": Variant(
+        "_late", (("where pg_visible_in_snapshot(txid, later)", "where false"),)
+    ),
+    "an ack without a fence": Variant(
+        "_find_batch", (("if c.cur_batch = batch_id then", "if c.cur_sub is not null then"),)
+    ),
+    "an ack that does not move behind a part of a window": Variant(
+        "_finish_batch", (("c.cur_place := c.cur_upto;", "null;"),)
+    ),
+    "an ack of a part that finishes the whole window": Variant(
+        "_finish_batch",
+        (("if not pgque._same_place(c.cur_upto, c.cur_end) then", "if false then"),),
+    ),
+    "a batch that keeps its id when it grows": Variant(
+        "_open_batch",
+        (
+            (
+                "span.batch_id := nextval('pgque.batch_id_seq');",
+                "span.batch_id := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));",
+            ),
+        ),
+    ),
+    "a position as it was at an old snapshot": Variant(
+        "_lock_position", (("            c := pgque._move(c);\n", "            null;\n"),)
+    ),
+    "a rotation that does not wait for the slowest consumer": Variant(
+        "_log_has_unseen",
+        (
+            (
+                "            where s.sub_queue = $1\n            union",
+                "            where false\n            union",
+            ),
+        ),
+    ),
+    "a rotation that forgets late transactions": Variant(
+        "_log_has_unseen",
+        (
+            (
+                " and e.ev_txid = txid\n                        and e.ev_id > t.tick_floor",
+                " and false",
+            ),
+        ),
+    ),
+    "a rotation that forgets what was put back late": Variant(
+        "_log_has_unseen",
+        (
+            (
+                "e.ev_owner = s.sub_id\n                        and e.ev_txid = txid",
+                "false",
+            ),
+        ),
+    ),
+    "a rotation of the ledger that forgets the ends of open windows": Variant(
+        "_copy_ledger",
+        (("select sub_queue, cur_next_tick from stands", "select null::int, null::bigint"),),
+    ),
+    "a nack that never stops": Variant(
+        "nack", (("if e.ev_retry < (", "if true or e.ev_retry < ("),)
+    ),
+    "a nack of many that never stops": Variant(
+        "nack_many",
+        (
+            ("where ev_retry < max_retries", "where true"),
+            ("where ev_retry >= max_retries\n            and", "where false and"),
+        ),
+    ),
+    "a retry that goes to everybody": Variant(
+        "_append_retries",
+        (("select ev_id, ev_time, $2, ev_owner,", "select ev_id, ev_time, $2, null,"),),
+    ),
+    "a takeover that leaves the old batch open": Variant(
+        "_take_over", (("perform pgque._move(dead);", "null;"),)
+    ),
+    "a takeover that leaves the old id valid": Variant(
+        "_take_over", (("dead.cur_batch := null;", "null;"),)
+    ),
+    "a member that gives away what it holds when it leaves": Variant(
+        "unregister_subconsumer",
+        (("if c.cur_next_tick is not null and batch_handling = 0 then", "if false then"),),
+    ),
+}
+
+
+# What needs many things to come together is looked for with PGQUE_LONG=1 only.
+RARE = {
+    "a rotation that forgets late transactions",
+    "a rotation that forgets what was put back late",
+    "a rotation of the ledger that forgets the ends of open windows",
+    "a tick that does not know of the youngest transactions",
+}
+
+
+def make_broken(dsn: str, variant: Variant) -> None:
+    """Put the mistakes of a variant into the engine of a database."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        name = f"pgque.{variant.function}"
+        text = value(conn, "select pg_get_functiondef(%s::regproc)", name)
+        for right, wrong in variant.changes:
+            assert text.count(right) == 1, f"{name} has not this once any more: {right}"
+            text = text.replace(right, wrong)
+        conn.execute(text.encode())

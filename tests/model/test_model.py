@@ -1,0 +1,51 @@
+"""A state machine tries to break P1 to P6, P9 and P10, on real connections, and does not.
+
+A failure prints the steps that lead to it, as few as it could find, and how to repeat them.
+PGQUE_LONG=1 goes on for ten minutes.
+"""
+
+import faulthandler
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fix_engine import LONG
+from tests.model.machine import run
+from tests.model.record import command, record
+from tests.model.world import World
+
+SECONDS = 600 if LONG else 0
+EXAMPLES = 35
+STEPS = 120
+
+
+@pytest.fixture
+def world(dsn: str) -> Iterator[World]:
+    # To find the fewest steps that fail takes longer than a test may; no call waits for ever here.
+    faulthandler.cancel_dump_traceback_later()
+    world = World(dsn)
+    yield world
+    world.close()
+
+
+def test_p1_p2_p3_p4_p5_p6_p9_p10_hold_whatever_happens_in_whatever_order(world: World) -> None:
+    start = time.monotonic()
+    failures = 0
+    try:
+        while True:
+            run(world, EXAMPLES, STEPS)
+            if time.monotonic() - start >= SECONDS:
+                break
+    except BaseException:
+        failures = 1
+        raise
+    finally:
+        figures = {
+            "command": command("test_model.py"),
+            "seconds": round(time.monotonic() - start),
+            "examples": world.examples,
+            "steps": world.steps,
+            "failures": failures,
+        }
+        record(world.control, "machine", None, figures)

@@ -134,14 +134,16 @@ def arguments_of(
 ) -> st.SearchStrategy[dict[str, Any]]:
     """Arguments by name; those that have a default may be left out, any may be of a wrong type.
 
-    Except a message, of which attributes are read: that is Python's own AttributeError.
+    Except messages and lists of reasons: what is neither is Python's own error.
     """
     required, optional = {}, {}
     for name, parameter in signature.parameters.items():
         if name == "self":
             continue
         part = mostly({"names": live}, name, known[name]) if name in live else known[name]
-        part = part if name in ("msg", "messages", *live) else st.one_of(*[part] * 6, odd)
+        part = (
+            part if name in ("msg", "messages", "reasons", *live) else st.one_of(*[part] * 6, odd)
+        )
         (required if parameter.default is parameter.empty else optional)[name] = part
     return st.fixed_dictionaries(required, optional=optional)
 

@@ -45,6 +45,7 @@ BUSY = "55P03"
 @pytest.fixture(scope="module")
 def observer(shared: Connection) -> Connection:
     shared.execute(situation.SCHEMA)
+    shared.execute("set jit = off")  # looking takes a hundred times as long with it
     return shared
 
 

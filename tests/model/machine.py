@@ -144,9 +144,32 @@ class Machine(Ticking, Sharing):
         self.consume(other, name, limit, False, None, "none")
         self.received(number, name, limit, False)
 
+    @rule(number=producers, at_once=st.booleans())
+    def commit_late(self, number: int, at_once: bool) -> None:
+        """A tick counts an event that it cannot see; nothing else may be sent afterwards."""
+        if number in self.open:
+            return
+        self.begin(number, READ_COMMITTED, "send")
+        self.tick_once_more()
+        if at_once and number in self.open:
+            self.commit(sorted(self.open).index(number))
+            self.tick_once_more()
+
+    @rule(number=workers, name=st.sampled_from(["c", "d"]), windows=st.integers(2, 3))
+    def fall_behind(self, number: int, name: str, windows: int) -> None:
+        """A consumer holds a batch, with more windows waiting behind it."""
+        for _ in range(windows):
+            self.send_alone(number)
+            self.tick_once_more()
+        self.received(number, name, 1, False)
+
     @rule()
     def rotate_once_more(self) -> None:
         self.rotate(3)
+
+    @rule()
+    def rotate_ledger_once_more(self) -> None:
+        self.rotate_ledger(2)
 
     # What is refused
 

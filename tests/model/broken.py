@@ -102,10 +102,10 @@ VARIANTS = {
         (("select sub_queue, cur_next_tick from stands", "select null::int, null::bigint"),),
     ),
     "a nack that never stops": Variant(
-        "nack", (("if e.ev_retry < (", "if true or e.ev_retry < ("),)
+        "_nack", (("if e.ev_retry < (", "if true or e.ev_retry < ("),)
     ),
     "a nack of many that never stops": Variant(
-        "nack_many",
+        "_nack_many",
         (
             ("where ev_retry < max_retries", "where true"),
             ("where ev_retry >= max_retries\n            and", "where false and"),

@@ -80,7 +80,8 @@ class Machine(Ticking, Sharing):
     @rule(number=producers)
     def send_alone(self, number: int) -> None:
         """In a transaction of its own, if a producer is free."""
-        free = [n for n in range(PRODUCERS) if n not in self.open] or [number]
+        free = [n for n in range(PRODUCERS) if n not in self.open]
+        free = free or list(range(PRODUCERS))
         self.send_one(free[number % len(free)], "text")
 
     @rule(number=producers, form=st.sampled_from(["text", "extras"]))
@@ -162,6 +163,19 @@ class Machine(Ticking, Sharing):
             self.send_alone(number)
             self.tick_once_more()
         self.received(number, name, 1, False)
+
+    @rule(
+        number=workers,
+        member=st.sampled_from(["a", "b"]),
+        limit=limits,
+        handling=st.sampled_from([0, 0, 1]),
+    )
+    def leave(self, number: int, member: str, limit: int, handling: int) -> None:
+        """A member holds a batch and is unregistered."""
+        self.send_alone(number)
+        self.tick_once_more()
+        self.shared(number, member, limit, None, False)
+        self.unregister_member(member, handling)
 
     @rule()
     def rotate_once_more(self) -> None:

@@ -17,22 +17,95 @@ from bench.chaos.history import VIOLATIONS
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "reliability"
-PAGES = (RESULTS / "chaos.md",)
+PAGES = (RESULTS / "chaos.md", HERE / "reliability.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(text: str, chaos: Mapping[str, Any]) -> str:
+Figures = Mapping[str, Any]
+
+
+def filled(text: str, runs: Mapping[str, Figures]) -> str:
     """Return a page with every block made anew."""
-    return BLOCK.sub(lambda found: found[1] + MAKERS[found[2]](chaos) + found[3], text)
+
+    def make(found: re.Match[str]) -> str:
+        source, maker = MAKERS[found[2]]
+        return found[1] + maker(runs[source]) + found[3]
+
+    return BLOCK.sub(make, text)
 
 
-def read() -> Mapping[str, Any]:
-    """Return the figures of the chaos run."""
-    found: Mapping[str, Any] = json.loads((RESULTS / "chaos.json").read_text())
-    return found
+def read() -> Mapping[str, Figures]:
+    """Return the figures of all runs, by the names of their files."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def _run(chaos: Mapping[str, Any]) -> str:
+def _model(runs: Figures) -> str:
+    lines = [
+        "| PostgreSQL | examples | steps | promises broken | command |",
+        "|---|--:|--:|--:|---|",
+    ]
+    for run in runs.values():
+        if "machine" in run:
+            m = run["machine"]
+            lines.append(
+                f"| {m['server']} | {m['examples']:,} | {m['steps']:,} | {m['failures']} "
+                f"| `{_command(m['command'])}` |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _variants(runs: Figures) -> str:
+    lines = ["| broken engine | found after examples | what the machine saw |", "|---|--:|---|"]
+    for run in runs.values():
+        for name, found in run.get("variants", {}).items():
+            lines.append(f"| {name} | {found['examples']:,} | {found['found'].replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counted(runs: Figures) -> str:
+    lines = ["| what, where | counted | command |", "|---|---|---|"]
+    for name, run in runs.items():
+        figures = dict(run["figures"])
+        outcomes = figures.pop("outcomes", {})
+        figures.pop("seconds", None)
+        counts = [f"{count:,} {what}" for what, count in figures.items()]
+        named = sum(count for how, count in outcomes.items() if "went" not in how)
+        if outcomes and "success" in outcomes:
+            named -= outcomes["success"]
+            counts.append(f"{outcomes['success']:,} succeeded, {named:,} ended in a named error")
+        elif outcomes:
+            counts.append(f"{outcomes['went through']:,} did not meet, {named:,} waited or refused")
+        lines.append(f"| {name} | {', '.join(counts)} | `{_command(run['command'])}` |")
+    return "\n".join(lines) + "\n"
+
+
+def _security(runs: Figures) -> str:
+    lines = ["| checked | counted |", "|---|---|"]
+    for where, run in runs.items():
+        for name, figures in run.items():
+            if isinstance(figures, dict):
+                counts = ", ".join(
+                    f"{what.replace('_', ' ')} {f'{n:,}' if isinstance(n, int) else n}"
+                    for what, n in figures.items()
+                )
+                lines.append(f"| {name} ({where}) | {counts} |")
+    return "\n".join(lines) + "\n"
+
+
+def _pooler(run: Figures) -> str:
+    tests = run["tests"]
+    return (
+        f"PgBouncer {run['pgbouncer']}, {run['pool_mode']} mode, PostgreSQL {run['postgresql']}: "
+        f"{tests['passed']} tests of the client passed, {tests['failed']} failed, "
+        f"{tests['skipped']} were left out.\n"
+    )
+
+
+def _command(text: str) -> str:
+    return text.replace(".venv/bin/", "")
+
+
+def _run(chaos: Figures) -> str:
     return (
         f"Run on {chaos['date']} with PostgreSQL {chaos['postgresql']} and Python "
         f"{chaos['python']}, {chaos['seconds'] / 60:.0f} minutes, "
@@ -41,7 +114,7 @@ def _run(chaos: Mapping[str, Any]) -> str:
     )
 
 
-def _faults(chaos: Mapping[str, Any]) -> str:
+def _faults(chaos: Figures) -> str:
     back = chaos["seconds_to_recover"]["longest_after"]
     lines = ["| fault | times | seconds until the rate was back |", "|---|--:|--:|"]
     for name, fault in chaos["faults"].items():
@@ -51,14 +124,14 @@ def _faults(chaos: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _violations(chaos: Mapping[str, Any]) -> str:
+def _violations(chaos: Figures) -> str:
     lines = ["| looked for | found |", "|---|--:|"]
     lines += [f"| {what} | {chaos['violations'][kind]:,} |" for kind, what in VIOLATIONS.items()]
     lines.append(f"| a consumer or ticker ended for no reason | {chaos['crashed']:,} |")
     return "\n".join(lines) + "\n"
 
 
-def _events(chaos: Mapping[str, Any]) -> str:
+def _events(chaos: Figures) -> str:
     events, delivered = chaos["events"], chaos["delivered"]
     dead = chaos["dead_letters"]
     return (
@@ -71,18 +144,25 @@ def _events(chaos: Mapping[str, Any]) -> str:
     )
 
 
-def _said(chaos: Mapping[str, Any]) -> str:
+def _said(chaos: Figures) -> str:
     lines = ["| logged by clients | times |", "|---|--:|"]
     lines += [f"| {what} | {times:,} |" for what, times in chaos["said"].items()]
     return "\n".join(lines) + "\n"
 
 
-MAKERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "run": _run,
-    "faults": _faults,
-    "violations": _violations,
-    "events": _events,
-    "said": _said,
+MAKERS: dict[str, tuple[str, Callable[[Figures], str]]] = {
+    "run": ("chaos", _run),
+    "faults": ("chaos", _faults),
+    "violations": ("chaos", _violations),
+    "events": ("chaos", _events),
+    "said": ("chaos", _said),
+    "model": ("model", _model),
+    "variants": ("model", _variants),
+    "races": ("races", _counted),
+    "fuzz": ("fuzz", _counted),
+    "upgrades": ("upgrades", _counted),
+    "security": ("security", _security),
+    "pooler": ("pooler", _pooler),
 }
 
 

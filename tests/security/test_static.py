@@ -72,9 +72,9 @@ ACCEPTED = [
         "names made by create_queue from the id of a queue, which only the owner can write",
     ),
     (
-        "grant_queue|revoke_queue|_drop_grant_functions",
+        "grant_queue|revoke_queue|_make_log|_make_log_function",
         "security: text type variable is not sanitized",
-        "the name of a function, made from the id of a queue; the role is %I",
+        "the name of a log or of its function, made from the id of a queue; the role is %I",
     ),
     (
         "set_queue_config",

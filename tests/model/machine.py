@@ -145,16 +145,18 @@ class Machine(Ticking, Sharing):
         self.consume(other, name, limit, False, None, "none")
         self.received(number, name, limit, False)
 
-    @rule(number=producers, at_once=st.booleans())
-    def commit_late(self, number: int, at_once: bool) -> None:
+    @rule(number=producers, then=st.sampled_from(["nothing", "tick", "rotate"]))
+    def commit_late(self, number: int, then: str) -> None:
         """A tick counts an event that it cannot see; nothing else may be sent afterwards."""
         if number in self.open:
             return
         self.begin(number, READ_COMMITTED, "send")
         self.tick_once_more()
-        if at_once and number in self.open:
+        if then == "rotate":
+            self.everybody_catches_up()
+        if then != "nothing" and number in self.open:
             self.commit(sorted(self.open).index(number))
-            self.tick_once_more()
+            self.rotate(3) if then == "rotate" else self.tick_once_more()
 
     @rule(number=workers, name=st.sampled_from(["c", "d"]), windows=st.integers(2, 3))
     def fall_behind(self, number: int, name: str, windows: int) -> None:

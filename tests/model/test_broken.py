@@ -15,7 +15,7 @@ from tests.model.machine import NO_SHRINKING, run
 from tests.model.record import command, record
 from tests.model.world import World
 
-EXAMPLES = 200
+EXAMPLES = 1000 if LONG else 200
 STEPS = 120
 SEED = None if LONG else 1
 

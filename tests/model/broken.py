@@ -128,8 +128,12 @@ VARIANTS = {
 }
 
 
-# What needs many things to come together is looked for with PGQUE_LONG=1 only.
+# What needs many things to come together, or long, is looked for with PGQUE_LONG=1 only.
 RARE = {
+    "a nack of many that never stops",
+    "a nack that never stops",
+    "a tick that believes to see its own transaction",
+    "a ticker that reads its snapshot before it has the lock",
     "a rotation that forgets late transactions",
     "a rotation that forgets what was put back late",
     "a rotation of the ledger that forgets the ends of open windows",

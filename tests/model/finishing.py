@@ -13,6 +13,7 @@ nacks = st.sampled_from(["none", "none", "one", "many"])
 delays = st.sampled_from(["0", "0", "1 day"])
 
 NO_MESSAGE = -1
+Held = tuple[Reader, Holder, Batch]
 
 
 class Finishing(Consuming):
@@ -41,7 +42,7 @@ class Finishing(Consuming):
             self.nack_many_in(number, batch_id, {0, 2}, wrong=False)
         self.ack_by(number, batch_id, "ack")
 
-    def held(self, batch_id: int, number: int) -> tuple[Reader, Holder, Batch] | None:
+    def held(self, batch_id: int, number: int) -> Held | None:
         """Who holds an open batch, as far as this worker can see."""
         found = self.model.find(batch_id)
         if found is None or self.is_in_doubt(found[1], number):
@@ -94,9 +95,11 @@ class Finishing(Consuming):
         entries = [entry for entry in batch.entries if entry.event.id == event_id]
         return max(entries, key=lambda entry: entry.retry)
 
-    def expect(self, state: str | None, batch_id: int, number: int, wrong: bool) -> bool:
-        """Whether a nack or the like was made; if it was not, then with the right SQLSTATE."""
-        held = self.held(batch_id, number)
+    def expect(self, state: str | None, held: Held | None, number: int, wrong: bool) -> bool:
+        """Whether a nack or the like was made; if it was not, then with the right SQLSTATE.
+
+        held is what was so before the call: an error undoes a batch that its transaction opened.
+        """
         if state == GAVE_UP:
             return False
         if held is None or state == "PQ003":
@@ -118,7 +121,7 @@ class Finishing(Consuming):
         state, _ = self.consult(
             number, lambda conn: nack(conn, message, delay), *self.maybe_readers(found)
         )
-        if self.expect(state, batch_id, number, wrong=event_id == NO_MESSAGE) and held:
+        if self.expect(state, held, number, wrong=event_id == NO_MESSAGE) and held:
             with self.model.inside(self.works.get(number)):
                 self.model.nack(held[0], self.entry_of(held[2], event_id), due=delay == "0")
 
@@ -148,7 +151,7 @@ class Finishing(Consuming):
             ),
             *self.maybe_readers(found),
         )
-        if self.expect(state, batch_id, number, wrong) and held:
+        if self.expect(state, held, number, wrong) and held:
             assert count == len(wanted)
             with self.model.inside(self.works.get(number)):
                 for event_id in sorted(wanted):
@@ -165,7 +168,7 @@ class Finishing(Consuming):
             lambda conn: value(conn, "select pgque.event_retry(%s, %s, 0)", batch_id, event_id),
             *self.maybe_readers(found),
         )
-        if self.expect(state, batch_id, number, wrong=event_id == NO_MESSAGE) and held:
+        if self.expect(state, held, number, wrong=event_id == NO_MESSAGE) and held:
             with self.model.inside(self.works.get(number)):
                 entry = self.entry_of(held[2], event_id)
                 assert count == self.model.wait(held[0], entry, entry.retry + 1, due=True)
@@ -194,7 +197,7 @@ class Finishing(Consuming):
             return value(conn, call, batch_id, sorted(done)), column(conn, waits, reader.name)
 
         state, result = self.consult(number, call, reader)
-        if not self.expect(state, batch_id, number, wrong=False):
+        if not self.expect(state, held, number, wrong=False):
             return
         count, waiting = result
         left = [entry for entry in batch.entries if entry.event.id not in done]

@@ -1,14 +1,14 @@
 """Figures for Prometheus, per queue and consumer (extra ``metrics``).
 
-One query each time they are asked for, whose cost does not depend on backlogs: what lies before a
-consumer is computed from ids. Retries and dead letters are counted up to `COUNTED_AT_MOST`.
+Two queries each time they are asked for, whose cost does not depend on backlogs: what lies before
+a consumer is computed from ids. Retries and dead letters are counted up to `COUNTED_AT_MOST`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
 
-logger = logging.getLogger("pgque")
+logger = logging.getLogger("pgque.metrics")
 
 COUNTED_AT_MOST: Final = 100_000
 
@@ -30,9 +30,9 @@ select i.queue_name,
        i.queue_ticker_paused::int,
        extract(epoch from clock_timestamp() - i.queue_switch_time)::float8,
        (select count(*) from (select from pgque.retry_queue r where r.ev_queue = q.queue_id
-        limit %(most)s) counted),
+        limit %s::int) counted),
        (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
-        limit %(most)s) counted)
+        limit %s::int) counted)
   from pgque.get_queue_info() i
   join pgque.queue q using (queue_name)
 """
@@ -89,12 +89,11 @@ def collector(dsn: str) -> Collector:
 class Reader(Calls):
     """Reads the figures."""
 
-    def queues(self) -> list[tuple[object, ...]]:
+    def queues(self) -> list[tuple[Any, ...]]:
         """Return a row for each queue."""
-        with mapped:
-            return list(self._conn.execute(_QUEUES, {"most": COUNTED_AT_MOST}))
+        return self._rows(_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
 
-    def consumers(self) -> list[tuple[object, ...]]:
+    def consumers(self) -> list[tuple[Any, ...]]:
         """Return a row for each consumer, members of groups included."""
         return self._rows(_CONSUMERS)
 
@@ -113,11 +112,11 @@ def _collect(reader: Reader) -> Iterator[Metric]:
         make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         metric = make(f"pgque_queue_{name}", text, labels=["queue"])
         for row in rows:
-            metric.add_metric([str(row[0])], float(str(row[place])))
+            metric.add_metric([row[0]], row[place])
         yield metric
     rows = reader.consumers()
     for place, (name, text) in enumerate(_CONSUMER_METRICS, 2):
         metric = GaugeMetricFamily(f"pgque_consumer_{name}", text, labels=["queue", "consumer"])
         for row in rows:
-            metric.add_metric([str(row[0]), str(row[1])], float(str(row[place])))
+            metric.add_metric([row[0], row[1]], row[place])
         yield metric

@@ -38,76 +38,6 @@ $$;
 comment on function pgque._lock_position(int, boolean) is
     'Locks a subscriber and returns where it stands; a row of NULLs where it is gone; 40001 where the snapshot is too old.';
 
-create or replace function pgque._subscriber(queue text, consumer text)
-returns pgque.subscriber
-language plpgsql stable
-as $$
-declare
-    s pgque.subscriber;
-begin
-    select t.* into s
-    from pgque.queue q
-    join pgque.consumer c on c.co_name = consumer
-    join pgque.subscriber t on t.sub_queue = q.queue_id and t.sub_consumer = c.co_id
-    where q.queue_name = _subscriber.queue;
-    if not found then
-        perform pgque._queue(queue);
-        perform pgque._raise_not_subscribed(queue, consumer);
-    end if;
-    return s;
-end
-$$;
-comment on function pgque._subscriber(text, text) is 'The subscription of that name; PQ001 or PQ002 where there is none.';
-
-create or replace function pgque._raise_not_subscribed(queue text, consumer text)
-returns void
-language plpgsql
-as $$
-begin
-    raise exception 'Not subscriber to queue: %/% (consumer not registered)',
-        queue, coalesce(consumer, '<NULL>')
-        using errcode = 'PQ002', hint = 'Subscribe it with pgque.subscribe(queue, consumer).';
-end
-$$;
-comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
-
-create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
-returns pgque.cursor
-language plpgsql
-as $$
-declare
-    c pgque.cursor := pgque._lock_position(s.sub_id, no_wait);
-begin
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer);
-    end if;
-    -- After the lock, for register_subconsumer takes the same one.
-    perform pgque._refuse_cooperative(s, consumer);
-    return c;
-end
-$$;
-comment on function pgque._lock_normal(pgque.subscriber, text, text, boolean) is
-    'Locks a consumer that works alone and returns where it stands; PQ007 for cooperative names.';
-
-create or replace function pgque._refuse_cooperative(s pgque.subscriber, consumer text)
-returns void
-language plpgsql
-as $$
-begin
-    if s.sub_group is not null then
-        raise exception '% is a cooperative subconsumer', consumer
-            using errcode = 'PQ007',
-                hint = 'Use receive_coop, next_batch or unregister_subconsumer with queue, consumer and subconsumer.';
-    elsif exists (select from pgque.subscriber m where m.sub_group = s.sub_id) then
-        raise exception '% is a cooperative main consumer', consumer
-            using errcode = 'PQ007',
-                hint = 'Use receive_coop, next_batch or unregister_subconsumer with queue, consumer and subconsumer.';
-    end if;
-end
-$$;
-comment on function pgque._refuse_cooperative(pgque.subscriber, text) is
-    'PQ007, naming the calls to use, where the subscription belongs to a cooperative group.';
-
 -- Windows
 
 do $$
@@ -372,6 +302,28 @@ $$;
 comment on function pgque._find_batch(bigint, boolean) is
     'Where the holder of an open batch stands, locked or not; a row of NULLs where no such batch is open.';
 
+create or replace function pgque._raise_not_open(batch_id bigint)
+returns void
+language plpgsql
+as $$
+begin
+    raise exception 'batch not found: %', coalesce(batch_id::text, '<NULL>')
+        using errcode = 'PQ003', hint = 'It was finished or taken over, or never existed.';
+end
+$$;
+comment on function pgque._raise_not_open(bigint) is 'Raises PQ003.';
+
+create or replace function pgque._warn_not_open(batch_id bigint)
+returns int
+language plpgsql
+as $$
+begin
+    raise warning 'batch % is not open: it was finished or taken over, or never existed', batch_id;
+    return 0;
+end
+$$;
+comment on function pgque._warn_not_open(bigint) is 'What an ack of a batch that is not open says and returns.';
+
 create or replace function pgque._need_batch(batch_id bigint, lock boolean)
 returns pgque.cursor
 language plpgsql volatile
@@ -380,8 +332,7 @@ declare
     c pgque.cursor := pgque._find_batch(batch_id, lock);
 begin
     if c.cur_sub is null then
-        raise exception 'batch not found: %', coalesce(batch_id::text, '<NULL>')
-            using errcode = 'PQ003', hint = 'It was finished or taken over, or never existed.';
+        perform pgque._raise_not_open(batch_id);
     end if;
     return c;
 end

@@ -85,11 +85,9 @@ declare
 begin
     if not pgque._own_batch(c.caller, id) then
         if c.called <> 'ack' then
-            raise exception 'batch not found: %', coalesce(id::text, '<NULL>')
-                using errcode = 'PQ003', hint = 'It was finished or taken over, or never existed.';
+            perform pgque._raise_not_open(id);
         end if;
-        raise warning 'batch % is not open: it was finished or taken over, or never existed', id;
-        c.number := 0;
+        c.number := pgque._warn_not_open(id);
     elsif c.called = 'ack' then
         c.number := pgque.finish_batch(id);
     elsif c.called = 'ack_or_fail' then

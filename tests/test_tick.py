@@ -1,4 +1,4 @@
-"""When a tick is due, what it sees, who is told (sql/03_tick.sql)."""
+"""When a tick is due, what it sees, who is told (sql/03_tick.sql, sql/22_snapshot.sql)."""
 
 import psycopg
 import pytest

@@ -1,0 +1,107 @@
+"""What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
+
+A sample is two queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates are
+differences between two samples, by the server's clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import psycopg
+
+from pgque.metrics import Reader
+
+
+class QueueFigures(NamedTuple):
+    """A queue at one moment. Times are seconds, rates are events a second."""
+
+    queue: str
+    sent: int
+    """Events sent since the queue was made."""
+    unticked: int
+    tick_age: float
+    paused: bool
+    rotation_age: float
+    retries: int
+    dead: int
+    rate: float | None
+    """Sent a second since the sample before; None in the first one."""
+
+
+class ConsumerFigures(NamedTuple):
+    """A consumer, or a member of a group, at one moment."""
+
+    queue: str
+    consumer: str
+    pending: int
+    """Events before it."""
+    lag: float
+    last_seen: float
+    holds_batch: bool
+    rate: float | None
+    """Done a second since the sample before; None in the first one."""
+
+
+class Sample(NamedTuple):
+    """Every queue and consumer at one moment."""
+
+    at: float
+    """Seconds since 1970, by the server's clock."""
+    ticking: bool
+    """Whether a ticker leads."""
+    queues: tuple[QueueFigures, ...]
+    consumers: tuple[ConsumerFigures, ...]
+
+
+class Live:
+    """Takes samples, and keeps the last ones.
+
+    :param conn: an autocommit connection, whose role needs pgque_reader. It is used, not closed.
+    :param keep: how many samples are kept, default 300.
+    """
+
+    def __init__(self, conn: psycopg.Connection[Any], *, keep: int = 300) -> None:
+        self._reader = _LiveReader(conn)
+        self.samples: deque[Sample] = deque(maxlen=keep)
+
+    def look(self) -> Sample:
+        """Take a sample and keep it.
+
+        :raises PgqueError: where the database cannot be asked.
+        """
+        at, ticking = self._reader.now_and_ticking()
+        before = self.samples[-1] if self.samples else None
+        seconds = at - before.at if before else 0.0
+        queues_before = {q.queue: q for q in before.queues} if before else {}
+        consumers_before = {c[:2]: c for c in before.consumers} if before else {}
+        queues: list[QueueFigures] = []
+        for row in self._reader.queues():
+            now = QueueFigures._make((*row[:4], bool(row[4]), *row[5:8], None))
+            if (was := queues_before.get(now.queue)) and seconds > 0:
+                now = now._replace(rate=max(0.0, (now.sent - was.sent) / seconds))
+            queues.append(now)
+        sent = {q.queue: q.sent for q in queues}
+        consumers: list[ConsumerFigures] = []
+        for row in self._reader.consumers():
+            held = ConsumerFigures._make((*row[:5], bool(row[5]), None))
+            known = queues_before.get(held.queue)
+            if (did := consumers_before.get(held[:2])) and known and seconds > 0:
+                done = (sent.get(held.queue, 0) - held.pending) - (known.sent - did.pending)
+                held = held._replace(rate=max(0.0, done / seconds))
+            consumers.append(held)
+        sample = Sample(at, ticking, tuple(queues), tuple(consumers))
+        self.samples.append(sample)
+        return sample
+
+
+class _LiveReader(Reader):
+    def now_and_ticking(self) -> tuple[float, bool]:
+        [(at, ticking)] = self._rows(
+            "select extract(epoch from clock_timestamp())::float8, exists ("
+            "select from pg_locks where locktype = 'advisory' and classid = 1885827447"
+            " and objid = 0 and objsubid = 2 and granted"
+            " and database = (select oid from pg_database where datname = current_database()))"
+        )
+        return at, ticking

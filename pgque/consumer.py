@@ -30,9 +30,12 @@ from pgque.errors import (
 )
 from pgque.handlers import Handlers
 from pgque.handling import Handling
+from pgque.logs import Fields
 from pgque.message import Message
+from pgque.observers import Observer, Watch
 from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
+from pgque.traces import observers_of_traces
 from pgque.wakeup import queue_channel
 
 logger = logging.getLogger("pgque.consumer")
@@ -112,9 +115,14 @@ class Consumer:
         self._handlers = Handlers()
         self._stopping = threading.Event()
         self._awake = threading.Event()
+        self._fields = Fields(queue=queue, consumer=name)
+        if subconsumer is not None:
+            self._fields["subconsumer"] = subconsumer
         self._handling = Handling(
-            str(self), self._handlers, unknown_handler_policy, self._stopping.is_set
+            str(self), self._fields, self._handlers, unknown_handler_policy, self._stopping.is_set
         )
+        self._observers: list[Observer] = []
+        self._watch: Watch | None = None
         self._received_once = False
         self._at_work = False
         self._ticker: Ticker | None = None
@@ -135,6 +143,17 @@ class Consumer:
 
         return register
 
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of each batch and message from the next `start` on.
+
+        :raises PgqueInvalidArgument: where it is no `pgque.observers.Observer`.
+        """
+        if not isinstance(observer, Observer):
+            raise PgqueInvalidArgument(
+                f"observe() takes a pgque.observers.Observer, not {observer!r}"
+            )
+        self._observers.append(observer)
+
     def start(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
 
@@ -142,7 +161,7 @@ class Consumer:
             subscribed, no right. Later the same is logged and tried again.
         """
         if not self._handlers:
-            logger.warning("consumer %s has no handlers", self)
+            logger.warning("consumer %s has no handlers", self, extra=self._fields)
         self._received_once = False
         with stop_on_signals(self.stop):
             try:
@@ -171,11 +190,18 @@ class Consumer:
                 if not self._received_once:
                     raise
                 pause = backoff.next()
-                logger.warning("consumer %s: %s; again in %.1f s", self, error, pause)
+                logger.warning(
+                    "consumer %s: %s; again in %.1f s",
+                    self,
+                    error,
+                    pause,
+                    extra=self._fields | Fields(error=str(error), retry_in=pause),
+                )
                 self._stopping.wait(pause)
 
     def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
         batches = self._batches(client.conn)
+        self._watch = self._watch_on(client.conn)
         messages: list[Message] = []
         standing_by = False
         with mapped, self._ticking_beside():
@@ -191,7 +217,7 @@ class Consumer:
                     batches.abandon()
                     messages = []
                     if not standing_by:
-                        logger.info("consumer %s: standing by", self)
+                        logger.info("consumer %s: standing by", self, extra=self._fields)
                     standing_by = True
                     self._received_once = True
                     self._wait(STANDBY_PAUSE)
@@ -215,6 +241,13 @@ class Consumer:
         if not self._stopping.is_set():
             self._awake.wait(seconds)
 
+    def _watch_on(self, conn: psycopg.Connection[Any]) -> Watch | None:
+        # Traces are the outermost, so that the others are told within the message's span.
+        observers = [*observers_of_traces(), *self._observers]
+        if not observers:
+            return None
+        return Watch(observers, conn, self._queue, self._name, self._subconsumer)
+
     # A batch
 
     def _batches(self, conn: psycopg.Connection[Any]) -> Batches:
@@ -236,7 +269,7 @@ class Consumer:
         batch_id = messages[0].batch_id
         self._at_work = True
         try:
-            handled, failed = self._handling.call(client, batches, messages)
+            handled, failed = self._handling.call(client, batches, messages, self._watch)
             if failed:
                 # At the end: a nack locks the member until the commit.
                 batches.begin()
@@ -251,6 +284,7 @@ class Consumer:
                 "consumer %s: batch %s was taken over; what its handlers wrote is undone",
                 self,
                 batch_id,
+                extra=self._fields | Fields(batch_id=batch_id),
             )
             batches.abandon()
             return [] if self._stopping.is_set() else batches.next()
@@ -296,5 +330,10 @@ def _run_ticker(ticker: Ticker) -> None:
             ticker.run()
         except PgqueError as error:
             pause = backoff.next()
-            logger.warning("ticker: %s; again in %.1f s", error, pause)
+            logger.warning(
+                "ticker: %s; again in %.1f s",
+                error,
+                pause,
+                extra=Fields(error=str(error), retry_in=pause),
+            )
             ticker.wait(pause)

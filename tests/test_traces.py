@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import pgque
 from pgque import Consumer, Message, PgqueClient
+from pgque.observers import Batch, Observer
 from tests.fix_engine import column, log_of
 from tests.running import eventually, process, running
 
@@ -277,6 +278,22 @@ def test_a_member_of_a_group_goes_on_from_the_send(spans, dsn, queue, autoconn):
     assert span.parent.span_id == sent.get_span_context().span_id
     assert span.attributes["messaging.consumer.group.name"] == "group"
     assert span.attributes["messaging.client.id"] in ("a", "b")
+
+
+def test_between_handlers_no_span_is_current(spans, client, queue, one):
+    current: list[trace.SpanContext] = []
+
+    class Looking(Observer):
+        def on_batch(self, batch: Batch) -> None:
+            current.append(trace.get_current_span().get_span_context())
+
+    one.observe(Looking())
+    with running(one):
+        client.send(queue, "x")
+        eventually(lambda: spans.named(f"process {queue}"))
+        client.send(queue, "x")
+        eventually(lambda: len(current) == 2)
+    assert [context.is_valid for context in current] == [False, False]
 
 
 def test_a_trace_goes_on_in_another_process(spans, client, dsn, queue, consumer):

@@ -55,7 +55,10 @@ class Family(NamedTuple):
 
 UP: Final = Family("pgque_up", "gauge", "1 where the database could be asked.", ())
 TICKER: Final = Family(
-    "pgque_ticker_leading", "gauge", "1 while a ticker leads; behind a pooler none does.", ()
+    "pgque_ticker_leading",
+    "gauge",
+    "1 while a ticker leads; none does behind a pooler, or where pg_cron ticks.",
+    (),
 )
 
 _QUEUE: Final = ("queue",)

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 
 import psycopg
@@ -275,3 +276,10 @@ def test_all_that_is_named_is_shown_and_can_be_parsed(dsn, queue, consumer, coun
         assert metric.samples, metric.name
         for sample in metric.samples:
             assert set(sample.labels) - {"le"} == set(family.labels)
+
+
+def test_without_prometheus_client_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    for make in (lambda: collector("dbname=x"), ConsumerMetrics):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'pgque\[metrics\]'"):
+            make()

@@ -21,7 +21,13 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def filled(text: str, rows: Sequence[Row]) -> str:
     """Return a page with every block made anew."""
-    makers = {"goals": _goals, "three": _three, "field": _field, "machine": _machine}
+    makers = {
+        "goals": _goals,
+        "three": _three,
+        "field": _field,
+        "machine": _machine,
+        "floors": _floors,
+    }
     return BLOCK.sub(lambda found: found[1] + makers[found[2]](rows) + found[3], text)
 
 
@@ -41,6 +47,27 @@ def _goals(rows: Sequence[Row]) -> str:
         met = {True: "met", False: "**not met**", None: ""}[row.met]
         measured = f"{number(row.value)} {row.unit}"
         cells = (str(row.workload), row.name, measured, beside, goal, met)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _floors(rows: Sequence[Row]) -> str:
+    lines = ["| # | | measured | the floor | |", "|--:|---|---|---|---|"]
+    for row in _ours(rows):
+        if row.goal or row.ratio is None or row.workload not in (4, 6):
+            continue
+        what = row.name.partition(", beside")[0]
+        measured, floor = (
+            f"{number(row.value)} {row.unit}",
+            f"{number(row.reference_value)} {row.unit}",
+        )
+        cells = (
+            str(row.workload),
+            what,
+            measured,
+            f"{floor}: {row.reference}",
+            f"{number(row.ratio)} times",
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -45,6 +45,7 @@ EXAMPLES: Final = {
     "pgque consumer seek": ["pgque consumer seek orders mailer --tick 1"],
     "pgque status": ["pgque status"],
     "pgque doctor": ["pgque doctor"],
+    "pgque metrics": ["pgque metrics"],
     "pgque version": ["pgque version"],
     "pgque dead list": ["pgque dead list orders"],
     "pgque dead show": ["pgque dead show 1"],
@@ -74,6 +75,7 @@ def without_what_varies(page: str) -> str:
     page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
     page = re.sub(r'("(?:last_tick|longest_lag|events_per_second)": )[\d.]+', r"\1N", page)
+    page = re.sub(r"(_seconds\{[^}]*\}) [\d.e-]+", r"\1 N", page)
     page = re.sub(r"(PostgreSQL|client|schema  ) [\d.]+[^\n,]*", r"\1", page)
     page = re.sub(r"(heard after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
     return re.sub(r"[ ─]+", " ", page)

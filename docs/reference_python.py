@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import embedded, install, tail
+from pgque import embedded, install, logs, metrics, observers, tail, traces
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -17,8 +17,8 @@ PYTHON_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
-`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and
-`pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
+`import pgque` gives all names of this page but those of the modules at its end.
+Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
 `PgqueClient` never commits and never rolls back.
 """
 
@@ -53,6 +53,13 @@ def python_reference() -> str:
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
     parts.append("\n## pgque.tail\n")
     parts.append(_class(tail.Tail, "###"))
+    parts.append(f"\n## pgque.observers\n\n{_markdown(inspect.getdoc(observers) or '')}\n")
+    parts += [_class(observers.Observer, "###"), _class(observers.Batch, "###")]
+    parts.append(f"\n## pgque.metrics\n\n{_markdown(inspect.getdoc(metrics) or '')}\n")
+    parts.append(_function(metrics.collector, "###"))
+    parts.append(_class(metrics.ConsumerMetrics, "###"))
+    parts.append(f"\n## pgque.traces\n\n{_markdown(inspect.getdoc(traces) or '')}\n")
+    parts.append(f"\n## pgque.logs\n\n{_markdown(inspect.getdoc(logs) or '')}\n")
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))
@@ -77,12 +84,14 @@ def _class(cls: type, level: str) -> str:
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
     """Public methods and properties in the order of the source, a base class's after its own."""
+    seen = set()
     for owner in cls.__mro__:
         if owner.__module__.startswith("pgque"):
             for name, member in vars(owner).items():
-                if not name.startswith("_") and (
-                    inspect.isfunction(member) or isinstance(member, property)
-                ):
+                if name in seen or name.startswith("_"):
+                    continue
+                if inspect.isfunction(member) or isinstance(member, property):
+                    seen.add(name)
                     yield name, member
 
 

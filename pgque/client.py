@@ -6,15 +6,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgque.calls import (
     connection_defaults,
-    may_prepare,
-    new_cursor,
     settle_for_pooler,
     to_interval,
 )
@@ -24,16 +22,11 @@ from pgque.management import Management
 from pgque.message import (
     Event,
     Message,
-    encode_headers,
-    encode_key,
     encode_payload,
     encode_payloads,
 )
 from pgque.receiving import ask, ask_as_member, read
-
-LONGEST_TEXT_KEPT: Final = 8192
-
-_SEND: Final = b"select pgque.send(%s::text, %s::text, %s::text)"
+from pgque.sender import Sender
 
 
 class PgqueClient(Management):
@@ -54,7 +47,7 @@ class PgqueClient(Management):
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         super().__init__(conn)
         self._owns_connection = False
-        self._senders: dict[bytes | None, psycopg.Cursor[tuple[Any, ...]]] = {}
+        self._sender = Sender(conn)
 
     # Produce
 
@@ -71,9 +64,9 @@ class PgqueClient(Management):
 
         ``payload`` is a str, sent as it is, anything that JSON can hold (None is ``null``), or an
         `Event`, which brings its own type. ``key`` goes to ``extra1`` and ``headers``, as a JSON
-        object, to ``extra2``. Calls `pgque.send`, or `pgque.insert_event` with key or headers;
-        needs pgque_writer. Raises `PgquePayloadError`, `PgqueQueueNotFound` and
-        `PgqueInsertDisallowed`.
+        object, to ``extra2``, with the trace context beside them where there is one. Calls
+        `pgque.send`, or `pgque.insert_event` with any of these; needs pgque_writer. Raises
+        `PgquePayloadError`, `PgqueQueueNotFound` and `PgqueInsertDisallowed`.
         """
         if isinstance(payload, Event):
             if type not in ("default", payload.type):
@@ -82,30 +75,7 @@ class PgqueClient(Management):
                 )
             type, payload = payload.type, payload.payload  # noqa: A001
         text = encode_payload(payload)
-        if key is None and headers is None:
-            return self._send(queue, type, text)
-        return int(
-            self._value(
-                "select pgque.insert_event("
-                "%s::text, %s::text, %s::text, %s::text, %s::text, null::text, null::text)",
-                (queue, type, text, encode_key(key), encode_headers(headers)),
-            )
-        )
-
-    def _send(self, queue: str, type: str, text: str) -> int:  # noqa: A002
-        # A cursor that has run this before runs it again in 12 us less. It knows one encoding only,
-        # and holds on to the text that it sent last.
-        encoding = self._conn.pgconn.parameter_status(b"client_encoding")
-        with mapped:
-            cursor = self._senders.pop(encoding, None) or new_cursor(self._conn)
-            prepare = may_prepare(self._conn)
-            row = cursor.execute(
-                _SEND, (queue, type, text), prepare=prepare, binary=True
-            ).fetchone()
-        assert row is not None
-        if len(text) <= LONGEST_TEXT_KEPT:
-            self._senders[encoding] = cursor
-        return int(row[0])
+        return self._sender.send(queue, type, text, key, headers)
 
     def send_batch(self, queue: str, type: str, payloads: Iterable[Any]) -> list[int]:  # noqa: A002
         """Send many payloads of one type in one call; return their ids in the same order.
@@ -115,11 +85,7 @@ class PgqueClient(Management):
         `PgquePayloadError`, `PgqueQueueNotFound` and `PgqueInsertDisallowed`.
         """
         texts = encode_payloads(payloads)
-        # %b: an array goes to the server several times faster in binary.
-        ids: list[int] = self._value(
-            "select pgque.send_batch(%s::text, %s::text, %b::text[])", (queue, type, texts)
-        )
-        return ids
+        return self._sender.send_batch(queue, type, texts)
 
     # Consume
 

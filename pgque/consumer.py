@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from pgque.background import Backoff, stop_on_signals
 from pgque.batches import Batches
@@ -25,16 +24,18 @@ from pgque.client import PgqueClient, connect
 from pgque.errors import (
     PgqueBatchNotFound,
     PgqueBusy,
-    PgqueConnectionError,
     PgqueError,
     PgqueInvalidArgument,
-    PgqueTransactionAborted,
     mapped,
 )
-from pgque.handlers import Handler, Handlers
+from pgque.handlers import Handlers
+from pgque.handling import Handling
+from pgque.logs import Fields
 from pgque.message import Message
+from pgque.observers import Observer, Watch
 from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
+from pgque.traces import observers_of_traces
 from pgque.wakeup import queue_channel
 
 logger = logging.getLogger("pgque.consumer")
@@ -107,7 +108,6 @@ class Consumer:
         self._poll_interval = poll_interval
         self._max_messages = max_messages
         self._retry_after = to_interval(retry_after, "retry_after")
-        self._unknown_handler_policy = unknown_handler_policy
         self._subconsumer = subconsumer
         self._dead_interval = (
             None if dead_interval is None else to_interval(dead_interval, "dead_interval")
@@ -115,8 +115,16 @@ class Consumer:
         self._handlers = Handlers()
         self._stopping = threading.Event()
         self._awake = threading.Event()
+        self._fields = Fields(queue=queue, consumer=name)
+        if subconsumer is not None:
+            self._fields["subconsumer"] = subconsumer
+        self._handling = Handling(
+            str(self), self._fields, self._handlers, unknown_handler_policy, self._stopping.is_set
+        )
+        self._observers: list[Observer] = []
+        self._watch: Watch | None = None
         self._received_once = False
-        self._handling = False
+        self._at_work = False
         self._ticker: Ticker | None = None
 
     def on(self, type: str) -> Callable[[F], F]:  # noqa: A002
@@ -135,6 +143,17 @@ class Consumer:
 
         return register
 
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of each batch and message from the next `start` on.
+
+        :raises PgqueInvalidArgument: where it is no `pgque.observers.Observer`.
+        """
+        if not isinstance(observer, Observer):
+            raise PgqueInvalidArgument(
+                f"observe() takes a pgque.observers.Observer, not {observer!r}"
+            )
+        self._observers.append(observer)
+
     def start(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
 
@@ -142,7 +161,7 @@ class Consumer:
             subscribed, no right. Later the same is logged and tried again.
         """
         if not self._handlers:
-            logger.warning("consumer %s has no handlers", self)
+            logger.warning("consumer %s has no handlers", self, extra=self._fields)
         self._received_once = False
         with stop_on_signals(self.stop):
             try:
@@ -171,11 +190,18 @@ class Consumer:
                 if not self._received_once:
                     raise
                 pause = backoff.next()
-                logger.warning("consumer %s: %s; again in %.1f s", self, error, pause)
+                logger.warning(
+                    "consumer %s: %s; again in %.1f s",
+                    self,
+                    error,
+                    pause,
+                    extra=self._fields | Fields(error=str(error), retry_in=pause),
+                )
                 self._stopping.wait(pause)
 
     def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
         batches = self._batches(client.conn)
+        self._watch = self._watch_on(client.conn)
         messages: list[Message] = []
         standing_by = False
         with mapped, self._ticking_beside():
@@ -191,7 +217,7 @@ class Consumer:
                     batches.abandon()
                     messages = []
                     if not standing_by:
-                        logger.info("consumer %s: standing by", self)
+                        logger.info("consumer %s: standing by", self, extra=self._fields)
                     standing_by = True
                     self._received_once = True
                     self._wait(STANDBY_PAUSE)
@@ -215,6 +241,13 @@ class Consumer:
         if not self._stopping.is_set():
             self._awake.wait(seconds)
 
+    def _watch_on(self, conn: psycopg.Connection[Any]) -> Watch | None:
+        # Traces are the outermost, so that the others are told within the message's span.
+        observers = [*observers_of_traces(), *self._observers]
+        if not observers:
+            return None
+        return Watch(observers, conn, self._queue, self._name, self._subconsumer)
+
     # A batch
 
     def _batches(self, conn: psycopg.Connection[Any]) -> Batches:
@@ -234,9 +267,9 @@ class Consumer:
     ) -> list[Message]:
         """Handle a batch and ack it; return the next one."""
         batch_id = messages[0].batch_id
-        self._handling = True
+        self._at_work = True
         try:
-            handled, failed = self._call_handlers(client, batches, messages)
+            handled, failed = self._handling.call(client, batches, messages, self._watch)
             if failed:
                 # At the end: a nack locks the member until the commit.
                 batches.begin()
@@ -251,48 +284,12 @@ class Consumer:
                 "consumer %s: batch %s was taken over; what its handlers wrote is undone",
                 self,
                 batch_id,
+                extra=self._fields | Fields(batch_id=batch_id),
             )
             batches.abandon()
             return [] if self._stopping.is_set() else batches.next()
         finally:
-            self._handling = False
-
-    def _call_handlers(
-        self, client: PgqueClient, batches: Batches, messages: list[Message]
-    ) -> tuple[int, list[tuple[Message, str]]]:
-        """Call the handler of each message until `stop`: how many, and which failed and why."""
-        failed: list[tuple[Message, str]] = []
-        find = self._handlers.find
-        stopping = self._stopping.is_set
-        handled = 0
-        for message in messages:
-            handler = find(message.type)
-            try:
-                if handler is None:
-                    self._pass_over(message, failed)
-                elif handler.takes_client:
-                    batches.begin()
-                    _call(handler, message, client)
-                else:
-                    handler.function(message)
-            except Exception as error:
-                if client.conn.broken or client.conn.closed:
-                    raise PgqueConnectionError(
-                        f"the connection broke in the handler of message {message.msg_id}: {error}"
-                    ) from error
-                logger.warning(
-                    "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
-                )
-                failed.append((message, f"{type(error).__name__}: {error}"))
-            handled += 1
-            if stopping():
-                break
-        return handled, failed
-
-    def _pass_over(self, message: Message, failed: list[tuple[Message, str]]) -> None:
-        logger.warning("consumer %s: no handler for type %r", self, message.type)
-        if self._unknown_handler_policy == "nack":
-            failed.append((message, f"no handler for type {message.type!r}"))
+            self._at_work = False
 
     # Beside the loop
 
@@ -322,17 +319,8 @@ class Consumer:
     def _touch(self, conn: psycopg.Connection[Any]) -> None:
         """Give a sign of life while handlers are at work, from the ticker's thread."""
         assert self._subconsumer is not None
-        if self._handling:
+        if self._at_work:
             PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
-
-
-def _call(handler: Handler, message: Message, client: PgqueClient) -> None:
-    with client.conn.transaction():  # a savepoint: what it writes is undone with it alone
-        handler.function(message, client)
-        if client.conn.info.transaction_status == TransactionStatus.INERROR:
-            raise PgqueTransactionAborted(
-                "the handler passed over an error of the database, which undid what it wrote"
-            )
 
 
 def _run_ticker(ticker: Ticker) -> None:
@@ -342,5 +330,10 @@ def _run_ticker(ticker: Ticker) -> None:
             ticker.run()
         except PgqueError as error:
             pause = backoff.next()
-            logger.warning("ticker: %s; again in %.1f s", error, pause)
+            logger.warning(
+                "ticker: %s; again in %.1f s",
+                error,
+                pause,
+                extra=Fields(error=str(error), retry_in=pause),
+            )
             ticker.wait(pause)

@@ -1,7 +1,7 @@
 """What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
 
-A sample is two queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates are
-differences between two samples, by the server's clock.
+A sample is three queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates
+are differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Live:
     """
 
     def __init__(self, conn: psycopg.Connection[Any], *, keep: int = 300) -> None:
-        self._reader = _LiveReader(conn)
+        self._reader = Reader(conn)
         self.samples: deque[Sample] = deque(maxlen=keep)
 
     def look(self) -> Sample:
@@ -94,14 +94,3 @@ class Live:
         sample = Sample(at, ticking, tuple(queues), tuple(consumers))
         self.samples.append(sample)
         return sample
-
-
-class _LiveReader(Reader):
-    def now_and_ticking(self) -> tuple[float, bool]:
-        [(at, ticking)] = self._rows(
-            "select extract(epoch from clock_timestamp())::float8, exists ("
-            "select from pg_locks where locktype = 'advisory' and classid = 1885827447"
-            " and objid = 0 and objsubid = 2 and granted"
-            " and database = (select oid from pg_database where datname = current_database()))"
-        )
-        return at, ticking

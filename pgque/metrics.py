@@ -1,62 +1,129 @@
 """Figures for Prometheus, per queue and consumer (extra ``metrics``).
 
-Two queries each time they are asked for, whose cost does not depend on backlogs: what lies before
-a consumer is computed from ids. Retries and dead letters are counted up to `COUNTED_AT_MOST`.
+`collector` asks the database, for all queues at once: three queries each time, whose cost does not
+depend on backlogs, for what lies before a consumer is computed from ids. Retries and dead letters
+are counted up to `COUNTED_AT_MOST`. `ConsumerMetrics` counts in the process of a `Consumer`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
 from pgque.calls import Calls, connection_defaults, settle_for_pooler
-from pgque.errors import PgqueError, mapped
+from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
+from pgque.logs import Fields
+from pgque.message import Message
+from pgque.observers import Batch, Observer
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
+else:
+    Collector = object
 
 logger = logging.getLogger("pgque.metrics")
 
 COUNTED_AT_MOST: Final = 100_000
 
-_QUEUES: Final = """
-select i.queue_name,
-       coalesce(pg_sequence_last_value(q.queue_event_seq::regclass), 0),
-       coalesce(i.ev_new, 0), coalesce(extract(epoch from i.ticker_lag), 0)::float8,
-       i.queue_ticker_paused::int,
-       extract(epoch from clock_timestamp() - i.queue_switch_time)::float8,
-       (select count(*) from (select from pgque.retry_queue r where r.ev_queue = q.queue_id
-        limit %s::int) counted),
-       (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
-        limit %s::int) counted)
-  from pgque.get_queue_info() i
-  join pgque.queue q using (queue_name)
-"""
-_QUEUE_METRICS: Final = (
-    ("events_sent", "counter", "Events sent since the queue was made, rolled back ones included."),
-    ("events_unticked", "gauge", "Events that no tick covers yet."),
-    ("tick_age_seconds", "gauge", "Age of the newest tick."),
-    ("paused", "gauge", "1 while the queue is paused."),
-    ("rotation_age_seconds", "gauge", "Time since the log was rotated."),
-    ("retries_waiting", "gauge", f"Events that wait for a retry, {COUNTED_AT_MOST} at most."),
-    ("dead_letters", "gauge", f"Dead letters, {COUNTED_AT_MOST} at most."),
+BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
-_CONSUMERS: Final = """
-select queue_name, consumer_name, coalesce(pending_events, 0),
-       coalesce(extract(epoch from lag), 0)::float8,
-       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
-  from pgque.get_consumer_info()
-"""
-_CONSUMER_METRICS: Final = (
-    ("pending_events", "Events before the consumer."),
-    ("lag_seconds", "Age of what the consumer has done."),
-    ("last_seen_seconds", "Time since the consumer's last sign of life."),
-    ("batch_open", "1 while the consumer holds a batch."),
+"""Upper bounds in seconds: from a handler that does next to nothing to half an hour of delay."""
+
+
+class Family(NamedTuple):
+    """A metric: a counter's name is here without the ``_total`` under which it is shown."""
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The name to ask Prometheus for."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+UP: Final = Family("pgque_up", "gauge", "1 where the database could be asked.", ())
+TICKER: Final = Family(
+    "pgque_ticker_leading",
+    "gauge",
+    "1 while a ticker leads; none does behind a pooler, or where pg_cron ticks.",
+    (),
 )
+
+_QUEUE: Final = ("queue",)
+QUEUES: Final = (
+    Family(
+        "pgque_queue_events_sent",
+        "counter",
+        "Events sent since the queue was made, rolled back ones included.",
+        _QUEUE,
+    ),
+    Family("pgque_queue_events_unticked", "gauge", "Events that no tick covers yet.", _QUEUE),
+    Family("pgque_queue_tick_age_seconds", "gauge", "Age of the newest tick.", _QUEUE),
+    Family("pgque_queue_paused", "gauge", "1 while the queue is paused.", _QUEUE),
+    Family("pgque_queue_rotation_age_seconds", "gauge", "Time since the log was rotated.", _QUEUE),
+    Family(
+        "pgque_queue_retries_waiting",
+        "gauge",
+        f"Events that wait for a retry, {COUNTED_AT_MOST} at most.",
+        _QUEUE,
+    ),
+    Family(
+        "pgque_queue_dead_letters", "gauge", f"Dead letters, {COUNTED_AT_MOST} at most.", _QUEUE
+    ),
+    Family(
+        "pgque_queue_rotation_period_seconds",
+        "gauge",
+        "How often the log is to be rotated.",
+        _QUEUE,
+    ),
+)
+"""In the order of the columns of `Reader.queues`, after the queue's name."""
+
+_CONSUMER: Final = ("queue", "consumer")
+CONSUMERS: Final = (
+    Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
+    Family("pgque_consumer_lag_seconds", "gauge", "Age of what the consumer has done.", _CONSUMER),
+    Family(
+        "pgque_consumer_last_seen_seconds",
+        "gauge",
+        "Time since the consumer's last sign of life.",
+        _CONSUMER,
+    ),
+    Family("pgque_consumer_batch_open", "gauge", "1 while the consumer holds a batch.", _CONSUMER),
+)
+"""In the order of the columns of `Reader.consumers`, after the names."""
+
+OUTCOMES: Final = ("handled", "failed")
+MESSAGES: Final = Family(
+    "pgque_consumer_messages",
+    "counter",
+    "Messages whose handler has ended, by outcome: handled, or failed and nacked.",
+    (*_CONSUMER, "outcome"),
+)
+DELIVERY: Final = Family(
+    "pgque_consumer_delivery_seconds",
+    "histogram",
+    "Time from a send to the message's handler, retries left out.",
+    _CONSUMER,
+)
+HANDLING: Final = Family(
+    "pgque_consumer_handling_seconds", "histogram", "Time in a message's handler.", _CONSUMER
+)
+
+FROM_THE_DATABASE: Final = (UP, TICKER, *QUEUES, *CONSUMERS)
+FROM_A_CONSUMER: Final = (MESSAGES, DELIVERY, HANDLING)
 
 
 def collector(dsn: str) -> Collector:
@@ -66,57 +133,194 @@ def collector(dsn: str) -> Collector:
     ``pgque_up 0``. Needs pgque_reader.
 
     :param dsn: libpq connection string.
+    :raises ModuleNotFoundError: without prometheus-client.
     """
-    from prometheus_client.registry import Collector
+    _need_prometheus()
+    return _DatabaseCollector(dsn)
 
-    class PgqueCollector(Collector):
-        def collect(self) -> Iterator[Metric]:
-            try:
-                with (
-                    mapped,
-                    psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn)) as conn,
-                ):
-                    settle_for_pooler(conn)
-                    found = [_up(True), *_collect(Reader(conn))]
-            except PgqueError as error:
-                logger.warning("metrics: %s", error)
-                found = [_up(False)]
-            yield from found
 
-    return PgqueCollector()
+class ConsumerMetrics(Observer, Collector):
+    """Counts what consumers do in this process, and how long it takes, for prometheus-client.
+
+    ``metrics = ConsumerMetrics()``, then ``consumer.observe(metrics)`` for each consumer, and
+    ``REGISTRY.register(metrics)`` once. Delivery is measured from the send to the handler by the
+    server's clock, at a message's first delivery only. A cooperative member counts for its group.
+
+    :param buckets: upper bounds of the histograms' buckets in seconds, ascending.
+    :raises PgqueInvalidArgument: a ValueError, for buckets that are not.
+    :raises ModuleNotFoundError: without prometheus-client.
+    """
+
+    def __init__(self, buckets: Sequence[float] = BUCKETS) -> None:
+        _need_prometheus()
+        self._bounds = [float(bound) for bound in buckets]
+        if not self._bounds or self._bounds != sorted(set(self._bounds)):
+            raise PgqueInvalidArgument(f"buckets must be ascending, not {buckets!r}")
+        # Several consumers, each in a thread of its own, and the one who asks.
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], _Counts] = {}
+
+    def on_batch(self, batch: Batch) -> None:
+        """Begin a consumer's counts at 0, so that its first failure is seen as an increase."""
+        who = batch.queue, batch.consumer
+        if who not in self._counts:
+            with self._lock:
+                self._counts.setdefault(who, _Counts(self._bounds))
+
+    def on_handling(self, batch: Batch, message: Message, delay: float) -> None:
+        """Count how long the message was on its way."""
+        if message.retry_count == 0:
+            counts = self._counts[batch.queue, batch.consumer]
+            with self._lock:
+                counts.delivery.add(delay)
+
+    def on_handled(
+        self, batch: Batch, message: Message, seconds: float, error: BaseException | None
+    ) -> None:
+        """Count how it ended, and after how long."""
+        counts = self._counts[batch.queue, batch.consumer]
+        with self._lock:
+            counts.handling.add(seconds)
+            if error is None:
+                counts.handled += 1
+            else:
+                counts.failed += 1
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without values."""
+        return list(map(_metric, FROM_A_CONSUMER))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics of each consumer that has received something."""
+        messages, delivery, handling = map(_metric, FROM_A_CONSUMER)
+        with self._lock:
+            for who, counts in self._counts.items():
+                for outcome, count in zip(OUTCOMES, (counts.handled, counts.failed), strict=True):
+                    messages.add_metric([*who, outcome], count)
+                delivery.add_metric(who, *counts.delivery.read())
+                handling.add_metric(who, *counts.handling.read())
+        return [messages, delivery, handling]
+
+
+class _Histogram:
+    """Counts per bucket: prometheus-client's own takes several times as long for each message."""
+
+    def __init__(self, bounds: list[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        names = [*map(repr, self._bounds), "+Inf"]
+        return list(zip(names, accumulate(self._counts), strict=True)), self._sum
+
+
+class _Counts:
+    """What is counted of one consumer."""
+
+    def __init__(self, bounds: list[float]) -> None:
+        self.delivery = _Histogram(bounds)
+        self.handling = _Histogram(bounds)
+        self.handled = self.failed = 0
 
 
 class Reader(Calls):
-    """Reads the figures."""
+    """Reads the figures of a database."""
 
     def queues(self) -> list[tuple[Any, ...]]:
-        """Return a row for each queue."""
-        return self._rows(_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
+        """Return a row for each queue: its name, then what `QUEUES` says."""
+        return self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
 
     def consumers(self) -> list[tuple[Any, ...]]:
-        """Return a row for each consumer, members of groups included."""
-        return self._rows(_CONSUMERS)
+        """Return a row for each consumer, members of groups included: names, then `CONSUMERS`."""
+        return self._rows(_ASK_CONSUMERS)
+
+    def now_and_ticking(self) -> tuple[float, bool]:
+        """Return the server's time in seconds since 1970, and whether a ticker leads."""
+        [(at, ticking)] = self._rows(_ASK_TICKER)
+        return at, ticking
 
 
-def _up(up: bool) -> Metric:
-    from prometheus_client.core import GaugeMetricFamily
+_ASK_QUEUES: Final = """
+select i.queue_name,
+       coalesce(pg_sequence_last_value(q.queue_event_seq::regclass), 0),
+       coalesce(i.ev_new, 0), coalesce(extract(epoch from i.ticker_lag), 0)::float8,
+       i.queue_ticker_paused::int,
+       extract(epoch from clock_timestamp() - i.queue_switch_time)::float8,
+       (select count(*) from (select from pgque.retry_queue r where r.ev_queue = q.queue_id
+        limit %s::int) counted),
+       (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
+        limit %s::int) counted),
+       extract(epoch from i.queue_rotation_period)::float8
+  from pgque.get_queue_info() i
+  join pgque.queue q using (queue_name)
+"""
+_ASK_CONSUMERS: Final = """
+select queue_name, consumer_name, coalesce(pending_events, 0),
+       coalesce(extract(epoch from lag), 0)::float8,
+       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
+  from pgque.get_consumer_info()
+"""
+_ASK_TICKER: Final = (
+    "select extract(epoch from clock_timestamp())::float8, exists ("
+    "select from pg_locks where locktype = 'advisory' and classid = 1885827447"
+    " and objid = 0 and objsubid = 2 and granted"
+    " and database = (select oid from pg_database where datname = current_database()))"
+)
 
-    return GaugeMetricFamily("pgque_up", "1 where the database could be asked.", value=int(up))
+
+class _DatabaseCollector(Collector):
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+
+    def describe(self) -> Iterable[Metric]:
+        return list(map(_metric, FROM_THE_DATABASE))
+
+    def collect(self) -> Iterable[Metric]:
+        dsn = self._dsn
+        up = _metric(UP)
+        try:
+            with mapped, psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn)) as conn:
+                settle_for_pooler(conn)
+                found = list(_read(Reader(conn)))
+        except PgqueError as error:
+            logger.warning("metrics: %s", error, extra=Fields(error=str(error)))
+            found = []
+        up.add_metric([], int(bool(found)))
+        return [up, *found]
 
 
-def _collect(reader: Reader) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+def _read(reader: Reader) -> Iterator[Metric]:
+    ticker = _metric(TICKER)
+    ticker.add_metric([], int(reader.now_and_ticking()[1]))
+    yield ticker
+    for families, rows in ((QUEUES, reader.queues()), (CONSUMERS, reader.consumers())):
+        for place, family in enumerate(families, len(families[0].labels)):
+            metric = _metric(family)
+            for row in rows:
+                metric.add_metric(row[: len(family.labels)], row[place])
+            yield metric
 
-    rows = reader.queues()
-    for place, (name, kind, text) in enumerate(_QUEUE_METRICS, 1):
-        make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-        metric = make(f"pgque_queue_{name}", text, labels=["queue"])
-        for row in rows:
-            metric.add_metric([row[0]], row[place])
-        yield metric
-    rows = reader.consumers()
-    for place, (name, text) in enumerate(_CONSUMER_METRICS, 2):
-        metric = GaugeMetricFamily(f"pgque_consumer_{name}", text, labels=["queue", "consumer"])
-        for row in rows:
-            metric.add_metric([row[0], row[1]], row[place])
-        yield metric
+
+def _metric(family: Family) -> Any:
+    from prometheus_client import core
+
+    kinds = {
+        "counter": core.CounterMetricFamily,
+        "gauge": core.GaugeMetricFamily,
+        "histogram": core.HistogramMetricFamily,
+    }
+    return kinds[family.kind](family.name, family.text, labels=family.labels)
+
+
+def _need_prometheus() -> None:
+    try:
+        import prometheus_client  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "prometheus-client is missing: pip install 'pgque[metrics]'", name=error.name
+        ) from error

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequest
 from pgque.calls import connection_defaults, settle_for_pooler
 from pgque.client import PgqueClient, connect
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
+from pgque.logs import Fields
 
 logger = logging.getLogger("pgque.pool")
 
@@ -143,7 +144,7 @@ class ClientPool:
             conn.rollback()
         except psycopg.Error as error:
             # The block's own exception is the one to be seen; a broken connection is not reused.
-            logger.warning("could not roll back: %s", error)
+            logger.warning("could not roll back: %s", error, extra=Fields(error=str(error)))
 
 
 def _reconnect(pool: ConnectionPool[psycopg.Connection[Any]]) -> None:

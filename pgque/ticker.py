@@ -18,6 +18,7 @@ import psycopg
 from pgque.background import Backoff, stop_on_signals
 from pgque.client import check_connection
 from pgque.errors import PgqueError, mapped
+from pgque.logs import Fields
 from pgque.wakeup import Wakeup, say_that_it_polls
 
 if TYPE_CHECKING:
@@ -112,7 +113,12 @@ class Ticker:
                     if not connected_before:
                         raise
                     pause = backoff.next()
-                    logger.warning("ticker: %s; again in %.1f s", error, pause)
+                    logger.warning(
+                        "ticker: %s; again in %.1f s",
+                        error,
+                        pause,
+                        extra=Fields(error=str(error), retry_in=pause),
+                    )
                     self._stop.wait(pause)
                 finally:
                     self._leading = self._listening = False
@@ -190,7 +196,7 @@ class Ticker:
         now = time.monotonic()
         if now - self._warned.get(text, -REPEAT_WARNING_AFTER) >= REPEAT_WARNING_AFTER:
             self._warned = {text: now} if len(self._warned) > 100 else {**self._warned, text: now}
-            logger.warning("ticker: %s", text)
+            logger.warning("ticker: %s", text, extra=Fields(error=text))
 
 
 class _Chore:

@@ -32,6 +32,7 @@ from urllib.parse import quote, urlencode
 import psycopg
 import pytest
 import sqlalchemy
+import yaml
 
 import pgque
 from pgque import embedded
@@ -290,6 +291,8 @@ def parse(step: Step) -> None:
         subprocess.run(["bash", "-n"], input=step.text, text=True, check=True)
     elif step.language == "ini":
         configparser.ConfigParser(interpolation=None).read_string(step.text)
+    elif step.language == "yaml":
+        yaml.safe_load(step.text)
     else:
         assert step.language in {"sql", "text"}, step.place
 

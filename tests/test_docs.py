@@ -39,8 +39,15 @@ def test_operations(
         operator.read(DOCS / "operations.md")
 
 
+def test_observability(
+    tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with reader(tmp_path, home, monkeypatch, to_url(dsn)) as operator:
+        operator.read(DOCS / "observability.md")
+
+
 def test_every_page_is_read_or_has_nothing_to_run() -> None:
-    read = {"README.md", "tutorial.md", "concepts.md", "operations.md"}
+    read = {"README.md", "tutorial.md", "concepts.md", "operations.md", "observability.md"}
     for page in PAGES:
         if page.name not in read:
             assert {step.language for step in steps(page)} <= {"text"}, page

@@ -4,16 +4,21 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 
 import psycopg
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 
-from pgque.metrics import Reader, collector
-from tests.fix_cli import CHECKOUT, cli, command, environment
+import pgque
+from pgque import Consumer, Message, Ticker, metrics
+from pgque.metrics import ConsumerMetrics, Family, Reader, collector
+from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.fix_engine import ack, nack, receive, send_many, subscribe, tick, value
-from tests.running import eventually
+from tests.running import eventually, running
 
 
 @pytest.fixture
@@ -53,10 +58,46 @@ def test_queues_and_consumers_are_counted(figures, autoconn, queue, consumer):
     assert figures("pgque_queue_paused", of_queue) == 1
 
 
+def test_a_ticker_that_leads_is_seen(figures, direct_dsn):
+    assert figures("pgque_ticker_leading") == 0
+    with running(Ticker(direct_dsn)):
+        eventually(lambda: figures("pgque_ticker_leading") == 1)
+
+
+def test_registering_does_not_ask_the_database():
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(collector("no connection string"))
+    with pytest.raises(ValueError, match="Duplicated"):
+        registry.register(collector("no connection string"))
+
+
 def test_without_a_database_it_says_so():
     registry = CollectorRegistry()
     registry.register(collector("host=127.0.0.1 port=1 connect_timeout=2"))
     assert registry.get_sample_value("pgque_up") == 0
+
+
+def test_p7_a_look_costs_the_same_pages_at_any_backlog(autoconn, queue, consumer):
+    def pages() -> int:
+        asked = [
+            (metrics._ASK_QUEUES, (metrics.COUNTED_AT_MOST, metrics.COUNTED_AT_MOST)),
+            (metrics._ASK_CONSUMERS, None),
+        ]
+        total = 0
+        for query, params in asked:
+            explain = f"explain (analyze, buffers, format json) {query}"
+            [(plans,)] = autoconn.execute(explain.encode(), params).fetchall()
+            total += plans[0]["Plan"]["Shared Hit Blocks"] + plans[0]["Plan"]["Shared Read Blocks"]
+        return total
+
+    send_many(autoconn, queue, 5)
+    tick(autoconn, queue)
+    pages()  # plans are made once
+    small = pages()
+    for _ in range(50):
+        send_many(autoconn, queue, 1000)
+        tick(autoconn, queue)
+    assert pages() < small + 30
 
 
 def test_p7_the_cost_does_not_depend_on_the_backlog(figures, autoconn, queue, consumer):
@@ -94,20 +135,151 @@ def test_they_are_served_until_stopped(dsn, queue):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        command("metrics", "--listen", str(port)), env=environment(PGQUE_DSN=dsn), cwd=CHECKOUT
+        command("metrics", "--port", str(port)), env=environment(PGQUE_DSN=dsn), cwd=CHECKOUT
     )
     try:
 
         def answer() -> bytes:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+                with urllib.request.urlopen(url) as page:
                     return page.read()
             except OSError:
                 return b""
 
+        url = f"http://127.0.0.1:{port}/metrics"
         eventually(lambda: f'pgque_queue_paused{{queue="{queue}"}} 0.0'.encode() in answer())
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=accept)) as page:
+            assert page.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert page.read().endswith(b"# EOF\n")
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
     finally:
         server.kill()
         server.wait()
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(dsn):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = failed(cli("metrics", "--port", str(port), PGQUE_DSN=dsn))
+    assert f"cannot serve at 127.0.0.1, port {port}" in said
+
+
+# Counted by a consumer
+
+
+@pytest.fixture
+def counted(dsn, queue, consumer):
+    """Figures of a consumer, with which it runs, and their registry."""
+    registry = CollectorRegistry()
+    one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)
+    counts = ConsumerMetrics()
+    registry.register(counts)
+    one.observe(counts)
+
+    @one.on("*")
+    def handle(msg: Message) -> None:
+        if msg.type == "bad" and msg.retry_count == 0:
+            raise ValueError
+
+    with running(one):
+        yield registry
+
+
+def test_a_consumer_counts_its_messages_and_their_times(dsn, queue, consumer, counted):
+    who = {"queue": queue, "consumer": consumer}
+
+    def figure(name: str, **labels: str) -> float | None:
+        return counted.get_sample_value(f"pgque_consumer_{name}", {**who, **labels})
+
+    assert figure("messages_total", outcome="handled") is None
+    with pgque.connect(dsn, autocommit=True) as client:
+        client.send(queue, "x", type="bad")
+        client.send_batch(queue, "good", ["x"] * 9)
+        eventually(lambda: figure("messages_total", outcome="handled") == 10)
+    assert figure("messages_total", outcome="failed") == 1
+    assert figure("handling_seconds_count") == 11
+    assert figure("delivery_seconds_count") == 10
+    for name in ("handling", "delivery"):
+        assert figure(f"{name}_seconds_bucket", le="+Inf") == figure(f"{name}_seconds_count")
+        assert 0 < figure(f"{name}_seconds_sum") < 1800
+
+
+def test_buckets_hold_what_is_at_most_their_bound():
+    histogram = metrics._Histogram([0.5, 1.0])
+    for seconds in (0.5, 0.6, 1.0, 7.0):
+        histogram.add(seconds)
+    assert histogram.read() == ([("0.5", 1), ("1.0", 3), ("+Inf", 4)], pytest.approx(9.1))
+
+
+@pytest.mark.parametrize("buckets", [[], [1, 1], [2, 1]])
+def test_buckets_have_to_ascend(buckets):
+    with pytest.raises(pgque.PgqueInvalidArgument, match="ascending"):
+        ConsumerMetrics(buckets)
+
+
+def test_threads_do_not_lose_counts(dsn, queue):
+    counts = ConsumerMetrics()
+    members = [Consumer(dsn, queue=queue, name="group", subconsumer=n) for n in ("a", "b")]
+    for member in members:
+        member.observe(counts)
+        member.on("*")(lambda msg: None)
+    registry = CollectorRegistry()
+    registry.register(counts)
+    labels = {"queue": queue, "consumer": "group", "outcome": "handled"}
+    with running(members[0]), running(members[1]), pgque.connect(dsn, autocommit=True) as client:
+        eventually(lambda: len(client.consumer_info(queue)) == 3)
+        for _ in range(5):
+            client.send_batch(queue, "default", ["x"] * 1000)
+        eventually(
+            lambda: registry.get_sample_value("pgque_consumer_messages_total", labels) == 5000
+        )
+
+
+# Names, as Prometheus' conventions and promtool's lint have them
+
+FAMILIES = (*metrics.FROM_THE_DATABASE, *metrics.FROM_A_CONSUMER)
+UNITS = r"milliseconds|minutes|hours|days|ms|kilobytes|megabytes|percent|us"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_names_keep_to_the_conventions(family: Family):
+    name = family.name
+    assert re.fullmatch(r"pgque(_[a-z]+)+", name)
+    assert not re.search(rf"_({UNITS})(_|$)", name), "base units only"
+    assert not re.search(r"_(total|sum|count|bucket|info|gauge|counter|histogram)$", name)
+    assert family.text.endswith(".")
+    assert family.kind in {"counter", "gauge", "histogram"}
+    if family.kind == "histogram" or re.search(r"\b(Time|Age)\b", family.text):
+        assert name.endswith("_seconds"), "the unit comes last"
+    for label in family.labels:
+        assert re.fullmatch(r"[a-z]+", label)
+        assert label not in {"le", "quantile", "job", "instance"}
+        assert label not in name.split("_")[2:], "a label is not repeated in the name"
+
+
+def test_names_are_given_once():
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_all_that_is_named_is_shown_and_can_be_parsed(dsn, queue, consumer, counted):
+    counted.register(collector(dsn))
+    with pgque.connect(dsn, autocommit=True) as client:
+        client.send(queue, "x")
+        eventually(lambda: b"delivery_seconds_bucket" in generate_latest(counted))
+    shown = list(parse(generate_openmetrics(counted).decode()))
+    kinds = {metric.name: (metric.type, metric.documentation) for metric in shown}
+    assert kinds == {family.name: (family.kind, family.text) for family in FAMILIES}
+    for metric in shown:
+        [family] = [family for family in FAMILIES if family.name == metric.name]
+        assert metric.samples, metric.name
+        for sample in metric.samples:
+            assert set(sample.labels) - {"le"} == set(family.labels)
+
+
+def test_without_prometheus_client_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    for make in (lambda: collector("dbname=x"), ConsumerMetrics):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'pgque\[metrics\]'"):
+            make()

@@ -9,17 +9,25 @@ import typer
 
 from pgque.cli.options import CommandError, Dsn
 
-Listen = Annotated[
+Port = Annotated[
     int | None,
     typer.Option(
-        "--listen", metavar="PORT", help="Serve them here until stopped.", show_default=False
+        "--port",
+        min=0,
+        max=65535,
+        help="Serve them at this port until stopped; 0 takes one that is free.",
+        show_default=False,
     ),
 ]
-Address = Annotated[str, typer.Option("--address", help="Where to listen.")]
+Host = Annotated[str, typer.Option("--host", help="The address to serve them at.")]
 
 
-def command(dsn: Dsn, listen: Listen = None, address: Address = "127.0.0.1") -> None:
-    """Print figures for Prometheus once, or serve them under /metrics."""
+def command(dsn: Dsn, port: Port = None, host: Host = "127.0.0.1") -> None:
+    """Print figures for Prometheus once, or serve them under /metrics.
+
+    Each time they are asked for, the database is asked. What asks by its Accept header for
+    OpenMetrics is given that.
+    """
     try:
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
     except ModuleNotFoundError as error:
@@ -29,14 +37,20 @@ def command(dsn: Dsn, listen: Listen = None, address: Address = "127.0.0.1") -> 
 
     registry = CollectorRegistry()
     registry.register(collector(dsn))
-    if listen is None:
+    if port is None:
         text = generate_latest(registry).decode()
         typer.echo(text, nl=False)
         if "pgque_up 0.0" in text:
             raise CommandError("the database could not be asked: pgque doctor says why")
         return
-    start_http_server(listen, address, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise CommandError(f"cannot serve at {host}, port {port}: {error}") from error
     stop = threading.Event()
     with stop_on_signals(stop.set):
-        typer.echo(f"Serving http://{address}:{listen}/metrics", err=True)
+        typer.echo(f"Serving http://{host}:{server.server_port}/metrics", err=True)
         stop.wait()
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -124,7 +124,7 @@ def test_a_member_at_work_gives_signs_of_life(client, member, queue):
     with running(slow):
         eventually(lambda: got)
         with running(heir):
-            eventually(lambda: not slow._handling)
+            eventually(lambda: not slow._at_work)
     assert got == ["slow"]
 
 

@@ -1,0 +1,90 @@
+"""Sending on a connection: what an event and a batch of events are to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+
+from pgque.calls import Calls, may_prepare, new_cursor
+from pgque.errors import mapped
+from pgque.message import encode_headers, encode_key
+from pgque.traces import sending, tracing
+
+LONGEST_TEXT_KEPT: Final = 8192
+
+_SEND: Final = b"select pgque.send(%s::text, %s::text, %s::text)"
+_INSERT: Final = (
+    "select pgque.insert_event("
+    "%s::text, %s::text, %s::text, %s::text, %s::text, null::text, null::text)"
+)
+# %b: an array goes to the server several times faster in binary.
+_SEND_BATCH: Final = "select pgque.send_batch(%s::text, %s::text, %b::text[])"
+_INSERT_BATCH: Final = (
+    "select pgque.insert_event("
+    "%s::text, %s::text, sent.payload, null::text, %s::text, null::text, null::text) "
+    "from unnest(%b::text[]) with ordinality sent (payload, place) order by place"
+)
+
+
+class Sender(Calls):
+    """Sends events in the connection's transaction; within a span their trace goes along."""
+
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        super().__init__(conn)
+        self._cursors: dict[bytes | None, psycopg.Cursor[tuple[Any, ...]]] = {}
+
+    def send(
+        self,
+        queue: str,
+        type: str,  # noqa: A002
+        text: str,
+        key: str | None,
+        headers: Mapping[str, Any] | None,
+    ) -> int:
+        """Send one event; return its id."""
+        if not tracing():
+            return self._send(queue, type, text, key, headers)
+        with sending(queue) as span:
+            event_id = self._send(queue, type, text, key, span.add_context(headers))
+            span.sent(event_id)
+            return event_id
+
+    def send_batch(self, queue: str, type: str, texts: list[str]) -> list[int]:  # noqa: A002
+        """Send events of one type; return their ids in the same order."""
+        if not texts or not tracing():
+            ids: list[int] = self._value(_SEND_BATCH, (queue, type, texts))
+            return ids
+        with sending(queue, len(texts)) as span:
+            headers = encode_headers(span.add_context(None))
+            rows = self._rows(_INSERT_BATCH, (queue, type, headers, texts))
+            return [row[0] for row in rows]
+
+    def _send(
+        self,
+        queue: str,
+        type: str,  # noqa: A002
+        text: str,
+        key: str | None,
+        headers: Mapping[str, Any] | None,
+    ) -> int:
+        if key is None and headers is None:
+            return self._send_plain(queue, type, text)
+        extras = (encode_key(key), encode_headers(headers))
+        return int(self._value(_INSERT, (queue, type, text, *extras)))
+
+    def _send_plain(self, queue: str, type: str, text: str) -> int:  # noqa: A002
+        # A cursor that has run this before runs it again in 12 us less. It knows one encoding only,
+        # and holds on to the text that it sent last.
+        encoding = self._conn.pgconn.parameter_status(b"client_encoding")
+        with mapped:
+            cursor = self._cursors.pop(encoding, None) or new_cursor(self._conn)
+            prepare = may_prepare(self._conn)
+            row = cursor.execute(
+                _SEND, (queue, type, text), prepare=prepare, binary=True
+            ).fetchone()
+        assert row is not None
+        if len(text) <= LONGEST_TEXT_KEPT:
+            self._cursors[encoding] = cursor
+        return int(row[0])

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from pgque.background import Backoff, stop_on_signals
 from pgque.batches import Batches
@@ -25,13 +24,12 @@ from pgque.client import PgqueClient, connect
 from pgque.errors import (
     PgqueBatchNotFound,
     PgqueBusy,
-    PgqueConnectionError,
     PgqueError,
     PgqueInvalidArgument,
-    PgqueTransactionAborted,
     mapped,
 )
-from pgque.handlers import Handler, Handlers
+from pgque.handlers import Handlers
+from pgque.handling import Handling
 from pgque.message import Message
 from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
@@ -107,7 +105,6 @@ class Consumer:
         self._poll_interval = poll_interval
         self._max_messages = max_messages
         self._retry_after = to_interval(retry_after, "retry_after")
-        self._unknown_handler_policy = unknown_handler_policy
         self._subconsumer = subconsumer
         self._dead_interval = (
             None if dead_interval is None else to_interval(dead_interval, "dead_interval")
@@ -115,8 +112,11 @@ class Consumer:
         self._handlers = Handlers()
         self._stopping = threading.Event()
         self._awake = threading.Event()
+        self._handling = Handling(
+            str(self), self._handlers, unknown_handler_policy, self._stopping.is_set
+        )
         self._received_once = False
-        self._handling = False
+        self._at_work = False
         self._ticker: Ticker | None = None
 
     def on(self, type: str) -> Callable[[F], F]:  # noqa: A002
@@ -234,9 +234,9 @@ class Consumer:
     ) -> list[Message]:
         """Handle a batch and ack it; return the next one."""
         batch_id = messages[0].batch_id
-        self._handling = True
+        self._at_work = True
         try:
-            handled, failed = self._call_handlers(client, batches, messages)
+            handled, failed = self._handling.call(client, batches, messages)
             if failed:
                 # At the end: a nack locks the member until the commit.
                 batches.begin()
@@ -255,44 +255,7 @@ class Consumer:
             batches.abandon()
             return [] if self._stopping.is_set() else batches.next()
         finally:
-            self._handling = False
-
-    def _call_handlers(
-        self, client: PgqueClient, batches: Batches, messages: list[Message]
-    ) -> tuple[int, list[tuple[Message, str]]]:
-        """Call the handler of each message until `stop`: how many, and which failed and why."""
-        failed: list[tuple[Message, str]] = []
-        find = self._handlers.find
-        stopping = self._stopping.is_set
-        handled = 0
-        for message in messages:
-            handler = find(message.type)
-            try:
-                if handler is None:
-                    self._pass_over(message, failed)
-                elif handler.takes_client:
-                    batches.begin()
-                    _call(handler, message, client)
-                else:
-                    handler.function(message)
-            except Exception as error:
-                if client.conn.broken or client.conn.closed:
-                    raise PgqueConnectionError(
-                        f"the connection broke in the handler of message {message.msg_id}: {error}"
-                    ) from error
-                logger.warning(
-                    "consumer %s: handler failed on message %s", self, message.msg_id, exc_info=True
-                )
-                failed.append((message, f"{type(error).__name__}: {error}"))
-            handled += 1
-            if stopping():
-                break
-        return handled, failed
-
-    def _pass_over(self, message: Message, failed: list[tuple[Message, str]]) -> None:
-        logger.warning("consumer %s: no handler for type %r", self, message.type)
-        if self._unknown_handler_policy == "nack":
-            failed.append((message, f"no handler for type {message.type!r}"))
+            self._at_work = False
 
     # Beside the loop
 
@@ -322,17 +285,8 @@ class Consumer:
     def _touch(self, conn: psycopg.Connection[Any]) -> None:
         """Give a sign of life while handlers are at work, from the ticker's thread."""
         assert self._subconsumer is not None
-        if self._handling:
+        if self._at_work:
             PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
-
-
-def _call(handler: Handler, message: Message, client: PgqueClient) -> None:
-    with client.conn.transaction():  # a savepoint: what it writes is undone with it alone
-        handler.function(message, client)
-        if client.conn.info.transaction_status == TransactionStatus.INERROR:
-            raise PgqueTransactionAborted(
-                "the handler passed over an error of the database, which undid what it wrote"
-            )
 
 
 def _run_ticker(ticker: Ticker) -> None:

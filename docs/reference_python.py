@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import embedded, install, tail
+from pgque import embedded, install, tail, testing
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -17,9 +17,9 @@ PYTHON_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
-`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and
-`pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
-`PgqueClient` never commits and never rolls back.
+`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install`,
+`pgque.tail` and `pgque.testing`. Every error is below [`PgqueError`](#errors); the error of psycopg
+is its `__cause__`. `PgqueClient` never commits and never rolls back.
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
@@ -27,6 +27,7 @@ ROWS: Final = ("QueueInfo", "ConsumerInfo", "DeadLetter", "ReplayResult")
 INSTALL: Final = (
     "install", "uninstall", "script", "schema_version", "server_versions", "check_schema",
 )  # fmt: skip
+TESTING: Final = ("Kit", "Drained", "Failure", "HandlerFailed", "Databases")
 
 _NAMES: Final = re.compile(r"^(`\w+`(?:(?:, | … )`\w+`)*) ")
 """What an item of a list in a docstring begins with; two spaces or more tell it from a sentence."""
@@ -53,6 +54,9 @@ def python_reference() -> str:
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
     parts.append("\n## pgque.tail\n")
     parts.append(_class(tail.Tail, "###"))
+    parts.append(f"\n## pgque.testing\n\n{_markdown(inspect.getdoc(testing) or '')}\n")
+    parts += [_class(getattr(testing, name), "###") for name in TESTING]
+    parts.append(_function(testing.advance, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))

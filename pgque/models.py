@@ -43,6 +43,8 @@ def decoder(model: Any) -> Callable[[Message], Any]:
     needed. The function raises `PgquePayloadError`, with a line of reasons, for a payload that does
     not fit.
     """
+    if isinstance(model, str):
+        raise PgqueInvalidArgument(f"a model is a class, not the text {model!r}")
     adapter = _adapter(model)
     if adapter is not None:
         return lambda message: _validate(adapter, model, message)
@@ -57,7 +59,7 @@ def to_plain(value: Any) -> Any:
 
     Names are those under which `decoder` looks for them: a field's alias, where it has one.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if hasattr(kind, "model_dump"):
         return value.model_dump(mode="json", by_alias=True)
     if not _is_dataclass(kind):
@@ -92,7 +94,7 @@ def _adapter(model: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _dataclass_adapter(kind: type) -> Any:
+def _dataclass_adapter(kind: Any) -> Any:
     """Return what writes a dataclass; None where its fields have to speak for themselves."""
     try:
         return _adapter(kind)
@@ -113,9 +115,7 @@ def _reasons(error: ValueError) -> list[str]:
     if not hasattr(error, "errors"):
         return [str(error)]
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [
-        ": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in found
-    ]
+    return [": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in found]
 
 
 def _construct(model: Any, checks: dict[str, _Check], message: Message) -> Any:
@@ -172,9 +172,7 @@ def _check(hint: Any) -> Callable[[Any], bool] | None:
     if origin is None:
         return _PLAIN.get(hint)
     if origin is Literal:
-        return lambda value: any(
-            value == one and type(value) is type(one) for one in arguments
-        )
+        return lambda value: any(value == one and type(value) is type(one) for one in arguments)
     if origin in (Union, types.UnionType):
         inner = [_check(one) for one in arguments]
         known = [check for check in inner if check is not None]

@@ -137,16 +137,18 @@ def test_a_payload_that_does_not_fit_is_refused_with_reasons(
 
 
 def test_many_reasons_are_cut_short() -> None:
-    with pytest.raises(PgquePayloadError, match="; and 2 more$"):
+    with pytest.raises(PgquePayloadError, match=r"; and 2 more$"):
         decoder(list[int])(message('["a", "b", "c", "d", "e", "f", "g"]'))
 
 
-@pytest.mark.parametrize("model", [7, object, "Order"])
+@pytest.mark.parametrize("model", [7, object])
 def test_what_cannot_be_a_model_is_refused_at_once(model: Any) -> None:
     if model is object:
         model = type("Strange", (), {})
     with pytest.raises(PgqueInvalidArgument, match="cannot make a model"):
         decoder(model)
+    with pytest.raises(PgqueInvalidArgument, match="a model is a class, not the text"):
+        decoder("Order")
 
 
 # Without pydantic
@@ -195,7 +197,7 @@ def test_what_is_not_json_is_refused(payload: str | None) -> None:
 
 @plain
 def test_a_field_that_would_have_to_be_converted_is_refused_at_once() -> None:
-    with pytest.raises(PgqueInvalidArgument, match="field to of Parcel is Place.*pip install"):
+    with pytest.raises(PgqueInvalidArgument, match=r"field to of Parcel is Place.*pip install"):
         decoder(Parcel)
 
 

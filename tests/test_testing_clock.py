@@ -2,10 +2,8 @@
 
 from datetime import datetime, timedelta, timezone
 
-import psycopg
 import pytest
 
-import pgque
 from pgque import PgqueBusy, PgqueInvalidArgument, PgquePermissionDenied
 from pgque.testing import Kit, advance, clock
 
@@ -138,9 +136,7 @@ def test_only_the_owner_may_move_it(kit, autoconn):
         advance(autoconn, 1)
 
 
-def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(
-    kit, connect, monkeypatch
-):
+def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(kit, connect, monkeypatch):
     monkeypatch.setattr(clock, "_PATIENCE", b"set local lock_timeout = '20ms'")
     other = connect()
     other.execute("select from pgque.queue for update")

@@ -133,7 +133,8 @@ def test_errors_are_raised_when_all_is_done(kit, client):
         "  message 3 (unknown): no handler for type 'unknown'"
     )
     assert isinstance(caught.value.__cause__, KeyError)
-    assert [failure.error is None for failure in caught.value.failures] == [False, True]
+    [_, unknown] = caught.value.failures
+    assert isinstance(unknown.error, LookupError)
 
 
 def test_an_error_that_the_handler_passed_over_is_a_failure(kit, client):
@@ -162,7 +163,7 @@ def test_retries_come_when_the_clock_was_moved(kit, client):
     assert len(kit.drain(consumer, raise_errors=False).failures) == 1
     assert kit.drain(consumer).messages == []
     kit.advance(60)
-    with pytest.raises(HandlerFailed, match="retry 1.*ZeroDivisionError"):
+    with pytest.raises(HandlerFailed, match=r"retry 1.*ZeroDivisionError"):
         kit.drain(consumer)
     [dead] = client.dead_letters("orders")
     assert dead.dl_reason == "ZeroDivisionError: division by zero"
@@ -245,7 +246,7 @@ def test_a_consumer_that_is_at_work_elsewhere_is_not_waited_for(kit, client, con
 def test_what_is_not_committed_cannot_be_delivered(kit, conn, method):
     own = Kit(conn)
     own.client.send("orders", 1)
-    with pytest.raises(PgqueInvalidArgument, match="inside of a transaction.*Commit it"):
+    with pytest.raises(PgqueInvalidArgument, match=r"inside of a transaction.*Commit it"):
         getattr(own, method)()
     conn.commit()
     getattr(own, method)()

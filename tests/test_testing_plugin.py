@@ -36,7 +36,12 @@ def suite(tmp_path: Path, server_dsn: str) -> Suite:
             env["PGQUE_TEST_DSN"] = server_dsn
         command = [sys.executable, "-m", "pytest", "-p", "pytest_pgque", "-W", "error", "-q"]
         done = subprocess.run(
-            [*command, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+            [*command, *arguments],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == (1 if failing else 0), done.stdout + done.stderr
         if failing:
@@ -47,7 +52,9 @@ def suite(tmp_path: Path, server_dsn: str) -> Suite:
 
 
 def test_it_is_found_by_its_entry_point() -> None:
-    lines = (CHECKOUT / "pyproject.toml").read_text().split("\n[project.entry-points.pytest11]\n")[1]
+    lines = (
+        (CHECKOUT / "pyproject.toml").read_text().split("\n[project.entry-points.pytest11]\n")[1]
+    )
     name, module = lines.splitlines()[0].replace('"', "").split(" = ")
     # One name for both: then `pytest_plugins = ["pytest_pgque"]` in a conftest does no harm.
     assert name == module == "pytest_pgque"
@@ -75,10 +82,12 @@ def test_a_suite_that_asks_for_nothing_imports_nothing(suite: Suite) -> None:
     )
 
 
-def test_each_test_has_a_database_of_its_own_that_was_prepared_once(suite: Suite) -> None:
-    suite(
+def test_each_test_has_a_database_of_its_own_that_was_prepared_once(
+    suite: Suite, tmp_path: Path, server_dsn: str
+) -> None:
+    printed = suite(
+        failing=1,
         conftest="""
-        import psycopg
         import pytest
 
         import pgque
@@ -88,7 +97,6 @@ def test_each_test_has_a_database_of_its_own_that_was_prepared_once(suite: Suite
         @pytest.fixture(scope="session")
         def pgque_prepare():
             def prepare(dsn):
-                prepared.append(dsn)
                 left_open = pgque.connect(dsn)
                 left_open.create_queue("orders")
                 left_open.subscribe("orders", "shipping")
@@ -96,10 +104,13 @@ def test_each_test_has_a_database_of_its_own_that_was_prepared_once(suite: Suite
                 prepared.append(left_open)
 
             yield prepare
-            [_, left_open] = prepared
+            [left_open] = prepared
             left_open.close()
         """,
         test_it="""
+        import os
+        from pathlib import Path
+
         import psycopg
         import pytest
 
@@ -118,41 +129,23 @@ def test_each_test_has_a_database_of_its_own_that_was_prepared_once(suite: Suite
             pgque_kit.assert_sent("orders", n, times=1)
 
         def test_more(pgque_databases, pgque_template):
+            Path("pid").write_text(str(os.getpid()))
             dsn = pgque_databases.create(pgque_template)
             with psycopg.connect(dsn) as conn:
                 assert conn.execute("select count(*) from pgque.queue").fetchone() == (1,)
             pgque_databases.drop(dsn)
+
+        def test_that_fails(pgque_kit):
+            pgque_kit.assert_sent("orders", {"order": 1})
         """,
     )
-
-
-def test_nothing_is_left_on_the_server(suite: Suite, server_dsn: str, tmp_path: Path) -> None:
-    suite(
-        test_it="""
-        import os
-        from pathlib import Path
-
-        def test_it(pgque_kit):
-            Path("pid").write_text(str(os.getpid()))
-        """
-    )
+    assert "1 failed, 3 passed" in printed
+    assert "no event in queue 'orders' is like this: payload={'order': 1}" in printed
+    assert "kit.py" not in printed, "the traceback should end in the test"
     pid = (tmp_path / "pid").read_text()
     with psycopg.connect(server_dsn) as conn:
         rows = conn.execute("select datname from pg_database").fetchall()
     assert not [name for (name,) in rows if name.startswith(f"pgque_test_{pid}_")]
-
-
-def test_a_failing_assert_shows_its_own_words_and_no_line_of_the_kit(suite: Suite) -> None:
-    printed = suite(
-        failing=1,
-        test_it="""
-        def test_it(pgque_kit):
-            pgque_kit.queue("orders")
-            pgque_kit.assert_sent("orders", {"order": 1})
-        """,
-    )
-    assert "no event in queue 'orders' is like this: payload={'order': 1}" in printed
-    assert "kit.py" not in printed
 
 
 def test_workers_share_one_server_that_is_gone_afterwards(suite: Suite, tmp_path: Path) -> None:
@@ -173,15 +166,6 @@ def test_workers_share_one_server_that_is_gone_afterwards(suite: Suite, tmp_path
     eventually(lambda: not answers(first), "the end of the server")
 
 
-def test_a_module_of_the_project_is_not_taken_for_another(suite: Suite) -> None:
-    suite(
-        "-p", "xdist", "-n", "1",
-        own_server=True,
-        queue="raise ImportError('this is the queue of a project')",
-        test_it="def test_it(pgque_server_dsn): pass\n",
-    )  # fmt: skip
-
-
 def answers(dsn: str) -> bool:
     try:
         psycopg.connect(dsn).close()
@@ -192,11 +176,12 @@ def answers(dsn: str) -> bool:
 
 USER = """
     import sys
+    import threading
     from pathlib import Path
     from pgque.testing import shared_server
     with shared_server(Path(sys.argv[1])) as dsn:
         print(dsn, flush=True)
-        sys.stdin.read()
+        threading.Event().wait()
 """
 
 
@@ -214,7 +199,11 @@ def test_a_shared_server_ends_when_its_last_user_was_killed(
             first.wait()
             assert answers(dsn)
     eventually(lambda: not answers(dsn), "the end of the server")
-    with shared_server(tmp_path) as again:  # and begins anew
+    # It begins anew, whatever modules the project has.
+    (tmp_path / "queue.py").write_text("raise ImportError('this is the queue of a project')")
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    monkeypatch.chdir(tmp_path)
+    with shared_server(tmp_path) as again:
         assert answers(again)
 
 
@@ -230,5 +219,5 @@ def test_a_server_that_does_not_start_is_told_to_those_who_wait_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shared, "_SERVE", "import sys; sys.exit('no room for a cluster')")
-    with pytest.raises(EmbeddedError, match="^no room for a cluster$"), shared_server(tmp_path):
+    with pytest.raises(EmbeddedError, match=r"^no room for a cluster$"), shared_server(tmp_path):
         pass

@@ -132,7 +132,7 @@ def test_a_failure_about_the_number_marks_those_that_fit(kit, client):
     with pytest.raises(AssertionError) as caught:
         kit.assert_sent("orders", 1, times=1)
     assert str(caught.value).splitlines() == [
-        "1 events in queue 'orders' should be like this, not 2: payload=1",
+        "1 event in queue 'orders' should be like this, not 2: payload=1",
         "what was sent:",
         "  * 1 placed 1",
         "    2 placed 2",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pgque.batches import Batches
 from pgque.client import PgqueClient
 from pgque.consumer import Consumer
 from pgque.errors import mapped
-from pgque.handlers import Handler, Handlers
+from pgque.handling import Handling
 from pgque.message import Message
 
 SHOWN: Final = 10
@@ -18,15 +18,16 @@ SHOWN: Final = 10
 
 @dataclass(frozen=True)
 class Failure:
-    """A message that was nacked: why, as the dead letter would say it, and what was raised.
+    """A message that was nacked.
 
-    ``error`` is None where nothing was: there is no handler for the type, or the handler passed
-    over an error of the database.
+    ``message``  the `Message`
+    ``reason``   why, as the dead letter would say it
+    ``error``    what the handler raised; a LookupError where there is none for the type
     """
 
     message: Message
     reason: str
-    error: Exception | None
+    error: Exception
 
 
 @dataclass
@@ -40,15 +41,16 @@ class Drained:
     failures: list[Failure] = field(default_factory=list)
 
 
-class HandlerFailed(AssertionError):
+class HandlerFailed(AssertionError):  # noqa: N818 (it says what went wrong, as pgque's errors do)
     """Handlers have failed: ``failures`` are all of them; the first error is the `__cause__`."""
 
     def __init__(self, drained: Drained) -> None:
         self.failures = drained.failures
-        lines = [f"{len(self.failures)} of {len(drained.messages)} messages failed and were nacked:"]
-        lines += [f"  {_attempt(failure.message)}: {failure.reason}" for failure in self.failures[:SHOWN]]
-        if len(self.failures) > SHOWN:
-            lines.append(f"  and {len(self.failures) - SHOWN} more")
+        many = len(self.failures)
+        lines = [f"{many} of {len(drained.messages)} messages failed and were nacked:"]
+        lines += [f"  {_attempt(one.message)}: {one.reason}" for one in self.failures[:SHOWN]]
+        if many > SHOWN:
+            lines.append(f"  and {many - SHOWN} more")
         super().__init__("\n".join(lines))
 
 
@@ -58,8 +60,7 @@ class Draining(Consumer):
     def __init__(self, consumer: Consumer, drained: Drained) -> None:
         vars(self).update(vars(consumer))  # its handlers and options, and the event of its stop()
         self._drained = drained
-        self._errors: dict[int, Exception] = {}
-        self._handlers = _Noting(consumer._handlers, self._errors)
+        self._handling = _Noting(consumer._handling, drained)
 
     @property
     def queue(self) -> str:
@@ -92,38 +93,25 @@ class Draining(Consumer):
         """Forget that `stop` was called, as the end of `start` does."""
         self._stopping.clear()
 
-    def _call_handlers(
-        self, client: PgqueClient, batches: Batches, messages: list[Message]
+
+class _Noting(Handling):
+    """A consumer's way to handle a batch, which notes what was handled and what has failed."""
+
+    def __init__(self, handling: Handling, drained: Drained) -> None:
+        vars(self).update(vars(handling))
+        self._drained = drained
+
+    def call(
+        self, client: PgqueClient, batches: Batches, messages: Sequence[Message], *more: Any
     ) -> tuple[int, list[tuple[Message, str]]]:
-        handled, failed = super()._call_handlers(client, batches, messages)
+        handled, failed = super().call(client, batches, messages, *more)
         self._drained.messages += messages[:handled]
-        self._drained.failures += [
-            Failure(message, reason, self._errors.get(message.msg_id)) for message, reason in failed
-        ]
-        self._errors.clear()
         return handled, failed
 
-
-class _Noting(Handlers):
-    """The handlers of a consumer; what they raise is noted on its way."""
-
-    def __init__(self, handlers: Handlers, errors: dict[int, Exception]) -> None:
-        vars(self).update(vars(handlers))
-        self._errors = errors
-
-    def find(self, message_type: str) -> Handler | None:
-        handler = super().find(message_type)
-        return handler and replace(handler, function=self._noting(handler.function))
-
-    def _noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(message: Message, *client: PgqueClient) -> Any:
-            try:
-                return function(message, *client)
-            except Exception as error:
-                self._errors[message.msg_id] = error
-                raise
-
-        return call
+    def _explain(self, error: Any, message: Message, client: PgqueClient) -> str:
+        reason = super()._explain(error, message, client)
+        self._drained.failures.append(Failure(message, reason, error))
+        return reason
 
 
 def _attempt(message: Message) -> str:

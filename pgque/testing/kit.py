@@ -92,8 +92,7 @@ class Kit:
             )
         )
         return sum(
-            self._tick(name, lags.get(name, False))
-            for name in (lags if queue is None else [queue])
+            self._tick(name, lags.get(name, False)) for name in (lags if queue is None else [queue])
         )
 
     def _tick(self, queue: str, lags: bool) -> bool:
@@ -139,7 +138,7 @@ class Kit:
         :param raise_errors: raise when all is done, if handlers have failed or were missing; else
             only tell.
         :param limit: the most messages, for handlers that keep each other busy.
-        :raises HandlerFailed: an AssertionError, from what the first handler that failed has raised.
+        :raises HandlerFailed: an AssertionError, from what the first handler to fail has raised.
         :raises PgqueConsumerNotFound: where a consumer is not subscribed: see `queue`.
         :raises PgqueBusy: where the consumer runs elsewhere too and is at work.
         :raises PgqueInvalidArgument: where the kit's connection is inside of a transaction.

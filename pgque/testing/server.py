@@ -8,6 +8,7 @@ picks the version of the latter two.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import warnings
@@ -63,8 +64,7 @@ def docker_answers() -> bool:
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import docker
-
+        docker = importlib.import_module("docker")
         with contextlib.suppress(docker.errors.DockerException):
             client = docker.from_env(timeout=3)
             try:

@@ -59,7 +59,7 @@ def _start(files: _Files) -> None:
         raise EmbeddedError(said or f"the process of the server ended with status {status}")
 
 
-# Not "-m", which looks for modules in the project's folder first, and a project may have a queue.py.
+# Not "-m", which looks for modules in the project's folder first: a project may have a queue.py.
 _SERVE: Final = """
 import sys
 sys.path = [*filter(None, sys.path), sys.argv[1]]

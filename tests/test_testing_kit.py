@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 from pgque import (
     Consumer,
     PgqueBusy,
+    PgqueConnectionError,
     PgqueConsumerNotFound,
     PgqueError,
     PgqueInvalidArgument,
@@ -250,6 +251,17 @@ def test_what_is_not_committed_cannot_be_delivered(kit, conn, method):
         getattr(own, method)()
     conn.commit()
     getattr(own, method)()
+
+
+def test_a_handler_may_close_the_tests_connection(kit, client, connect):
+    """As a handler does that calls Django's close_old_connections."""
+    borrowed = connect(autocommit=True)
+    consumer = shipping()
+    consumer.on("*")(lambda message: borrowed.close())
+    client.send("orders", 1)
+    assert len(Kit(borrowed).drain(consumer).messages) == 1
+    with pytest.raises(PgqueConnectionError):
+        Kit(borrowed).tick()
 
 
 def test_failures_are_logged_as_the_consumer_does(kit, client, caplog):

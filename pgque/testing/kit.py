@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import ANY
 
 import psycopg
@@ -22,6 +22,8 @@ from pgque.testing.sent import Pattern, explain, sent
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString
+
+_INSIDE: Final = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
 class Kit:
@@ -149,7 +151,7 @@ class Kit:
         parts = [Draining(consumer, drained) for consumer in consumers]
         try:
             with connect(self.dsn, autocommit=True) as owner:
-                while self._round(parts, PgqueClient(owner.conn)):
+                while _round(parts, Kit(owner.conn)):
                     if len(drained.messages) > limit:
                         raise PgqueError(
                             f"{len(drained.messages)} messages were handled and there are more: "
@@ -161,14 +163,6 @@ class Kit:
         if drained.failures and raise_errors:
             raise HandlerFailed(drained) from drained.failures[0].error
         return drained
-
-    def _round(self, parts: list[Draining], client: PgqueClient) -> bool:
-        """Let each consumer handle what is ready now: whether it is worth another look."""
-        handled = 0
-        for part in parts:
-            self.tick(part.queue)
-            handled += part.run(client)
-        return handled > 0 and not any(part.stopping for part in parts)
 
     # What was sent
 
@@ -242,8 +236,20 @@ class Kit:
 
     def _refuse_transaction(self, what: str) -> None:
         """Raise where nothing could come of it: a tick sees what is committed and nothing else."""
-        if self.conn.info.transaction_status != TransactionStatus.IDLE:
+        if self.conn.info.transaction_status in _INSIDE:
             raise PgqueInvalidArgument(
                 f"cannot {what} inside of a transaction: what it has sent is delivered once it is "
                 "committed. Commit it, or assert what was sent and call the handlers by yourself"
             )
+
+
+def _round(parts: list[Draining], kit: Kit) -> bool:
+    """Let each consumer handle what is ready now: whether it is worth another look.
+
+    The kit's connection is for this alone: a handler may close the one on which the test works.
+    """
+    handled = 0
+    for part in parts:
+        kit.tick(part.queue)
+        handled += part.run(PgqueClient(kit.conn))
+    return handled > 0 and not any(part.stopping for part in parts)

@@ -105,7 +105,9 @@ def _signature(function: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             shown.append("*")
             star = True
-        text = parameter.name
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = star or bool(stars)
+        text = stars + parameter.name
         if parameter.annotation is not parameter.empty:
             text += f": {_name(parameter.annotation)}"
         if parameter.default is not parameter.empty:

@@ -1,5 +1,8 @@
 """Members that die, are taken over or removed (sql/09_coop.sql, sql/17_share.sql)."""
 
+from datetime import timedelta
+
+from pgque.testing import advance
 from tests.fix_coop import DEAD, drain_coop, register, unregister
 from tests.fix_engine import (
     Thread,
@@ -85,7 +88,7 @@ def test_touch_is_a_sign_of_life(autoconn, queue, group):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive_coop(autoconn, queue, group, "a")
-    autoconn.execute("update pgque.cursor set cur_time = cur_time - interval '1 hour'")
+    advance(autoconn, timedelta(hours=1))
     assert value(autoconn, "select pgque.touch_subconsumer(%s, 'g', 'a')", queue) == 1
     assert receive_coop(autoconn, queue, group, "b", 10, "10 minutes") == []
     assert receive_coop(autoconn, queue, group, "a") == batch

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import embedded, install, tail
+from pgque import dashboard, embedded, install, tail
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -17,8 +17,8 @@ PYTHON_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
-`import pgque` gives all names of this page but those of `pgque.embedded`, `pgque.install` and
-`pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
+`import pgque` gives all names of this page but those of `pgque.dashboard`, `pgque.embedded`,
+`pgque.install` and `pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
 `PgqueClient` never commits and never rolls back.
 """
 
@@ -53,6 +53,8 @@ def python_reference() -> str:
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
     parts.append("\n## pgque.tail\n")
     parts.append(_class(tail.Tail, "###"))
+    parts.append(f"\n## pgque.dashboard\n\n{_markdown(inspect.getdoc(dashboard) or '')}\n")
+    parts.append(_function(dashboard.create_app, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))

@@ -162,7 +162,9 @@ def produce(dsn: str, over: threading.Event) -> None:
             for _ in range(int(2 * wave)):
                 payment = {"order": 1000 + number, "amount": "19.90", "city": city}
                 client.send("payments", payment, type="payment.due", key=f"order-{number}")
-            client.send_batch("clicks", "click", [f'{{"page": {n}}}' for n in range(int(40 * wave))])
+            client.send_batch(
+                "clicks", "click", [f'{{"page": {n}}}' for n in range(int(40 * wave))]
+            )
             client.send("mail", {"to": "ada@example.com", "subject": "Thank you"}, type="mail.out")
             client.send("audit", {"user": "ada", "did": "order"}, type="audit")
 

@@ -18,8 +18,8 @@ PYTHON_HEAD: Final = """\
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
 `import pgque` gives all names of this page but those of `pgque.dashboard`, `pgque.embedded`,
-`pgque.install` and `pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
-`PgqueClient` never commits and never rolls back.
+`pgque.install` and `pgque.tail`. Every error is below [`PgqueError`](#errors); the error of psycopg
+is its `__cause__`. `PgqueClient` never commits and never rolls back.
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")

@@ -63,9 +63,7 @@ def command(
             f"with --host {host}, say by which name it is reached: --allow-host NAME"
         )
     log_to_stderr()
-    app = create_app(
-        dsn, token=token or None, private=private, allowed_hosts=names, always=True
-    )
+    app = create_app(dsn, token=token or None, private=private, allowed_hosts=names, always=True)
     with reading_connection(dsn) as conn:
         Eye(conn).look()  # what is wrong is said here rather than in the page
     try:

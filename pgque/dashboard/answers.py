@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import datetime
 from typing import Any, Final
 
@@ -72,7 +71,7 @@ def number(value: Any, name: str, kind: type[int] | type[float] = int) -> Any:
         found = kind(value)
     except (TypeError, ValueError, OverflowError):
         raise PgqueInvalidArgument(f"{name} has to be a number, not {value!r}") from None
-    if not 0 <= found < 2**63 or math.isnan(found):
+    if not 0 <= found < 2**63:  # NaN is neither
         raise PgqueInvalidArgument(f"{name} is out of range")
     return found
 

@@ -77,7 +77,8 @@ def create_app(
     :param always: whether samples are taken while nobody looks as well, default False.
     :param stream_seconds: how long a stream of events lasts until the page asks for the next one,
         default 60; a server that stops waits for it.
-    :raises PgqueInvalidArgument: for a bad DSN, a token that is too short, or ``private`` without one.
+    :raises PgqueInvalidArgument: for a bad DSN, a token that is too short, or ``private`` without
+        one.
     """
     with mapped:
         conninfo_to_dict(dsn)
@@ -127,8 +128,8 @@ def _check(token: Any, private: bool) -> None:
         return
     if not isinstance(token, str) or len(token) < SHORTEST_TOKEN or not _fits_a_header(token):
         raise PgqueInvalidArgument(
-            f"the token has to be {SHORTEST_TOKEN} or more printable ASCII characters without blanks: "
-            "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+            f"the token has to be {SHORTEST_TOKEN} or more printable ASCII characters without "
+            "blanks: python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
         )
 
 

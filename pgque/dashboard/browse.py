@@ -6,13 +6,13 @@ Invariant: one call looks at `LOOKED_AT` rows at most, from an index, and says w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from pgque.calls import Calls
+from pgque.calls import Calls, new_cursor, to_interval
 from pgque.dashboard.looking import only_reading
 from pgque.errors import PgqueDeadLetterNotFound, PgqueQueueNotFound, mapped
 
@@ -27,6 +27,7 @@ SHORT: Final = 160
 LONG: Final = 200_000
 """Characters of a payload that is shown whole."""
 COUNTED: Final = 100_000
+SECONDS_A_DAY: Final = 86400.0
 
 Row = dict[str, Any]
 
@@ -159,7 +160,8 @@ class Browser(Calls):
             "and d.dl_time <= clock_timestamp() - %s::interval limit %s::int) counted"
         )
         number = self._queue(queue)[0]
-        return int(self._found(query, (number, timedelta(days=days), COUNTED))[0][0])
+        age = to_interval(days * SECONDS_A_DAY, "days")
+        return int(self._found(query, (number, age, COUNTED))[0][0])
 
     def _page(
         self,
@@ -187,9 +189,9 @@ class Browser(Calls):
                 sql.SQL(", ".join(f"%s::text::{kind}" for kind in kinds)),
             )
             given = [str(part) for part in start]
-        looked = sql.SQL(
-            "from (select * from {} where {} order by {} limit %s::int) e"
-        ).format(table, begin, sorting)
+        looked = sql.SQL("from (select * from {} where {} order by {} limit %s::int) e").format(
+            table, begin, sorting
+        )
         conditions = sql.SQL(" and ").join([sql.SQL("true"), *(one for one, _ in matches)])
         query = sql.SQL("select {} {} where {} order by {} limit %s::int").format(
             _columns(columns, SHORT), looked, conditions, sorting
@@ -234,9 +236,15 @@ class Browser(Calls):
     def _found(self, query: sql.Composable, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         conn: psycopg.Connection[Any] = self._conn
         with mapped, only_reading(conn, seconds=PATIENCE):
+            # By the index, whatever the planner thinks of a table that nobody has analyzed.
+            new_cursor(conn).execute(_BY_INDEX, prepare=False)
             return self._rows(query.as_string(conn), values)
 
 
+_BY_INDEX: Final = (
+    "select set_config(name, 'off', true) from "
+    "unnest(array['enable_seqscan', 'enable_sort', 'enable_bitmapscan', 'jit']) as name"
+)
 _EVENT: Final = (
     "e.ev_id", "e.ev_txid::text", "e.ev_time", "e.ev_type", "e.ev_extra1", "e.ev_extra2",
     "e.ev_extra3", "e.ev_extra4", "e.ev_data",
@@ -251,7 +259,8 @@ _DEAD: Final = sql.SQL(
     "join pgque.consumer c on c.co_id = d.dl_consumer_id) e"
 )
 _RETRIES: Final = sql.SQL(
-    "(select r.*, c.co_name from pgque.retry_queue r join pgque.subscriber s on s.sub_id = r.ev_owner "
+    "(select r.*, c.co_name from pgque.retry_queue r "
+    "join pgque.subscriber s on s.sub_id = r.ev_owner "
     "join pgque.consumer c on c.co_id = s.sub_consumer) e"
 )
 
@@ -276,7 +285,8 @@ def _matches(wanted: Wanted) -> list[tuple[sql.Composable, list[Any]]]:
         found.append(
             (
                 sql.SQL(
-                    "(position(lower(%s::text) in lower(e.ev_data)) > 0 or e.ev_id::text = %s::text)"
+                    "(position(lower(%s::text) in lower(e.ev_data)) > 0"
+                    " or e.ev_id::text = %s::text)"
                 ),
                 [wanted.text, wanted.text.strip()],
             )

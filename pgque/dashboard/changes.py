@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
+from pgque.dashboard.browse import SECONDS_A_DAY
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgque.dashboard")
 
 IDS_AT_MOST: Final = 200
-SECONDS_A_DAY: Final = 86400.0
 
 
 async def token(_: Request) -> Response:

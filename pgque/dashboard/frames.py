@@ -80,9 +80,7 @@ def key_points(view: View, name: str | None) -> Iterator[tuple[Key, float | None
     yield Key(None, "latency", "longest"), max(latest, default=None)
 
 
-def _points_of(
-    figures: ConsumerFigures, known: Subscriber
-) -> Iterator[tuple[Key, float | None]]:
+def _points_of(figures: ConsumerFigures, known: Subscriber) -> Iterator[tuple[Key, float | None]]:
     if known.group is None:
         yield Key(figures.queue, "rate", figures.consumer), figures.rate
         yield Key(figures.queue, "lag", figures.consumer), figures.lag

@@ -27,7 +27,8 @@ class Key(NamedTuple):
 class History:
     """Lines of points, each point for a few seconds; the oldest give way to the newest.
 
-    A point is the mean of what was recorded in its seconds where it is a rate, and else the greatest.
+    A point is the mean of what was recorded in its seconds where it is a rate, and else the
+    greatest.
 
     :param slots: how many points are kept, default 600.
     :param seconds: how long each is, default 3.
@@ -70,7 +71,9 @@ class History:
 
     def _begin(self, slot: int) -> None:
         self._sums.clear()
-        if not 0 < slot - self._newest < self._slots:  # the first, after a long sleep, or another clock
+        if (
+            not 0 < slot - self._newest < self._slots
+        ):  # the first, after a long sleep, or another clock
             self._lines.clear()
             self._used.clear()
             self._first = slot
@@ -85,7 +88,7 @@ class History:
                 del self._lines[key], self._used[key]
 
     def read(self, queue: str | None) -> tuple[list[float], dict[Key, list[float | None]]]:
-        """Return the times of the points, and the lines of one queue or, with None, of all together."""
+        """Return the times of the points, and the lines of one queue, or of all together."""
         with self._guard:
             if not self._lines:
                 return [], {}

@@ -79,7 +79,7 @@ class View(NamedTuple):
     subscribers: dict[tuple[str, str], Subscriber]
 
     def consumers(self, queue: str | None = None) -> Iterator[tuple[ConsumerFigures, Subscriber]]:
-        """Yield consumers of one queue, or of all; members of groups have no position of their own."""
+        """Yield consumers of one queue, or of all; a member of a group has no position."""
         for figures in self.sample.consumers:
             known = self.subscribers.get(figures[:2])
             if known is not None and queue in (None, figures.queue):

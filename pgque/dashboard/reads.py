@@ -42,9 +42,7 @@ async def history(request: Request) -> Response:
     """Return the points of plots: of ``queue``, or of all queues together."""
     board = _board(request)
     board.sampler.start()
-    times, lines = await board.in_thread(
-        lambda: board.sampler.history.read(text(request, "queue"))
-    )
+    times, lines = await board.in_thread(lambda: board.sampler.history.read(text(request, "queue")))
     plots: dict[str, dict[str, list[float | None]]] = {"rate": {}, "lag": {}, "latency": {}}
     for key, line in lines.items():
         plots[key.plot][key.name] = line
@@ -65,8 +63,7 @@ async def message(request: Request) -> Response:
     """Return one message, whole."""
     queue = needed(request, "queue")
     where = place(needed(request, "place"), "place", 2) or ""
-    answer = await _browse(request, lambda b: {"row": b.message(queue, where)})
-    return answer
+    return await _browse(request, lambda b: {"row": b.message(queue, where)})
 
 
 async def dead_letters(request: Request) -> Response:
@@ -126,9 +123,7 @@ async def _browse(request: Request, look: Callable[[Browser], dict[str, Any]]) -
 
 
 def _search(request: Request) -> tuple[str, Wanted, int]:
-    wanted = Wanted(
-        **{name: text(request, name) for name in ("type", "key", "text", "consumer")}
-    )
+    wanted = Wanted(**{name: text(request, name) for name in ("type", "key", "text", "consumer")})
     limit = number(text(request, "limit") or PAGE, "limit")
     return needed(request, "queue"), wanted, limit
 

@@ -168,7 +168,9 @@ class Sampler:
 def _encode(state: State, queue: str | None) -> bytes:
     found: dict[str, Any]
     if state.view is not None:
-        shown = frames.overview(state.view) if queue is None else frames.one_queue(state.view, queue)
+        shown = (
+            frames.overview(state.view) if queue is None else frames.one_queue(state.view, queue)
+        )
         found = {"state": "live", **shown}
     elif state.error is not None:
         found = {"state": "lost", "error": state.error, "since": state.since}

@@ -4,7 +4,8 @@
   to lead to this address (DNS rebinding).
 - Nothing can be changed without a token. It comes in a header of its own, which no form and no
   other site's page can set, and the page that asks has to be this one.
-- Answers may not be framed, guessed at or fetched by other sites; scripts and styles come from here.
+- Answers may not be framed, guessed at or fetched by other sites; scripts and styles come from
+  here alone.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Guard:
         if "*" not in self._allowed and host not in self._allowed:
             app = refused(
                 "host",
-                f"The name {host or '(none)'} is not one of those by which this page may be reached: "
-                "allow it with --allow-host, or allowed_hosts of create_app.",
+                f"The name {host or '(none)'} is not one of those by which this page may be "
+                "reached: allow it with --allow-host, or allowed_hosts of create_app.",
                 status=421,
             )
         await app(scope, receive, send_with_headers)

@@ -30,9 +30,7 @@ def consumers(view, queue):
 
 def listed(view):
     overview = frames.overview(view)
-    return {
-        row[0]: dict(zip(overview["columns"], row, strict=True)) for row in overview["queues"]
-    }
+    return {row[0]: dict(zip(overview["columns"], row, strict=True)) for row in overview["queues"]}
 
 
 def test_what_is_in_flight_is_what_the_open_batch_holds(eye, autoconn, queue, consumer):

@@ -56,6 +56,7 @@ def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
         ("message", {"queue": "q", "place": f"{2**64}-1"}, "out of range"),
         ("letter", {"letter": "x"}, "letter has to be a number"),
         ("purgeable", {"queue": "q", "days": "nan"}, "out of range"),
+        ("purgeable", {"queue": "q", "days": "inf"}, "out of range"),
     ],
 )
 def test_a_bad_parameter_is_named(ask, path, params, words):
@@ -143,6 +144,7 @@ def test_dead_letters_are_purged_by_age(ask, autoconn, dead):
         ("replay-all", "{}"),
         ("purge", '{"queue": "q"}'),
         ("purge", '{"queue": "q", "days": -1}'),
+        ("purge", '{"queue": "q", "days": 1e15}'),
         ("purge", '{"queue": ["q"], "days": 1}'),
         ("purge", "[1]"),
         ("purge", "{half"),

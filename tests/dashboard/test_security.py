@@ -128,7 +128,9 @@ def test_a_private_stream_needs_the_token_too(private):
     assert private.get("/").status_code == 200  # where the token is asked for
 
 
-@pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/about", "/nothing", "/api/messages"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/main.js", "/api/about", "/nothing", "/api/messages"]
+)
 @pytest.mark.parametrize("host", ["localhost", "evil.test"])
 def test_every_answer_says_what_a_browser_may_do_with_it(read_only, path, host):
     headers = read_only.get(path, headers={"Host": host}).headers

@@ -71,7 +71,11 @@ export async function follow(parameters, signal, onFrame, onLost) {
       for await (const data of events(answer.body)) {
         came = true;
         pause = FIRST_PAUSE;
-        onFrame(JSON.parse(data));
+        try {
+          onFrame(JSON.parse(data));
+        } catch (error) {
+          reportError(error); // a mistake of the page's own is not the server's
+        }
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -53,7 +53,7 @@ function navigate() {
   view?.close?.();
   const first = view === null;
   view = queue === null ? new Overview() : new QueuePage(queue, part, rights);
-  document.title = `${view.title} – pgque`;
+  document.title = `${view.title} - pgque`;
   at("main").replaceChildren(view.element);
   if (!first) {
     view.element.querySelector("h1").focus({ preventScroll: true });

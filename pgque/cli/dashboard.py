@@ -62,7 +62,6 @@ def command(
         raise CommandError(
             f"with --host {host}, say by which name it is reached: --allow-host NAME"
         )
-    log_to_stderr()
     app = create_app(dsn, token=token or None, private=private, allowed_hosts=names, always=True)
     with reading_connection(dsn) as conn:
         Eye(conn).look()  # what is wrong is said here rather than in the page
@@ -72,6 +71,7 @@ def command(
         raise CommandError(
             f"cannot listen on {host}, port {port}: {error.strerror or error}"
         ) from error
+    log_to_stderr()
     with listening:
         url = _url(host, listening.getsockname()[1])
 

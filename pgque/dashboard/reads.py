@@ -22,11 +22,11 @@ async def about(request: Request) -> Response:
     """Say what may be done, and which database this is."""
     board = _board(request)
     given = conninfo_to_dict(board.dsn)
-    where = "/".join(str(given[name]) for name in ("host", "dbname") if given.get(name))
+    host = str(given.get("host") or "")
+    parts = [host if not host.startswith("/") else "", str(given.get("dbname") or "")]
     return Answer(
         {
-            "database": str(given.get("dbname") or given.get("service") or "pgque"),
-            "where": where,
+            "where": "/".join(filter(None, parts)),
             "changes": board.can_change,
             "private": request.app.state.private,
         }

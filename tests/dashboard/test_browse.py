@@ -126,9 +126,7 @@ def test_a_search_looks_at_so_many_and_says_where_it_stopped(browser, autoconn, 
     assert (listed(page), page.more, page.looked_at) == (["3"], None, None)
 
 
-def test_p7_a_page_costs_the_same_whatever_the_log_holds(
-    browser, autoconn, queue, monkeypatch
-):
+def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queue, monkeypatch):
     send_many(autoconn, queue, 20_000)
     plans = []
 

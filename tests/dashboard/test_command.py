@@ -9,6 +9,7 @@ import httpx
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pgque.cli.app import run
 from tests.dashboard.conftest import TOKEN
 from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.running import PATIENCE
@@ -64,31 +65,40 @@ def test_the_token_comes_from_the_environment(start):
         assert client.get("/", headers={"Host": "other.test"}).status_code == 421
 
 
-def test_a_port_that_is_taken_is_said(dsn):
+@pytest.fixture
+def fails(capsys):
+    """Run the command and return the one line that it says, and nothing else."""
+
+    def fails(dsn, *arguments):
+        assert run(["dashboard", "--dsn", dsn, *arguments]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        [line] = err.splitlines()
+        return line
+
+    return fails
+
+
+def test_a_port_that_is_taken_is_said(fails, dsn):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line = failed(cli("dashboard", "--dsn", dsn, "--port", str(port)))
+        line = fails(dsn, "--port", str(port))
     assert line == f"pgque: cannot listen on 127.0.0.1, port {port}: Address already in use"
 
 
-def test_no_server_no_schema_and_no_right_are_said_at_once(empty_dsn, dsn, new_role):
-    words = {
-        "host=/nowhere": "/nowhere",
-        empty_dsn: "pgque install",
-        make_conninfo(dsn, user=new_role()): "pgque_reader",
-    }
-    for bad, word in words.items():
-        assert word in failed(cli("dashboard", "--dsn", bad, "--port", "0"))
+def test_no_server_no_schema_and_no_right_are_said_at_once(fails, empty_dsn, dsn, new_role):
+    assert "/nowhere" in fails("host=/nowhere")
+    assert "pgque install" in fails(empty_dsn)
+    assert "pgque_reader" in fails(make_conninfo(dsn, user=new_role()))
 
 
-def test_a_bad_token_is_said(dsn):
-    assert "16 or more" in failed(cli("dashboard", "--dsn", dsn, "--token", "short"))
-    assert "private needs a token" in failed(cli("dashboard", "--dsn", dsn, "--private"))
+def test_a_bad_token_is_said(fails, dsn):
+    assert "16 or more" in fails(dsn, "--token", "short")
+    assert "private needs a token" in fails(dsn, "--private")
 
 
-def test_every_address_needs_a_name(dsn):
-    line = failed(cli("dashboard", "--dsn", dsn, "--host", "0.0.0.0"))
-    assert "--allow-host NAME" in line
+def test_every_address_needs_a_name(fails, dsn):
+    assert "--allow-host NAME" in fails(dsn, "--host", "0.0.0.0")
 
 
 def test_a_missing_extra_is_named(dsn, tmp_path):

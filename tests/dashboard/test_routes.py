@@ -17,6 +17,15 @@ def letters(ask, queue):
     return [row["letter"] for row in ask.get("/api/dead", params={"queue": queue}).json()["rows"]]
 
 
+@pytest.fixture(scope="module")
+def nowhere():
+    """Ask a dashboard of a database that is not there."""
+    with serving(create_app(NOWHERE, token=TOKEN)) as served:
+        headers = {"X-Pgque-Token": TOKEN, "Content-Type": "application/json"}
+        with served.client(headers=headers) as client:
+            yield client
+
+
 @pytest.fixture
 def dead(autoconn, queue, consumer):
     """A queue with three dead letters."""
@@ -59,8 +68,8 @@ def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
         ("purgeable", {"queue": "q", "days": "inf"}, "out of range"),
     ],
 )
-def test_a_bad_parameter_is_named(ask, path, params, words):
-    answer = ask.get(f"/api/{path}", params=params)
+def test_a_bad_parameter_is_named(nowhere, path, params, words):
+    answer = nowhere.get(f"/api/{path}", params=params)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
@@ -73,9 +82,8 @@ def test_an_unknown_queue_and_a_letter_that_is_gone_are_not_found(ask):
     assert ask.get("/api/letter", params={"letter": 77}).status_code == 404
 
 
-def test_a_server_that_does_not_answer_is_said(serve):
-    with serve(NOWHERE).client() as client:
-        answer = client.get("/api/messages", params={"queue": "q"})
+def test_a_server_that_does_not_answer_is_said(nowhere):
+    answer = nowhere.get("/api/messages", params={"queue": "q"})
     assert answer.status_code == 503
     assert "/nowhere" in answer.json()["error"]
 
@@ -144,17 +152,14 @@ def test_dead_letters_are_purged_by_age(ask, autoconn, dead):
         ("replay-all", "{}"),
         ("purge", '{"queue": "q"}'),
         ("purge", '{"queue": "q", "days": -1}'),
-        ("purge", '{"queue": "q", "days": 1e15}'),
         ("purge", '{"queue": ["q"], "days": 1}'),
         ("purge", "[1]"),
         ("purge", "{half"),
         ("purge", '{"queue": "' + "q" * LONGEST_BODY + '"}'),
     ],
 )
-def test_a_bad_change_changes_nothing(ask, autoconn, dead, path, content):
-    headers = {"Content-Type": "application/json"}
-    assert ask.post(f"/api/{path}", content=content, headers=headers).status_code == 400
-    assert value(autoconn, "select count(*) from pgque.dead_letter") == 3
+def test_a_bad_change_is_refused_before_the_database_is_asked(nowhere, path, content):
+    assert nowhere.post(f"/api/{path}", content=content).status_code == 400
 
 
 def test_without_a_token_dead_letters_stay(serve, autoconn, dead):

@@ -3,7 +3,7 @@
 import { change, read } from "./api.js";
 import { confirm, showMessage } from "./dialogs.js";
 import { el, later, newId, say } from "./dom.js";
-import { count, line, moment, NOTHING } from "./format.js";
+import { clock, count, line, moment, NOTHING } from "./format.js";
 import { Table } from "./table.js";
 
 export const PARTS = [
@@ -23,7 +23,7 @@ const FIELDS = {
 };
 const LABELS = { text: "Payload contains", type: "Type", key: "Key", consumer: "Consumer", until: "Sent before" };
 const ROWS_AT_MOST = 1000;
-const REPLAYED = "Every consumer of the queue gets it again, as a new message; the dead letter is removed.";
+const REPLAYED = "What is replayed is a new message, which every consumer of the queue gets. It is a dead letter no more.";
 
 export class Browse {
   constructor(queue, part, rights) {
@@ -166,7 +166,7 @@ export class Browse {
       this.older.hidden = page.more === null || this.rows.length >= ROWS_AT_MOST;
       say(this.older, page.looked_at ? "Search further back" : "Older ones");
       const through = page.looked_at ? ` in the last ${count(page.looked_at)} looked at` : "";
-      const listed = `${count(this.rows.length)}${page.more ? " so far" : ""}${through}, at ${moment(new Date())}`;
+      const listed = `${count(this.rows.length)} found${page.more ? " so far" : ""}${through}, at ${clock(Date.now() / 1000)}`;
       say(this.status, done ? `${done} ${listed}` : listed);
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -92,7 +92,7 @@ export class Overview {
       el(
         "section",
         { "aria-label": "Queues" },
-        el("div", { class: "bar" }, el("h2", {}, "All queues"), el("label", { for: id }, "Filter"), this.filter, this.found),
+        el("div", { class: "bar" }, el("h2", {}, "All queues"), this.found, el("span", { class: "beside" }, el("label", { for: id }, "Filter"), this.filter)),
         this.table.element,
       ),
       el("section", { "aria-label": "Furthest behind" }, el("h2", {}, "Furthest behind"), this.slowest.element),

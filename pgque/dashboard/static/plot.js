@@ -110,7 +110,8 @@ export class Plot {
     const { width } = this;
     mark(this.canvas, "width", width);
     mark(this.canvas, "viewBox", `0 0 ${width} ${HEIGHT}`);
-    const { top, step } = scale(Math.max(0, ...this.lines.map((line) => line.peak ?? 0)), this.base);
+    const most = Math.max(0, ...this.lines.map((line) => line.peak ?? 0));
+    const { top, step, label } = scale(most, this.base, this.format);
     const floor = HEIGHT - BOTTOM;
     this.x = (at) => LEFT + ((at - this.from) / (this.to - this.from)) * (width - LEFT - RIGHT);
     this.y = (value) => floor - (value / top) * (floor - TOP);
@@ -118,7 +119,7 @@ export class Plot {
     for (let value = 0; value <= top * 1.0001; value += step) {
       const y = Math.round(this.y(value)) + 0.5;
       parts.push(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y, y2: y, class: value ? "grid" : "axis" }));
-      parts.push(svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.format(value)));
+      parts.push(svg("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, label(value)));
     }
     for (const at of marks(this.from, this.to, width - LEFT - RIGHT)) {
       const x = this.x(at);
@@ -132,6 +133,7 @@ export class Plot {
       parts.push(svg("path", { d: path.stroke, class: `stroke line-${colour}` }));
     }
     this.needle = svg("line", { y1: TOP, y2: floor, class: "needle", visibility: "hidden" });
+    this.canvas.classList.toggle("only", this.lines.length === 1);
     this.canvas.replaceChildren(...parts, this.needle);
   }
 
@@ -227,19 +229,22 @@ function greatest(values) {
   return values.reduce((most, value) => (value != null && (most === null || value > most) ? value : most), null);
 }
 
-const TIMES = [0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 36000, 86400, 864000];
+const LONG_STEPS = [
+  5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400,
+];
 
-/** The top of an axis and the step between its lines. */
-function scale(most, base) {
+/** The top of an axis, the step between its lines, and how a value is written there. */
+function scale(most, base, format) {
   const wanted = Math.max(most, base === "time" ? 0.002 : 1) / 4;
-  let unit = 10 ** Math.floor(Math.log10(wanted));
-  let steps = [1, 2, 5, 10];
-  if (base === "time" && wanted >= 6) {
-    unit = TIMES.filter((one) => one <= wanted).at(-1) ?? 1;
-    steps = unit % 60 === 0 ? [1, 2, 3, 5, 10, 20] : [1, 2, 3, 6];
-  }
-  const step = unit * (steps.find((one) => unit * one >= wanted) ?? steps.at(-1));
-  return { top: step * Math.max(1, Math.ceil(most / step - 1e-9)), step };
+  const unit = 10 ** Math.floor(Math.log10(wanted));
+  const long = base === "time" && wanted > 2;
+  const step = long
+    ? (LONG_STEPS.find((one) => one >= wanted) ?? 86400 * Math.ceil(wanted / 86400))
+    : unit * [1, 2, 5, 10].find((one) => unit * one >= wanted * 0.9999);
+  const top = step * Math.max(2, Math.ceil(most / step - 1e-9));
+  if (!long || step >= 86400) return { top, step, label: format };
+  const [length, name] = step < 60 ? [1, "s"] : step < 3600 ? [60, "min"] : [3600, "h"];
+  return { top, step, label: (value) => `${Math.round((value / length) * 10) / 10} ${name}` };
 }
 
 /** Round times at which the axis has a mark. */

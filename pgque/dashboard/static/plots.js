@@ -20,8 +20,8 @@ export class Plots {
     this.colours = new Map();
     this.given = 0;
     this.rate = new Plot("Rate", rate);
-    this.lag = new Plot("Lag", time, { base: "time", note: "Age of what is done; 0 where nothing is left to do." });
-    this.latency = new Plot("Latency", time, { base: "time", note: "From the tick to the ack of a batch." });
+    this.lag = new Plot("Lag", time, { base: "time", note: "age of what is done" });
+    this.latency = new Plot("Latency", time, { base: "time", note: "from tick to ack" });
     const id = newId("range");
     this.range = el(
       "select",

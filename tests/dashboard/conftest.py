@@ -37,9 +37,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[Served]:
+def serving(app: Any, port: int = 0) -> Iterator[Served]:
     """Serve an application in a thread."""
-    with bind("127.0.0.1", 0) as listening:
+    with bind("127.0.0.1", port) as listening:
         server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -1,15 +1,18 @@
 """The page in a browser (pgque/dashboard/static)."""
 
 import re
+import threading
 from urllib.parse import quote
 
 import pytest
 
-from tests.dashboard.conftest import TOKEN
+from pgque.dashboard import create_app
+from pgque.dashboard.looking import Eye
+from tests.dashboard.conftest import TOKEN, serving
 from tests.dashboard.test_browse import let_die, send_event
 from tests.fix_engine import ack, configure, nack, receive, send, send_many, tick, value
 from tests.fix_pooler import directly
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 SCRIPT = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -235,6 +238,35 @@ def test_a_server_that_is_lost_is_said_and_found_again(look, closed, queue):
         closed(False)
     shows(page, page.locator("#link-text"), "Live")
     assert page.get_by_text("The database has not answered since").count() == 0
+
+
+def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
+    gone = page.get_by_text("The dashboard itself does not answer.")
+    with serving(create_app(dsn, every=0.2)) as served:
+        page.goto(served.url)
+        shows(page, page.locator("#link-text"), "Live")
+    gone.wait_for()
+    with serving(create_app(dsn, every=0.2), served.port):
+        shows(page, page.locator("#link-text"), "Live")
+    assert gone.count() == 0
+
+
+def test_figures_that_grow_old_are_said(look, page, monkeypatch):
+    page.clock.install()
+    look()
+    shows(page, page.locator("#link-text"), "Live")
+    again = threading.Event()
+    plain = Eye.look
+    monkeypatch.setattr(Eye, "look", lambda eye: again.wait(PATIENCE) and plain(eye))
+    old = page.get_by_text("The newest figures are")
+
+    def is_said():
+        page.clock.run_for(1000)
+        return old.count()
+
+    eventually(is_said)
+    again.set()
+    shows(page, page.locator("#link-text"), "Live")
 
 
 def test_what_is_held_still_does_not_move(serve, page, autoconn, queue):

@@ -155,7 +155,8 @@ def test_who_goes_is_not_looking_any_more(serve):
     sampler = served.app.state.board.sampler
     with served.client() as client:
         with client.stream("GET", "/api/stream") as answer:
-            next(frames(answer))
+            shown = frames(answer)
+            next(shown)
             assert sampler.viewers == 1
         eventually(lambda: sampler.viewers == 0)
 

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from pgque.dashboard import create_app
 from pgque.dashboard.serve import bind, make_server
+from tests.fix_engine import ack, configure, nack, receive, send_many, tick
 from tests.running import PATIENCE, eventually
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -134,3 +135,32 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def look(serve: Serve, page: Any) -> Callable[..., Any]:
+    """Open a dashboard's page, at a place in it."""
+
+    def look(where: str = "", **options: Any) -> Any:
+        page.goto(f"{serve(every=0.2, **options).url}/#/{where}")
+        return page
+
+    return look
+
+
+@pytest.fixture
+def dead(autoconn: Any, queue: str, consumer: str) -> str:
+    """A queue with three dead letters."""
+    send_many(autoconn, queue, 3)
+    let_die(autoconn, queue, consumer)
+    return queue
+
+
+def let_die(conn: Any, queue: str, consumer: str, reason: str = "no such address") -> None:
+    """Let the consumer refuse all that is there for good."""
+    configure(conn, queue, max_retries=0)
+    tick(conn, queue)
+    batch = receive(conn, queue, consumer)
+    for message in batch:
+        nack(conn, message, reason=reason)
+    ack(conn, batch)

@@ -9,9 +9,9 @@ from pgque.dashboard import browse
 from pgque.dashboard.browse import Browser, Wanted
 from pgque.dashboard.looking import only_reading
 from pgque.errors import PgqueDeadLetterNotFound, PgqueQueueNotFound
+from tests.dashboard.conftest import let_die
 from tests.fix_engine import (
     ack,
-    configure,
     nack,
     receive,
     receive_coop,
@@ -45,16 +45,6 @@ def send_event(conn, queue, kind, payload, key=None):
         payload,
         key,
     )
-
-
-def let_die(conn, queue, consumer, reason="no such address"):
-    """Let the consumer refuse all that is there for good."""
-    configure(conn, queue, max_retries=0)
-    tick(conn, queue)
-    batch = receive(conn, queue, consumer)
-    for message in batch:
-        nack(conn, message, reason=reason)
-    ack(conn, batch)
 
 
 def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):

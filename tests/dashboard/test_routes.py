@@ -9,7 +9,6 @@ from psycopg.conninfo import make_conninfo
 from pgque.dashboard import changes, create_app
 from pgque.dashboard.answers import LONGEST_BODY
 from tests.dashboard.conftest import NOWHERE, TOKEN, serving
-from tests.dashboard.test_browse import let_die
 from tests.fix_engine import configure, send, send_many, value
 
 
@@ -24,14 +23,6 @@ def nowhere():
         headers = {"X-Pgque-Token": TOKEN, "Content-Type": "application/json"}
         with served.client(headers=headers) as client:
             yield client
-
-
-@pytest.fixture
-def dead(autoconn, queue, consumer):
-    """A queue with three dead letters."""
-    send_many(autoconn, queue, 3)
-    let_die(autoconn, queue, consumer)
-    return queue
 
 
 def test_messages_are_read_a_page_at_a_time(ask, autoconn, queue):

@@ -48,7 +48,8 @@ class Wanted(NamedTuple):
     type: str | None = None
     key: str | None = None
     text: str | None = None
-    """Part of the payload in upper or lower case, or an event's id."""
+    """Part of the payload, in upper or lower case, or of a dead letter's reason; or an event's
+    id."""
     consumer: str | None = None
 
 
@@ -82,7 +83,7 @@ class Browser(Calls):
             kinds=("xid8", "bigint"),
             start=start,
             columns=_EVENT,
-            matches=_matches(wanted),
+            matches=_matches(wanted._replace(consumer=None), "e.ev_data"),
             limit=limit,
             row=_message,
         )
@@ -105,9 +106,6 @@ class Browser(Calls):
 
         :raises PgqueQueueNotFound: where there is no such queue.
         """
-        matches = _matches(wanted)
-        if wanted.consumer:
-            matches.append((sql.SQL("e.co_name = %s::text"), [wanted.consumer]))
         return self._page(
             table=_DEAD,
             always=sql.SQL("e.dl_queue_id = {}").format(sql.Literal(self._queue(queue)[0])),
@@ -115,7 +113,7 @@ class Browser(Calls):
             kinds=("bigint",),
             start=[int(after)] if after else None,
             columns=_LETTER,
-            matches=matches,
+            matches=_matches(wanted, "e.ev_data", "e.dl_reason"),
             limit=limit,
             row=_letter,
         )
@@ -138,9 +136,6 @@ class Browser(Calls):
 
         :raises PgqueQueueNotFound: where there is no such queue.
         """
-        matches = _matches(wanted)
-        if wanted.consumer:
-            matches.append((sql.SQL("e.co_name = %s::text"), [wanted.consumer]))
         return self._page(
             table=_RETRIES,
             always=sql.SQL("e.ev_queue = {}").format(sql.Literal(self._queue(queue)[0])),
@@ -148,7 +143,7 @@ class Browser(Calls):
             kinds=(),
             start=None,
             columns=_RETRY,
-            matches=matches,
+            matches=_matches(wanted, "e.ev_data"),
             limit=limit,
             row=_retry,
         )
@@ -275,22 +270,21 @@ def _columns(names: Sequence[str], longest: int) -> sql.Composable:
     )
 
 
-def _matches(wanted: Wanted) -> list[tuple[sql.Composable, list[Any]]]:
+def _matches(wanted: Wanted, *texts: str) -> list[tuple[sql.Composable, list[Any]]]:
+    """Return conditions with their values; a text is looked for in some columns, or is an id."""
     found: list[tuple[sql.Composable, list[Any]]] = []
-    if wanted.type:
-        found.append((sql.SQL("e.ev_type = %s::text"), [wanted.type]))
-    if wanted.key:
-        found.append((sql.SQL("e.ev_extra1 = %s::text"), [wanted.key]))
+    for column, value in (
+        ("e.ev_type", wanted.type),
+        ("e.ev_extra1", wanted.key),
+        ("e.co_name", wanted.consumer),
+    ):
+        if value:
+            found.append((sql.SQL(f"{column} = %s::text"), [value]))
     if wanted.text:
-        found.append(
-            (
-                sql.SQL(
-                    "(position(lower(%s::text) in lower(e.ev_data)) > 0"
-                    " or e.ev_id::text = %s::text)"
-                ),
-                [wanted.text, wanted.text.strip()],
-            )
-        )
+        parts = [f"position(lower(%s::text) in lower({column})) > 0" for column in texts]
+        condition = " or ".join([*parts, "e.ev_id::text = %s::text"])
+        values = [*[wanted.text] * len(texts), wanted.text.strip()]
+        found.append((sql.SQL(f"({condition})"), values))
     return found
 
 

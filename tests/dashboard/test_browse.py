@@ -99,6 +99,11 @@ def test_messages_are_searched(browser, autoconn, queue, wanted, found):
     assert listed(browser.messages(queue, wanted)) == found
 
 
+def test_messages_are_nobodys_in_particular(browser, autoconn, queue):
+    send(autoconn, queue, "a")
+    assert listed(browser.messages(queue, Wanted(consumer="c"))) == ["a"]
+
+
 def test_a_message_is_found_by_its_id(browser, autoconn, queue):
     number = send(autoconn, queue, "a")
     send(autoconn, queue, "b")
@@ -177,6 +182,7 @@ def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn
     ]
     assert listed(browser.dead_letters(queue, ANY, after=page.more)) == ["a"]
     assert listed(browser.dead_letters(queue, Wanted(consumer="other", text="A"))) == ["a"]
+    assert len(browser.dead_letters(queue, Wanted(text="LATE")).rows) == 2
     letter = browser.dead_letter(int(page.rows[0]["letter"]))
     assert (letter["payload"], letter["type"], letter["retries"]) == ("b", "placed", 0)
 

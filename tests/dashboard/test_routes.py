@@ -90,7 +90,7 @@ def test_a_statement_that_takes_too_long_is_ended(ask, queue, autoconn, monkeypa
     monkeypatch.setattr("pgque.dashboard.browse.PATIENCE", 1)
     monkeypatch.setattr(
         "pgque.dashboard.browse._matches",
-        lambda _: [(psycopg.sql.SQL("(select true from pg_sleep(30))"), [])],
+        lambda *_: [(psycopg.sql.SQL("(select true from pg_sleep(30))"), [])],
     )
     send(autoconn, queue)
     answer = ask.get("/api/messages", params={"queue": queue})

@@ -23,6 +23,7 @@ const FIELDS = {
 };
 const LABELS = { text: "Payload contains", type: "Type", key: "Key", consumer: "Consumer", until: "Sent before" };
 const ROWS_AT_MOST = 1000;
+const REPLAYED_AT_ONCE = 200; // as changes.py takes them
 const REPLAYED = "What is replayed is a new message, which every consumer of the queue gets. It is a dead letter no more.";
 
 export class Browse {
@@ -76,8 +77,9 @@ export class Browse {
       class: name,
       oninput: later(300, () => this.#load()),
     });
+    const label = name === "text" && this.part === "dead" ? "Payload or reason contains" : LABELS[name];
     const value = () => (name === "until" && input.value ? new Date(input.value).toISOString() : input.value);
-    return { name, value, element: el("span", { class: "field" }, el("label", { for: id }, LABELS[name]), input) };
+    return { name, value, element: el("span", { class: "field" }, el("label", { for: id }, label), input) };
   }
 
   #columns() {
@@ -132,6 +134,7 @@ export class Browse {
       this.some = el("button", { type: "button", onclick: () => this.#replay([...this.chosen]) }, "Replay chosen");
       this.days = el("input", { type: "number", min: 0, step: "any", value: 30, id: newId("days") });
       this.tools.append(
+        el("button", { type: "button", onclick: () => this.#chooseAll() }, "Choose all shown"),
         this.some,
         el("button", { type: "button", onclick: () => this.#replayAll() }, "Replay all…"),
         el("span", { class: "field" }, el("label", { for: this.days.id }, "Older than, in days"), this.days),
@@ -139,6 +142,15 @@ export class Browse {
       );
       this.#count();
     }
+  }
+
+  /** Choose what is shown, or nothing where all of it was chosen. */
+  #chooseAll() {
+    const boxes = [...this.table.body.querySelectorAll("input")];
+    const on = boxes.some((box) => !box.checked);
+    for (const box of boxes) box.checked = on;
+    this.chosen = new Set(on ? this.rows.map((row) => row.letter) : []);
+    this.#count();
   }
 
   #count() {
@@ -197,7 +209,10 @@ export class Browse {
 
   async #replay(letters) {
     const many = letters.length === 1 ? "1 dead letter" : `${count(letters.length)} dead letters`;
-    if (await confirm(`Replay ${many}?`, REPLAYED, `Replay ${many}`)) await this.#change("replay", { letters });
+    if (!(await confirm(`Replay ${many}?`, REPLAYED, `Replay ${many}`))) return;
+    for (let done = 0; done < letters.length; done += REPLAYED_AT_ONCE) {
+      if (!(await this.#change("replay", { letters: letters.slice(done, done + REPLAYED_AT_ONCE) }))) return;
+    }
   }
 
   async #replayAll() {
@@ -226,12 +241,15 @@ export class Browse {
     }
   }
 
+  /** Do it and list what is there then; whether it could be done. */
   async #change(path, what) {
     try {
       await this.#load(null, outcome(await change(path, what)));
+      return true;
     } catch (error) {
       say(this.status, error.message);
       if (error.code === "token") this.rights.ask();
+      return false;
     }
   }
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import embedded, install, logs, metrics, observers, tail, testing, traces
+from pgque import dashboard, embedded, install, logs, metrics, observers, tail, testing, traces
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -64,6 +64,8 @@ def python_reference() -> str:
     parts.append(f"\n## pgque.testing\n\n{_markdown(inspect.getdoc(testing) or '')}\n")
     parts += [_class(getattr(testing, name), "###") for name in TESTING]
     parts.append(_function(testing.advance, "###"))
+    parts.append(f"\n## pgque.dashboard\n\n{_markdown(inspect.getdoc(dashboard) or '')}\n")
+    parts.append(_function(dashboard.create_app, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))

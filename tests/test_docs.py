@@ -50,6 +50,7 @@ def test_every_page_is_read_or_has_nothing_to_run() -> None:
     read = {
         "README.md",
         "concepts.md",
+        "dashboard.md",
         "frameworks.md",
         "observability.md",
         "operations.md",

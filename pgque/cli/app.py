@@ -9,6 +9,7 @@ import typer
 
 from pgque.cli import (
     consumer,
+    dashboard,
     dead,
     demo,
     dev,
@@ -44,6 +45,7 @@ for module in (
     tail,
     status,
     doctor,
+    dashboard,
     metrics,
     version,
     sql,

@@ -1,7 +1,7 @@
 """What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
 
-A sample is two queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates are
-differences between two samples, by the server's clock.
+A sample is a few queries whose cost does not depend on backlogs (those of `pgque.metrics` among
+them). Rates are differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class ConsumerFigures(NamedTuple):
     last_seen: float
     holds_batch: bool
     rate: float | None
-    """Done a second since the sample before; None in the first one."""
+    """Done a second since the sample before; None in the first one, and for a member: its group has
+    it."""
+    member: bool = False
+    """Whether it is a member of a group."""
 
 
 class Sample(NamedTuple):
@@ -84,10 +87,12 @@ class Live:
             queues.append(now)
         sent = {q.queue: q.sent for q in queues}
         consumers: list[ConsumerFigures] = []
+        members = self._reader.members()
         for row in self._reader.consumers():
-            held = ConsumerFigures._make((*row[:5], bool(row[5]), None))
+            held = ConsumerFigures(*row[:5], bool(row[5]), None, tuple(row[:2]) in members)
             known = queues_before.get(held.queue)
-            if (did := consumers_before.get(held[:2])) and known and seconds > 0:
+            did = None if held.member else consumers_before.get(held[:2])
+            if did and known and seconds > 0:
                 done = (sent.get(held.queue, 0) - held.pending) - (known.sent - did.pending)
                 held = held._replace(rate=max(0.0, done / seconds))
             consumers.append(held)
@@ -105,3 +110,14 @@ class _LiveReader(Reader):
             " and database = (select oid from pg_database where datname = current_database()))"
         )
         return at, ticking
+
+    def members(self) -> set[tuple[Any, ...]]:
+        """Return queue and name of every member of a group."""
+        return set(
+            self._rows(
+                "select q.queue_name, c.co_name from pgque.subscriber s"
+                " join pgque.queue q on q.queue_id = s.sub_queue"
+                " join pgque.consumer c on c.co_id = s.sub_consumer"
+                " where s.sub_group is not null"
+            )
+        )

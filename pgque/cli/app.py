@@ -21,6 +21,7 @@ from pgque.cli import (
     status,
     tail,
     ticker,
+    top,
     uninstall,
     version,
 )
@@ -43,6 +44,7 @@ for module in (
     send,
     tail,
     status,
+    top,
     doctor,
     metrics,
     version,

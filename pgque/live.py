@@ -89,7 +89,7 @@ class Live:
         consumers: list[ConsumerFigures] = []
         members = self._reader.members()
         for row in self._reader.consumers():
-            held = ConsumerFigures(*row[:5], bool(row[5]), None, tuple(row[:2]) in members)
+            held = ConsumerFigures._make((*row[:5], bool(row[5]), None, row[:2] in members))
             known = queues_before.get(held.queue)
             did = None if held.member else consumers_before.get(held[:2])
             if did and known and seconds > 0:

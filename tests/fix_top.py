@@ -1,7 +1,7 @@
 """`pgque top` without a terminal: a source whose figures stand still, and the text of a screen.
 
-The snapshots are in tests/snapshots_top, one file each. `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`
-writes them anew; look at the difference before you commit it.
+The snapshots are in tests/snapshots_top, one file each. To write them anew, and then look at the
+difference: `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`.
 """
 
 import asyncio
@@ -126,6 +126,7 @@ async def shown(
 ) -> AsyncIterator[Pilot[None]]:
     """Run the application on the first sample of a source."""
     app = TopApp(source, await asyncio.to_thread(source.look), interval=interval, queue=queue)
+    app.animation_level = "none"
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         yield pilot
@@ -157,7 +158,8 @@ def text_of(pilot: Pilot[None]) -> str:
     """Return what is on the screen, a line each."""
     app = pilot.app
     update = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
-    return "".join(f"{strip.text.rstrip()}\n" for strip in update.strips)
+    lines = ("".join(strip.text for strip in line) for line in update.strips)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def check(pilot: Pilot[None], name: str) -> None:

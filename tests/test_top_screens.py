@@ -131,7 +131,9 @@ def test_a_message_whole():
         ("pickers", "has it before it"),
         ("billing\x1b", "waits for retry 2"),
     )
-    payload = '{"order": 1.10, "lines": [{"sku": "a\\"b", "n": 1}, {}], "note": "ü\\u001b", "e": []}'
+    payload = (
+        '{"order": 1.10, "lines": [{"sku": "a\\"b", "n": 1}, {}], "note": "ü\\u001b", "e": []}'
+    )
     source = FakeSource(busy(), messages=MESSAGES, whole=Whole(facts, payload))
 
     async def steps():

@@ -86,9 +86,7 @@ def _text(
     def cell(thing: T, width: int) -> Cell:
         return Cell(cut(text(thing), width))
 
-    return Column(
-        title, cell, text, width, left=True, largest_first=False, from_width=from_width
-    )
+    return Column(title, cell, text, width, left=True, largest_first=False, from_width=from_width)
 
 
 def _id(title: str) -> Column[Any]:

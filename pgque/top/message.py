@@ -137,8 +137,10 @@ def laid_out(payload: str) -> str:
     for part in _TOKEN.findall(payload):
         if part in _ENDS:
             depth -= 1
-        if before in _BEGINS and part not in _ENDS or before == "," or (
-            part in _ENDS and before not in _BEGINS
+        if (
+            (before in _BEGINS and part not in _ENDS)
+            or before == ","
+            or (part in _ENDS and before not in _BEGINS)
         ):
             parts.append("\n" + "  " * depth)
         parts.append(": " if part == ":" else part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from rich.text import Text
 from textual import work
@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane, Tabs
 
 from pgque.cli.output import printable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pgque.top.app import TopApp
 
 T = TypeVar("T")
+
+SAID_FOR: Final = 10.0
 
 
 class Page(Generic[T]):
@@ -51,8 +54,8 @@ class Page(Generic[T]):
         """What is said where the list is empty."""
         if not self.loaded:
             return "Asking the database …"
-        if self.listing.filter:
-            return f"Nothing here has {printable(self.listing.filter)!r} in it. Escape shows all."
+        if self.listing.sought:
+            return f"Nothing here has {printable(self.listing.sought)!r} in it. Escape shows all."
         return self._empty
 
 
@@ -75,7 +78,8 @@ class Watching(Screen[None]):
     Watching #head { height: 1; }
     Watching #figures { height: auto; }
     Watching TabbedContent { height: 1fr; }
-    Watching TabPane { padding: 0; }
+    Watching ContentSwitcher { height: 1fr; }
+    Watching TabPane { padding: 0; height: 1fr; }
     Watching .empty { display: none; padding: 1 2; }
     Watching #under { height: 1; color: $text-muted; }
     Watching #said { display: none; height: auto; max-height: 3; }
@@ -94,6 +98,7 @@ class Watching(Screen[None]):
         super().__init__()
         self.pages = pages
         self._loading: set[Page[Any]] = set()
+        self._silence: Timer | None = None
 
     @property
     def top(self) -> TopApp:
@@ -198,16 +203,18 @@ class Watching(Screen[None]):
         parts = [f"{len(listing.shown):,} lines"]
         if listing.order:
             parts.append(f"by {listing.order}")
-        if listing.filter:
-            parts.append(f"with {printable(listing.filter)!r}, esc shows all")
+        if listing.sought:
+            parts.append(f"with {printable(listing.sought)!r}, esc shows all")
         self.query_one("#under", Static).update(Text(" " + ", ".join(parts), no_wrap=True))
 
     def say(self, text: str, *, error: bool = False) -> None:
-        """Say something for ten seconds."""
+        """Say something for `SAID_FOR` seconds."""
         said = self.query_one("#said", Static)
         said.update(Text(f" {'!! ' if error else ''}{text}", style="bold red" if error else "bold"))
         said.display = True
-        self.set_timer(10.0, lambda: setattr(said, "display", False))
+        if self._silence is not None:
+            self._silence.stop()
+        self._silence = self.set_timer(SAID_FOR, lambda: setattr(said, "display", False))
 
     def on_tabbed_content_tab_activated(self) -> None:
         """Give a page that comes to the front the keys, and its list."""
@@ -221,7 +228,7 @@ class Watching(Screen[None]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""
-        self.page.listing.filter = event.value
+        self.page.listing.sought = event.value
         self.say_what_is_shown()
 
     def on_input_submitted(self) -> None:
@@ -233,15 +240,15 @@ class Watching(Screen[None]):
         """Begin to type a filter."""
         field = self.query_one("#filter", Input)
         field.display = True
-        field.value = self.page.listing.filter
+        field.value = self.page.listing.sought
         field.focus()
 
     def action_back(self) -> None:
         """End the filter, or leave the screen."""
         field = self.query_one("#filter", Input)
-        if field.display or self.page.listing.filter:
+        if field.display or self.page.listing.sought:
             field.display = False
-            self.page.listing.filter = field.value = ""
+            self.page.listing.sought = field.value = ""
             self.say_what_is_shown()
             self.page.listing.focus()
         elif len(self.app.screen_stack) > 2:  # textual's own, and the first of ours

@@ -94,9 +94,10 @@ class _Line:
         if client is not None:
             # A thread that waits for the server holds the connection: it wakes up when the way
             # there ends, which close() would not tell it.
-            with suppress(psycopg.Error, OSError), socket.socket(
-                fileno=os.dup(client.conn.fileno())
-            ) as way:
+            with (
+                suppress(psycopg.Error, OSError),
+                socket.socket(fileno=os.dup(client.conn.fileno())) as way,
+            ):
                 way.shutdown(socket.SHUT_RDWR)
 
 

@@ -66,7 +66,9 @@ class Listing(DataTable[Text], Generic[T]):
     ]
 
     DEFAULT_CSS = """
-    Listing { height: 1fr; scrollbar-size-vertical: 1; overflow-x: hidden; background: $background; }
+    Listing {
+        height: 1fr; background: $background; overflow-x: hidden; scrollbar-size-vertical: 1;
+    }
     Listing:focus { background-tint: $foreground 0%; }
     """
 
@@ -106,12 +108,12 @@ class Listing(DataTable[Text], Generic[T]):
         return "" if self._sort is None else f"{self._sort.title} {'▼' if self._down else '▲'}"
 
     @property
-    def filter(self) -> str:
+    def sought(self) -> str:
         """Only what has this text is shown, whether in capitals or not."""
         return self._filter
 
-    @filter.setter
-    def filter(self, text: str) -> None:
+    @sought.setter
+    def sought(self, text: str) -> None:
         self._filter = text
         self.show(self._all)
 
@@ -120,8 +122,8 @@ class Listing(DataTable[Text], Generic[T]):
         under = self.selected
         wanted = None if under is None else self._identify(under)
         self._all = things
-        sought = self._filter.casefold()
-        shown = [x for x in things if sought in self._search(x).casefold()] if sought else [*things]
+        text = self._filter.casefold()
+        shown = [x for x in things if text in self._search(x).casefold()] if text else [*things]
         if self._sort is not None and (key := self._sort.key) is not None:
             shown.sort(key=lambda thing: _sortable(key(thing)), reverse=self._down)
         self._shown = shown

@@ -301,10 +301,10 @@ def test_the_cursor_stays_with_its_queue_when_the_order_changes():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await pilot.press("s", "s", "end")
             listing = pilot.app.screen.page.listing
-            assert (listing.selected.now.queue, listing.cursor_row) == ("c", 2)
+            assert (listing.selected.now.queue, listing.cursor) == ("c", 2)
             await looked(pilot)
             assert names(pilot) == ["c", "b", "a"]
-            assert (listing.selected.now.queue, listing.cursor_row) == ("c", 0)
+            assert (listing.selected.now.queue, listing.cursor) == ("c", 0)
 
     play(steps())
 

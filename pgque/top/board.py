@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 
 from pgque.top.columns import CONSUMERS, QUEUES
 from pgque.top.consumer import ConsumerScreen
@@ -17,6 +18,8 @@ from pgque.top.table import Listing
 
 class Board(Watching):
     """All queues and consumers; what is worst comes first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
 
     def __init__(self) -> None:
         self._queues = Listing[QueueRow](

@@ -124,7 +124,7 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = f"""
     Help {{ {_BOX} }}
-    Help > * {{ width: 70; }}
+    Help > * {{ width: 76; scrollbar-size-vertical: 1; }}
     """
 
     def compose(self) -> ComposeResult:

@@ -105,7 +105,7 @@ class MessageScreen(Screen[None]):
 
 def described(whole: Whole) -> Text:
     """Return an event's facts, a line each, and its payload, JSON with a line for each part."""
-    width = max(len(name) for name, _ in whole.facts)
+    width = max(len(printable(name)) for name, _ in whole.facts)
     text = Text()
     for name, value in whole.facts:
         # Ids are no quantities.

@@ -27,7 +27,7 @@ class QueueScreen(Letters):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "replay", "Replay"),
-        Binding("R", "replay_all", "Replay all"),
+        Binding("R", "replay_all", "All"),
         Binding("x", "purge", "Purge"),
     ]
 

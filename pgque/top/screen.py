@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane, Tabs
+from textual.widgets import Footer, Input, Static, TabbedContent, TabPane, Tabs
 
 from pgque.cli.output import printable
 from pgque.errors import PgqueError
@@ -75,12 +75,14 @@ class Watching(Screen[None]):
 
     DEFAULT_CSS = """
     Watching #lost { display: none; height: 1; background: $error; color: $text; text-style: bold; }
-    Watching #head { height: 1; }
-    Watching #figures { height: auto; }
+    Watching #head { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    Watching #figures { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     Watching TabbedContent { height: 1fr; }
     Watching ContentSwitcher { height: 1fr; }
     Watching TabPane { padding: 0; height: 1fr; }
-    Watching .empty { display: none; padding: 1 2; }
+    Watching .empty { display: none; height: 1fr; padding: 1 2; }
+    Watching .bare .empty { display: block; }
+    Watching .bare Listing { height: 1; }
     Watching #under { height: 1; color: $text-muted; }
     Watching #said { display: none; height: auto; max-height: 3; }
     Watching #filter { display: none; height: 1; border: none; padding: 0 1; }
@@ -194,12 +196,9 @@ class Watching(Screen[None]):
         """Say how the list is sorted and filtered, or why it is empty."""
         page = self.page
         listing = page.listing
-        empty = self.query_one(f"#{self._active} .empty", Static)
-        empty.display = not listing.shown
-        listing.display = bool(listing.shown)
-        empty.update(Text(page.words))
-        if listing.display and self.focused is None:
-            listing.focus()
+        pane = self.query_one(f"#{self._active}", TabPane)
+        pane.set_class(not listing.shown, "bare")
+        pane.query_one(".empty", Static).update(Text(page.words))
         parts = [f"{len(listing.shown):,} lines"]
         if listing.order:
             parts.append(f"by {listing.order}")
@@ -221,10 +220,9 @@ class Watching(Screen[None]):
         self.page.listing.focus()
         self.load()
 
-    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+    def on_listing_opened(self, event: Listing.Opened) -> None:
         """Open what is under the cursor."""
-        if (thing := self.page.listing.selected) is not None:
-            self.open(thing)
+        self.open(event.thing)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while it is typed."""

@@ -77,19 +77,30 @@ class _Line:
         self._dsn = dsn
         self._lock = threading.Lock()
         self._client: PgqueClient | None = None
+        self._closed = False
 
     def use(self, ask: Callable[[PgqueClient], T]) -> T:
         with self._lock:
+            if self._closed:
+                raise PgqueConnectionError("the connection was closed")
             if self._client is None:
                 self._client = connect(self._dsn, autocommit=True)
             try:
                 return ask(self._client)
             except PgqueConnectionError:
-                self._client.close()
-                self._client = None
+                self._end()
                 raise
+            finally:
+                if self._closed:
+                    self._end()
+
+    def _end(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def close(self) -> None:
+        self._closed = True
         client = self._client
         if client is not None:
             # A thread that waits for the server holds the connection: it wakes up when the way
@@ -99,6 +110,11 @@ class _Line:
                 socket.socket(fileno=os.dup(client.conn.fileno())) as way,
             ):
                 way.shutdown(socket.SHUT_RDWR)
+        if self._lock.acquire(blocking=False):  # else its thread ends it
+            try:
+                self._end()
+            finally:
+                self._lock.release()
 
 
 def _where(conn: psycopg.Connection[object]) -> str:

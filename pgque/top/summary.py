@@ -21,7 +21,7 @@ Rate = tuple[str, float | None, Trend]
 
 def head(where: str, sample: Sample, interval: float, paused: bool) -> Text:
     """Return the first line of every screen."""
-    line = Text.assemble(("pgque top", "bold"), "  ", printable(where), "   ", no_wrap=True)
+    line = Text.assemble(("pgque top", "bold"), "   ")
     if sample.ticking:
         line.append("a ticker leads", "green")
     else:
@@ -31,7 +31,7 @@ def head(where: str, sample: Sample, interval: float, paused: bool) -> Text:
         line.append("PAUSED: space goes on", "reverse")
     else:
         line.append(f"every {compact_time(interval)}", "dim")
-    return line
+    return line.append(f"   {printable(where)}")
 
 
 def of_all(history: History, size: tuple[int, int]) -> Text:
@@ -44,7 +44,7 @@ def of_all(history: History, size: tuple[int, int]) -> Text:
         ("retries", compact(totals.retries)),
         ("dead letters", compact(totals.dead)),
     )
-    line.append(f"  !  {bad:,} to look at" if bad else "  all well", "yellow" if bad else "green")
+    line.append(f" ! {bad:,} to look at" if bad else " all well", "yellow" if bad else "green")
     rates = [("in", totals.sent, totals.sent_trend), ("out", totals.done, totals.done_trend)]
     return Text("\n").join([line, *_charts(rates, size)])
 
@@ -56,8 +56,8 @@ def of_queue(row: QueueRow, size: tuple[int, int]) -> Text:
     facts = _facts(
         ("sent", compact(now.sent)),
         ("unticked", compact(now.unticked)),
-        ("ticked", f"{compact_time(now.tick_age)} ago"),
-        ("rotated", f"{compact_time(now.rotation_age)} ago"),
+        ("ticked", compact_time(now.tick_age)),
+        ("rotated", compact_time(now.rotation_age)),
         ("retries", compact(now.retries)),
         ("dead", compact(now.dead)),
     )
@@ -88,7 +88,7 @@ def _facts(*facts: tuple[str, str]) -> Text:
     line = Text(no_wrap=True)
     for name, value in facts:
         line.append(f"{name} ", "dim")
-        line.append(f"{value}   ")
+        line.append(f"{value}  ")
     return line
 
 

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
+from rich.segment import Segment
+from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.events import Resize
-from textual.widgets import DataTable
+from textual.events import Click, Resize
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
 
 from pgque.cli.output import printable
 
 T = TypeVar("T")
 
-SCROLLBAR: Final = 1
+HEAD: Final = 1
+"""Lines above the first thing."""
 
 
 class Cell(NamedTuple):
@@ -49,8 +54,10 @@ class Column(Generic[T]):
         return self.width if isinstance(self.width, int) else self.width(room)
 
 
-class Listing(DataTable[Text], Generic[T]):
-    """A table of things. It is given all of them again and again, in their usual order.
+class Listing(ScrollView, Generic[T], can_focus=True):
+    """A list of things. It is given all of them again and again, in their usual order.
+
+    Only the lines that can be seen are made, however many there are.
 
     :param columns: its columns.
     :param identify: what tells a thing from the others, for the cursor to stay with it.
@@ -59,18 +66,34 @@ class Listing(DataTable[Text], Generic[T]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor_down", show=False),
-        Binding("k", "cursor_up", show=False),
-        Binding("g,home", "scroll_top", show=False),
-        Binding("G,end", "scroll_bottom", show=False),
+        Binding("enter", "open", "Open", key_display="⏎"),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup,ctrl+b", "turn(-1)", show=False),
+        Binding("pagedown,ctrl+f", "turn(1)", show=False),
+        Binding("home,g", "first", show=False),
+        Binding("end,G", "last", show=False),
     ]
 
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"listing--head", "listing--cursor"}
+
     DEFAULT_CSS = """
-    Listing {
-        height: 1fr; background: $background; overflow-x: hidden; scrollbar-size-vertical: 1;
+    Listing { height: 1fr; overflow-x: hidden; scrollbar-size-vertical: 1; }
+    Listing > .listing--head { background: $panel; color: $foreground; text-style: bold; }
+    Listing > .listing--cursor {
+        background: $block-cursor-blurred-background; color: $block-cursor-blurred-foreground;
     }
-    Listing:focus { background-tint: $foreground 0%; }
+    Listing:focus > .listing--cursor {
+        background: $block-cursor-background; color: $block-cursor-foreground;
+    }
     """
+
+    class Opened(Message):
+        """Somebody wants to see one thing by itself."""
+
+        def __init__(self, thing: Any) -> None:
+            super().__init__()
+            self.thing = thing
 
     def __init__(
         self,
@@ -80,22 +103,23 @@ class Listing(DataTable[Text], Generic[T]):
         search: Callable[[T], str],
         sort: str | None = None,
     ) -> None:
-        super().__init__(cursor_type="row", cell_padding=0, show_row_labels=False)
+        super().__init__()
+        self.cursor = 0
+        """The line of the cursor."""
         self._columns = columns
         self._identify = identify
         self._search = search
         self._sort = next((c for c in columns if c.title == sort), None)
         self._down = self._sort is not None and self._sort.largest_first
-        self._filter = ""
+        self._sought = ""
         self._all: Sequence[T] = ()
         self._shown: list[T] = []
-        self._cells: list[list[Cell]] = []
         self._widths: list[tuple[Column[T], int]] = []
 
     @property
     def selected(self) -> T | None:
         """The thing under the cursor, if there is one."""
-        return self._shown[self.cursor_row] if self.cursor_row < len(self._shown) else None
+        return self._shown[self.cursor] if self.cursor < len(self._shown) else None
 
     @property
     def shown(self) -> Sequence[T]:
@@ -110,11 +134,11 @@ class Listing(DataTable[Text], Generic[T]):
     @property
     def sought(self) -> str:
         """Only what has this text is shown, whether in capitals or not."""
-        return self._filter
+        return self._sought
 
     @sought.setter
     def sought(self, text: str) -> None:
-        self._filter = text
+        self._sought = text
         self.show(self._all)
 
     def show(self, things: Sequence[T]) -> None:
@@ -122,69 +146,101 @@ class Listing(DataTable[Text], Generic[T]):
         under = self.selected
         wanted = None if under is None else self._identify(under)
         self._all = things
-        text = self._filter.casefold()
+        text = self._sought.casefold()
         shown = [x for x in things if text in self._search(x).casefold()] if text else [*things]
         if self._sort is not None and (key := self._sort.key) is not None:
             shown.sort(key=lambda thing: _sortable(key(thing)), reverse=self._down)
         self._shown = shown
-        self._fill()
-        row = next((n for n, x in enumerate(shown) if self._identify(x) == wanted), None)
-        if row is not None and row != self.cursor_row:
-            self.move_cursor(row=row)
+        self.virtual_size = Size(self.size.width, len(shown) + HEAD)
+        rows = (n for n, thing in enumerate(shown) if self._identify(thing) == wanted)
+        self._move_to(next(rows, self.cursor))
 
-    def _fill(self) -> None:
-        if not self._widths:
-            return
-        cells = [[c.cell(thing, width) for c, width in self._widths] for thing in self._shown]
-        if len(cells) != self.row_count:
-            row, top = self.cursor_row, self.scroll_y
-            self.clear()
-            for line in cells:
-                self.add_row(*(self._text(*at) for at in zip(line, self._widths, strict=True)))
-            if row:
-                self.move_cursor(row=min(row, len(cells) - 1), scroll=False)
-                self.call_after_refresh(self.scroll_to, y=top, animate=False)
-        else:
-            for row_key, before, now in zip(self.rows, self._cells, cells, strict=True):
-                for column_key, was, cell, at in zip(
-                    self.columns, before, now, self._widths, strict=True
-                ):
-                    if was != cell:
-                        self.update_cell(row_key, column_key, self._text(cell, at))
-        self._cells = cells
+    def _move_to(self, row: int) -> None:
+        moved = row != self.cursor
+        self.cursor = max(0, min(row, len(self._shown) - 1))
+        if moved or self.cursor != row:
+            top, seen = self.scroll_offset.y, max(1, self.size.height - HEAD)
+            if self.cursor < top:
+                self.scroll_to(y=self.cursor, animate=False)
+            elif self.cursor >= top + seen:
+                self.scroll_to(y=self.cursor - seen + 1, animate=False)
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Return a line of what can be seen: the titles, or a thing."""
+        width, base = self.size.width, self.rich_style
+        row = self.scroll_offset.y + y - HEAD
+        if y == 0:
+            style = base + self.get_component_rich_style("listing--head", partial=True)
+            cells = [
+                Cell(column.title, "reverse" if column is self._sort else "")
+                for column, _ in self._widths
+            ]
+            return self._strip(cells, style, Style(), width)
+        if row >= len(self._shown):
+            return Strip.blank(width, base)
+        thing = self._shown[row]
+        cells = [column.cell(thing, room) for column, room in self._widths]
+        over = Style()
+        if row == self.cursor:
+            over = self.get_component_rich_style("listing--cursor", partial=True)
+        return self._strip(cells, base, over, width)
+
+    def _strip(self, cells: list[Cell], base: Style, over: Style, width: int) -> Strip:
+        gap = Segment(" ", base + over)
+        segments: list[Segment] = []
+        for cell, (column, room) in zip(cells, self._widths, strict=True):
+            text = cell.text if column.left else cell.text.rjust(room)
+            style = base + Style.parse(cell.style) + over
+            segments += (Segment(set_cell_size(text, room), style), gap)
+        return Strip(segments).adjust_cell_length(width, base + over)
 
     def on_resize(self, event: Resize) -> None:
         """Fit the columns into the new width."""
-        widths = self._fit(event.size.width - SCROLLBAR)
-        if widths != self._widths:
-            self._widths = widths
-            self._head()
-
-    def _fit(self, room: int) -> list[tuple[Column[T], int]]:
+        room = event.size.width
         columns = [column for column in self._columns if column.from_width <= room]
         fixed = sum(column.wide(room) for column in columns) + len(columns) - 1
         sharing = sum(column.wide(room) == 0 for column in columns)
         share = max(4, (room - fixed) // max(1, sharing))
-        return [(column, column.wide(room) or share) for column in columns]
+        self._widths = [(column, column.wide(room) or share) for column in columns]
+        self.show(self._all)
 
-    def _head(self) -> None:
-        row, top = self.cursor_row, self.scroll_y
-        self.clear(columns=True)
-        for column, width in self._widths:
-            style = "reverse" if column is self._sort else ""
-            title = self._text(Cell(column.title, style), (column, width))
-            self.add_column(title, width=width + 1, key=column.title)
-        self._cells = []
-        self._fill()
-        if self._shown and row:
-            self.move_cursor(row=min(row, len(self._shown) - 1), scroll=False)
-            self.call_after_refresh(self.scroll_to, y=top, animate=False)
+    def on_click(self, event: Click) -> None:
+        """Sort by the title that was clicked; move to a line, or open the one under the cursor."""
+        if event.y == 0:
+            end = 0
+            for column, width in self._widths:
+                end += width + 1
+                if event.x < end:
+                    self._sort_by(column)
+                    break
+            return
+        row = self.scroll_offset.y + event.y - HEAD
+        if row == self.cursor:
+            self.action_open()
+        elif row < len(self._shown):
+            self._move_to(row)
 
-    @staticmethod
-    def _text(cell: Cell, at: tuple[Column[T], int]) -> Text:
-        column, width = at
-        text = cell.text if column.left else cell.text.rjust(width)
-        return Text(set_cell_size(text, width) + " ", style=cell.style, no_wrap=True, end="")
+    def action_open(self) -> None:
+        """Ask to show what is under the cursor by itself."""
+        if (thing := self.selected) is not None:
+            self.post_message(self.Opened(thing))
+
+    def action_move(self, lines: int) -> None:
+        """Move the cursor by so many lines."""
+        self._move_to(max(0, self.cursor + lines))
+
+    def action_turn(self, pages: int) -> None:
+        """Move the cursor by so many screens."""
+        self.action_move(pages * max(1, self.size.height - HEAD))
+
+    def action_first(self) -> None:
+        """Move to the first line."""
+        self._move_to(0)
+
+    def action_last(self) -> None:
+        """Move to the last line."""
+        self._move_to(len(self._shown) - 1)
 
     def action_sort_next(self) -> None:
         """Sort by the next column."""
@@ -196,21 +252,15 @@ class Listing(DataTable[Text], Generic[T]):
     def action_sort_reverse(self) -> None:
         """Turn the order round."""
         self._down = not self._down
-        self._head()
         self.show(self._all)
 
-    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
-        """Sort by the column that was clicked, or turn its order round."""
-        event.stop()
-        column = self._widths[event.column_index][0]
-        if column is self._sort:
-            self.action_sort_reverse()
-        elif column.key is not None:
-            self._sort_by(column)
-
     def _sort_by(self, column: Column[T]) -> None:
-        self._sort, self._down = column, column.largest_first
-        self._head()
+        if column.key is None:
+            return
+        if column is self._sort:
+            self._down = not self._down
+        else:
+            self._sort, self._down = column, column.largest_first
         self.show(self._all)
 
 

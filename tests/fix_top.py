@@ -12,6 +12,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from textual.events import Key
+from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
 from pgque.live import ConsumerFigures, QueueFigures, Sample
@@ -23,6 +25,9 @@ from tests.running import PATIENCE
 SNAPSHOTS = Path(__file__).parent / "snapshots_top"
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
+
+LAYOUTS = 5
+"""After so many rests a screen is done."""
 
 NEVER = 3600.0
 """An interval in which no sample is taken by itself."""
@@ -132,11 +137,26 @@ async def shown(
         yield pilot
 
 
+async def press(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys and let the screen take each: without the pilot's own waits, which are long."""
+    for key in keys:
+        name, char = (_character_to_key(key), key) if len(key) == 1 else (key, None)
+        pilot.app.post_message(Key(name, char))
+        await settled(pilot)
+        await until(pilot, lambda: pilot.app.screen.is_mounted, "the screen")
+
+
+async def seen(pilot: Pilot[None], text: str) -> None:
+    """Wait until a text is on the screen."""
+    await until(pilot, lambda: text in text_of(pilot), repr(text))
+
+
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until the threads are done and all that they said is shown."""
-    await pilot.pause()
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
+    for _ in range(2):
+        await pilot.pause(0)
+        await pilot.app.workers.wait_for_complete()
+    await pilot.pause(0)
 
 
 async def looked(pilot: Pilot[None]) -> None:
@@ -162,15 +182,20 @@ def text_of(pilot: Pilot[None]) -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def check(pilot: Pilot[None], name: str) -> None:
-    """Compare the screen with its snapshot."""
+async def check(pilot: Pilot[None], name: str) -> None:
+    """Compare the screen with its snapshot, once it has come to rest."""
     path = SNAPSHOTS / f"{name}.txt"
-    text = text_of(pilot)
     if os.environ.get("PGQUE_SNAPSHOTS") == "write":
         SNAPSHOTS.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        await pilot.pause()
+        path.write_text(text_of(pilot), encoding="utf-8")
     assert path.exists(), f"no snapshot {path.name}; tests/fix_top.py says how it is made"
-    assert text == path.read_text(encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
+    for _ in range(LAYOUTS):
+        if text_of(pilot) == expected:
+            return
+        await pilot.pause()
+    assert text_of(pilot) == expected
 
 
 def play(steps: Awaitable[None]) -> None:

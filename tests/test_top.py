@@ -17,8 +17,10 @@ from tests.fix_top import (
     consumer_now,
     looked,
     play,
+    press,
     queue_now,
     sample,
+    seen,
     settled,
     shown,
     text_of,
@@ -71,26 +73,22 @@ def test_from_all_queues_down_to_a_message_and_back(source, autoconn, queue, con
 
     async def steps():
         async with shown(source) as pilot:
-            await pilot.press("enter")
-            await settled(pilot)
-            assert consumer in text_of(pilot)
-            await pilot.press("2")
-            await settled(pilot)
-            assert '{"order": 77}' in text_of(pilot)
-            await pilot.press("enter")
-            await settled(pilot)
-            assert isinstance(pilot.app.screen, MessageScreen)
-            assert '\n   "order": 77\n' in text_of(pilot)
-            assert f"{consumer}  has it before it" in text_of(pilot)
-            await pilot.press("escape")
-            assert isinstance(pilot.app.screen, QueueScreen)
-            await pilot.press("1", "enter")
-            await settled(pilot)
-            assert f"{consumer} of {queue}" in text_of(pilot)
-            await pilot.press("escape", "escape")
-            assert isinstance(pilot.app.screen, Board)
-            await pilot.press("escape")
-            assert isinstance(pilot.app.screen, Board)
+            await press(pilot, "enter")
+            await seen(pilot, consumer)
+            await press(pilot, "2")
+            await seen(pilot, '{"order": 77}')
+            await press(pilot, "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
+            await seen(pilot, '\n   "order": 77\n')
+            await seen(pilot, f"{consumer}  has it before it")
+            await press(pilot, "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the screen")
+            await press(pilot, "1", "enter")
+            await seen(pilot, f"{consumer} of {queue}")
+            await press(pilot, "escape", "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
+            await press(pilot, "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
 
     play(steps())
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ['{"order": 77}']
@@ -101,16 +99,14 @@ def test_a_dead_letter_is_sent_again_after_a_yes(source, autoconn, queue, consum
 
     async def steps():
         async with shown(source, queue=queue) as pilot:
-            await pilot.press("4")
-            await settled(pilot)
-            assert "cannot second" in text_of(pilot)
-            await pilot.press("r", "n")
+            await press(pilot, "4")
+            await seen(pilot, "cannot second")
+            await press(pilot, "r", "n")
+            assert dead(autoconn) == 2
+            await press(pilot, "r", "enter")  # no has the keys
             await settled(pilot)
             assert dead(autoconn) == 2
-            await pilot.press("r", "enter")  # no has the keys
-            await settled(pilot)
-            assert dead(autoconn) == 2
-            await pilot.press("r", "y")
+            await press(pilot, "r", "y")
             await until(pilot, lambda: "was sent again as event" in text_of(pilot), "word of it")
             await settled(pilot)
             assert [x.reason for x in pilot.app.screen.page.listing.shown] == ["cannot first"]
@@ -124,14 +120,11 @@ def test_a_dead_letter_is_sent_again_from_its_own_screen(source, autoconn, queue
 
     async def steps():
         async with shown(source, queue=queue) as pilot:
-            await pilot.press("4")
-            await settled(pilot)
-            await pilot.press("enter")
-            await settled(pilot)
-            assert "cannot only" in text_of(pilot)
-            await pilot.press("r")
-            await settled(pilot)
-            await pilot.press("y")
+            await press(pilot, "4")
+            await press(pilot, "enter")
+            await seen(pilot, "cannot only")
+            await press(pilot, "r")
+            await press(pilot, "y")
             await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
             await until(pilot, lambda: "no dead letters" in text_of(pilot), "an empty list")
 
@@ -144,18 +137,16 @@ def test_all_dead_letters_are_sent_again_or_deleted(source, autoconn, queue, con
 
     async def steps():
         async with shown(source, queue=queue) as pilot:
-            await pilot.press("4")
-            await settled(pilot)
-            await pilot.press("R", "y")
+            await press(pilot, "4")
+            await press(pilot, "R", "y")
             await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both sent")
             let_die(autoconn, queue, consumer, "third")
             assert dead(autoconn) == 3
-            await pilot.press("x", "enter", "y")
+            await press(pilot, "x", "enter", "y")
             await until(pilot, lambda: "0 deleted" in text_of(pilot), "none as old as that")
-            await pilot.press("x", "backspace", "backspace", "0", "enter")
-            await settled(pilot)
-            assert "older than 0 days, for good?" in text_of(pilot)
-            await pilot.press("y")
+            await press(pilot, "x", "backspace", "backspace", "0", "enter")
+            await seen(pilot, "for good?")
+            await press(pilot, "y")
             await until(pilot, lambda: "3 deleted" in text_of(pilot), "three deleted")
 
     play(steps())
@@ -183,21 +174,18 @@ def test_a_role_that_may_only_look_sees_all_and_is_told_what_it_needs(
     async def steps():
         async with shown(Source(looker), queue=queue) as pilot:
             for page in "235":
-                await pilot.press(page)
-                await settled(pilot)
-                assert pilot.app.screen.page.loaded
+                await press(pilot, page)
+                await until(pilot, lambda: pilot.app.screen.page.loaded, "the list")
                 assert "!!" not in text_of(pilot).partition("no ticker")[2]
-            await pilot.press("2", "enter")
-            await settled(pilot)
-            assert f"{consumer}" in text_of(pilot)
-            await pilot.press("escape", "4")
-            await settled(pilot)
+            await press(pilot, "2", "enter")
+            await seen(pilot, f"{consumer}")
+            await press(pilot, "escape", "4")
             needs = {"r": "pgque_writer", "R": "pgque_writer"}
             for key, role in needs.items():
-                await pilot.press(key, "y")
+                await press(pilot, key, "y")
                 text = f"!! This role may not replay dead letters: it needs {role}."
                 await until(pilot, lambda text=text: text in text_of(pilot), text)
-            await pilot.press("x", "enter", "y")
+            await press(pilot, "x", "enter", "y")
             text = "!! This role may not purge dead letters: it needs pgque_admin."
             await until(pilot, lambda: text in text_of(pilot), text)
 
@@ -241,13 +229,13 @@ def test_a_server_that_goes_is_said_and_one_that_comes_back_is_used(
 def test_a_queue_that_is_dropped_while_it_is_looked_at(source, autoconn, queue):
     async def steps():
         async with shown(source, queue=queue) as pilot:
-            await pilot.press("2")
+            await press(pilot, "2")
             value(autoconn, "select pgque.drop_queue(%s)", queue)
             await looked(pilot)
             await looked(pilot)
-            assert f"The queue {queue} is gone" in text_of(pilot)
-            await pilot.press("escape")
-            assert "There is no queue yet" in text_of(pilot)
+            await seen(pilot, f"The queue {queue} is gone")
+            await press(pilot, "escape")
+            await seen(pilot, "There is no queue yet")
 
     play(steps())
 
@@ -265,15 +253,13 @@ def test_a_thousand_queues_are_filtered_as_one_types():
     async def steps():
         async with shown(FakeSource(board())) as pilot:
             assert len(names(pilot)) == 1000
-            await pilot.press("slash", *"E-099")
-            await settled(pilot)
+            await press(pilot, "slash", *"E-099")
             assert names(pilot) == [f"queue-099{n}" for n in range(10)]
-            await pilot.press("enter", "down", "down", "enter")
-            await settled(pilot)
+            await press(pilot, "enter", "down", "down", "enter")
             assert pilot.app.screen.queue == "queue-0992"
-            await pilot.press("escape")
+            await press(pilot, "escape")
             assert len(names(pilot)) == 10
-            await pilot.press("escape")
+            await press(pilot, "escape")
             assert len(names(pilot)) == 1000
 
     play(steps())
@@ -282,12 +268,12 @@ def test_a_thousand_queues_are_filtered_as_one_types():
 def test_sorting_goes_from_column_to_column_and_turns_round():
     async def steps():
         async with shown(FakeSource(board(20))) as pilot:
-            await pilot.press("s")  # from the last column to the first
+            await press(pilot, "s")  # from the last column to the first
             assert names(pilot)[0] == "queue-0000"
-            await pilot.press("S")
+            await press(pilot, "S")
             assert names(pilot)[0] == "queue-0019"
-            await pilot.press("s")
-            assert "by IN/S ▼" in text_of(pilot)
+            await press(pilot, "s")
+            await seen(pilot, "by IN/S ▼")
             assert names(pilot)[:3] == ["queue-0006", "queue-0013", "queue-0005"]
 
     play(steps())
@@ -299,7 +285,7 @@ def test_the_cursor_stays_with_its_queue_when_the_order_changes():
 
     async def steps():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
-            await pilot.press("s", "s", "end")
+            await press(pilot, "s", "s", "end")
             listing = pilot.app.screen.page.listing
             assert (listing.selected.now.queue, listing.cursor) == ("c", 2)
             await looked(pilot)
@@ -314,20 +300,19 @@ def test_pause_and_the_time_between_samples():
 
     async def steps():
         async with shown(source) as pilot:
-            await pilot.press("space")
-            assert "PAUSED" in text_of(pilot)
+            await press(pilot, "space")
+            await seen(pilot, "PAUSED")
             before = source.looks
             await looked(pilot)
             assert source.looks == before
-            await pilot.press("space")
-            await settled(pilot)
+            await press(pilot, "space")
             assert source.looks == before + 1
-            await pilot.press("plus")
-            assert "every 1 min" in text_of(pilot)
-            await pilot.press(*["plus"] * 20)
-            assert "every 200 ms" in text_of(pilot)
-            await pilot.press("minus")
-            assert "every 500 ms" in text_of(pilot)
+            await press(pilot, "plus")
+            await seen(pilot, "every 1 min")
+            await press(pilot, *["plus"] * 20)
+            await seen(pilot, "every 200 ms")
+            await press(pilot, "minus")
+            await seen(pilot, "every 500 ms")
 
     play(steps())
 
@@ -343,7 +328,7 @@ def test_it_quits_while_the_server_keeps_it_waiting(dsn, autoconn):
             waiting = asyncio.get_running_loop().run_in_executor(None, wait_long)
             asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(3600)'"
             await until(pilot, lambda: value(autoconn, asleep), "the wait")
-            await pilot.press("q")
+            await press(pilot, "q")
         with pytest.raises(psycopg.OperationalError):
             await waiting
 

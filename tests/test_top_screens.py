@@ -11,6 +11,7 @@ from tests.fix_top import (
     consumer_now,
     looked,
     play,
+    press,
     queue_now,
     sample,
     settled,
@@ -63,7 +64,7 @@ def test_all_queues_with_what_is_worst_first(size):
     async def steps():
         async with shown(in_motion(), size) as pilot:
             await all_looked(pilot)
-            check(pilot, f"queues-{size[0]}")
+            await check(pilot, f"queues-{size[0]}")
 
     play(steps())
 
@@ -73,9 +74,8 @@ def test_all_consumers(size):
     async def steps():
         async with shown(in_motion(), size) as pilot:
             await all_looked(pilot)
-            await pilot.press("2")
-            await settled(pilot)
-            check(pilot, f"consumers-{size[0]}")
+            await press(pilot, "2")
+            await check(pilot, f"consumers-{size[0]}")
 
     play(steps())
 
@@ -84,7 +84,7 @@ def test_a_queue_with_its_consumers():
     async def steps():
         async with shown(in_motion(), queue="orders") as pilot:
             await all_looked(pilot)
-            check(pilot, "queue")
+            await check(pilot, "queue")
 
     play(steps())
 
@@ -98,9 +98,8 @@ def test_a_consumer_with_its_retries():
     async def steps():
         async with shown(in_motion(retries=retries), queue=LONG) as pilot:
             await all_looked(pilot)
-            await pilot.press("enter")
-            await settled(pilot)
-            check(pilot, "consumer")
+            await press(pilot, "enter")
+            await check(pilot, "consumer")
 
     play(steps())
 
@@ -115,9 +114,8 @@ MESSAGES = [
 def test_the_newest_messages_of_a_queue():
     async def steps():
         async with shown(FakeSource(busy(), messages=MESSAGES), queue="orders") as pilot:
-            await pilot.press("2")
-            await settled(pilot)
-            check(pilot, "messages")
+            await press(pilot, "2")
+            await check(pilot, "messages")
 
     play(steps())
 
@@ -138,11 +136,9 @@ def test_a_message_whole():
 
     async def steps():
         async with shown(source, queue="orders") as pilot:
-            await pilot.press("2")
-            await settled(pilot)
-            await pilot.press("enter")
-            await settled(pilot)
-            check(pilot, "message")
+            await press(pilot, "2")
+            await press(pilot, "enter")
+            await check(pilot, "message")
 
     play(steps())
 
@@ -157,9 +153,8 @@ LETTERS = [
 def test_dead_letters_with_their_keys(size):
     async def steps():
         async with shown(FakeSource(busy(), letters=LETTERS), size, queue="orders") as pilot:
-            await pilot.press("4")
-            await settled(pilot)
-            check(pilot, f"letters-{size[0]}")
+            await press(pilot, "4")
+            await check(pilot, f"letters-{size[0]}")
 
     play(steps())
 
@@ -167,11 +162,9 @@ def test_dead_letters_with_their_keys(size):
 def test_a_replay_is_asked_about():
     async def steps():
         async with shown(FakeSource(busy(), letters=LETTERS), queue="orders") as pilot:
-            await pilot.press("4")
-            await settled(pilot)
-            await pilot.press("R")
-            await settled(pilot)
-            check(pilot, "replay-all")
+            await press(pilot, "4")
+            await press(pilot, "R")
+            await check(pilot, "replay-all")
 
     play(steps())
 
@@ -181,9 +174,8 @@ def test_settings_of_a_queue():
 
     async def steps():
         async with shown(FakeSource(busy(), settings=settings), queue="orders") as pilot:
-            await pilot.press("5")
-            await settled(pilot)
-            check(pilot, "settings")
+            await press(pilot, "5")
+            await check(pilot, "settings")
 
     play(steps())
 
@@ -191,9 +183,8 @@ def test_settings_of_a_queue():
 def test_the_help():
     async def steps():
         async with shown(FakeSource(busy())) as pilot:
-            await pilot.press("question_mark")
-            await settled(pilot)
-            check(pilot, "help")
+            await press(pilot, "question_mark")
+            await check(pilot, "help")
 
     play(steps())
 
@@ -201,7 +192,7 @@ def test_the_help():
 def test_no_queue_and_no_ticker():
     async def steps():
         async with shown(FakeSource(sample(ticking=False))) as pilot:
-            check(pilot, "nothing")
+            await check(pilot, "nothing")
 
     play(steps())
 
@@ -212,7 +203,7 @@ def test_a_lost_connection_is_said_above_the_last_figures():
     async def steps():
         async with shown(source) as pilot:
             await looked(pilot)
-            check(pilot, "lost")
+            await check(pilot, "lost")
 
     play(steps())
 
@@ -220,8 +211,7 @@ def test_a_lost_connection_is_said_above_the_last_figures():
 def test_a_filter_that_nothing_passes():
     async def steps():
         async with shown(FakeSource(busy())) as pilot:
-            await pilot.press("slash", *"nix")
-            await settled(pilot)
-            check(pilot, "filtered")
+            await press(pilot, "slash", *"nix")
+            await check(pilot, "filtered")
 
     play(steps())

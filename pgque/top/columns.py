@@ -101,7 +101,7 @@ def _age(title: str, at: Callable[[T], datetime], now: Callable[[], float]) -> C
 
 
 def _half(room: int) -> int:
-    return 12 if room < 100 else 24
+    return 12 if room < 120 else 20
 
 
 QUEUES: Final[list[Column[QueueRow]]] = [
@@ -180,7 +180,7 @@ def letters(now: Callable[[], float]) -> list[Column[Letter]]:
         _text("CONSUMER", lambda letter: letter.consumer, _half),
         _text("TYPE", lambda letter: letter.type, _half),
         _text("REASON", lambda letter: letter.reason),
-        _text("PAYLOAD", lambda letter: letter.payload, from_width=90),
+        _text("PAYLOAD", lambda letter: letter.payload, from_width=110),
     ]
 
 

@@ -50,6 +50,16 @@ def test_an_old_position_is_no_lag_where_nothing_was_before_the_consumer():
     assert history.consumers["q", "c"].state.text == "! behind"
 
 
+def test_a_consumer_is_not_to_blame_for_what_it_cannot_get():
+    queue = queue_now("q", paused=True, unticked=5)
+    waits = consumer_now("q", "c", pending=5, lag=4000.0, last_seen=4000.0)
+    history = after(sample([queue], [waits]))
+    assert history.consumers["q", "c"].state.text == "ok"
+    assert state(history) == "! paused"
+    history = after(sample([queue], [waits._replace(pending=6)]))
+    assert history.consumers["q", "c"].state.text == "!! silent"
+
+
 def test_an_old_tick_is_no_fault_where_nothing_waited_for_one():
     reader = [consumer_now("q", "c")]
     fresh = queue_now("q", unticked=1, tick_age=3600.0)

@@ -7,7 +7,7 @@ moment in which a new event comes. Nothing waits for longer than since the last 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pgque.live import ConsumerFigures, QueueFigures, Sample
@@ -75,14 +75,16 @@ class History:
         self.queues: dict[str, QueueRow] = {}
         self.consumers: dict[tuple[str, str], ConsumerRow] = {}
         self.totals = Totals(None, None, 0, 0, (), ())
-        self._trends: dict[Hashable, deque[float | None]] = {}
-        self._clear: dict[Hashable, float] = {}
+        self._trends: dict[tuple[str, ...], deque[float | None]] = {}
+        self._clear: dict[tuple[str, ...], float] = {}
 
     def add(self, sample: Sample) -> None:
         """Take the newest sample."""
         self.sample = sample
+        unticked = {now.queue: now.unticked for now in sample.queues}
         self.consumers = {
-            (now.queue, now.consumer): self._consumer(now, sample.at) for now in sample.consumers
+            (now.queue, now.consumer): self._consumer(now, unticked.get(now.queue, 0), sample.at)
+            for now in sample.consumers
         }
         readers: dict[str, list[ConsumerRow]] = {now.queue: [] for now in sample.queues}
         for row in self.consumers.values():
@@ -101,17 +103,18 @@ class History:
             self._trend(_DONE, done),
         )
         there = {_SENT, _DONE, *map(_of_queue, self.queues), *self.consumers}
+        there |= {_to_do(key) for key in self.consumers}
         for kept in (self._trends, self._clear):
             for key in kept.keys() - there:
                 del kept[key]
 
-    def _consumer(self, now: ConsumerFigures, at: float) -> ConsumerRow:
+    def _consumer(self, now: ConsumerFigures, unticked: int, at: float) -> ConsumerRow:
         key = (now.queue, now.consumer)
-        busy = now.pending > 0 or now.holds_batch
-        since = self._since(key, busy, at)
-        lag = min(now.lag, since)
-        silent = min(now.last_seen, since) if busy else 0.0
-        return ConsumerRow(now, lag, of_consumer(lag, silent), self._trend(key, now.rate))
+        lag = min(now.lag, self._since(key, now.pending > 0 or now.holds_batch, at))
+        # What no tick covers it cannot get: that is not its fault.
+        able = self._since(_to_do(key), now.pending > unticked or now.holds_batch, at)
+        state = of_consumer(min(lag, able), min(now.last_seen, able))
+        return ConsumerRow(now, lag, state, self._trend(key, now.rate))
 
     def _queue(self, now: QueueFigures, readers: list[ConsumerRow], at: float) -> QueueRow:
         unticked = min(now.tick_age, self._since(_of_queue(now.queue), now.unticked > 0, at))
@@ -126,14 +129,14 @@ class History:
             self._trend(_of_queue(now.queue), now.rate),
         )
 
-    def _since(self, key: Hashable, waits: bool, at: float) -> float:
+    def _since(self, key: tuple[str, ...], waits: bool, at: float) -> float:
         """Return for how long something may have waited: endless where it was never seen clear."""
         if not waits:
             self._clear[key] = at
             return 0.0
         return at - self._clear[key] if key in self._clear else float("inf")
 
-    def _trend(self, key: Hashable, value: float | None) -> Trend:
+    def _trend(self, key: tuple[str, ...], value: float | None) -> Trend:
         trend = self._trends.setdefault(key, deque(maxlen=KEEP))
         trend.append(value)
         return tuple(trend)
@@ -142,6 +145,11 @@ class History:
 def _of_queue(name: str) -> tuple[str]:
     """Return a key that is no consumer's."""
     return (name,)
+
+
+def _to_do(key: tuple[str, str]) -> tuple[str, str, str]:
+    """Return the key for what a consumer could get."""
+    return (*key, "to do")
 
 
 def _sum(rates: Iterable[float | None]) -> float | None:

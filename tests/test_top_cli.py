@@ -67,6 +67,14 @@ def test_it_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
     assert b"Traceback" not in terminal.screen
 
 
+def test_a_signal_ends_it_and_gives_the_terminal_back(dsn, queue):
+    with Terminal("top", "--queue", queue, PGQUE_DSN=dsn) as terminal:
+        terminal.wait_for("Nobody is subscribed")
+        terminal.process.terminate()
+        assert terminal.ended() == 0
+    assert b"\x1b[?1049l" in terminal.screen
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -38,4 +38,4 @@ def command(dsn: Dsn, interval: Interval = 1.0, queue: Queue = None) -> None:
     first = source.look()
     if queue is not None and queue not in {now.queue for now in first.queues}:
         raise CommandError(f"queue not found: {queue}")
-    run(source, first, interval=interval, queue=queue)
+    raise typer.Exit(run(source, first, interval=interval, queue=queue))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from rich.text import Text
 from textual import work
@@ -102,6 +104,8 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Show the first screen and begin to take samples."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.push_screen(Board())
         if self._first_queue is not None:
             self.push_screen(QueueScreen(self._first_queue))
@@ -224,6 +228,8 @@ class TopApp(App[None]):
         return None
 
 
-def run(source: Source, first: Sample, *, interval: float, queue: str | None) -> Any:
-    """Run it in this terminal until it is quit; return what it returns."""
-    return TopApp(source, first, interval=interval, queue=queue).run()
+def run(source: Source, first: Sample, *, interval: float, queue: str | None) -> int:
+    """Run it in this terminal until it is quit; return the exit status."""
+    app = TopApp(source, first, interval=interval, queue=queue)
+    app.run()
+    return app.return_code or 0

@@ -1,7 +1,7 @@
 """What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
 
-A sample is a few queries whose cost does not depend on backlogs (those of `pgque.metrics` among
-them). Rates are differences between two samples, by the server's clock.
+A sample is two queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates are
+differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from pgque.calls import Calls
 from pgque.metrics import Reader
 
 
@@ -58,6 +59,19 @@ class Sample(NamedTuple):
     consumers: tuple[ConsumerFigures, ...]
 
 
+class _Groups(Calls):
+    def members(self) -> set[tuple[Any, ...]]:
+        """Return queue and name of every member of a group."""
+        return set(
+            self._rows(
+                "select q.queue_name, c.co_name from pgque.subscriber s"
+                " join pgque.queue q on q.queue_id = s.sub_queue"
+                " join pgque.consumer c on c.co_id = s.sub_consumer"
+                " where s.sub_group is not null"
+            )
+        )
+
+
 class Live:
     """Takes samples, and keeps the last ones.
 
@@ -68,6 +82,7 @@ class Live:
     def __init__(self, conn: psycopg.Connection[Any], *, keep: int = 300) -> None:
         self._reader = _LiveReader(conn)
         self.samples: deque[Sample] = deque(maxlen=keep)
+        self._groups = _Groups(conn)
 
     def look(self) -> Sample:
         """Take a sample and keep it.
@@ -87,7 +102,7 @@ class Live:
             queues.append(now)
         sent = {q.queue: q.sent for q in queues}
         consumers: list[ConsumerFigures] = []
-        members = self._reader.members()
+        members = self._groups.members()
         for row in self._reader.consumers():
             held = ConsumerFigures._make((*row[:5], bool(row[5]), None, row[:2] in members))
             known = queues_before.get(held.queue)
@@ -110,14 +125,3 @@ class _LiveReader(Reader):
             " and database = (select oid from pg_database where datname = current_database()))"
         )
         return at, ticking
-
-    def members(self) -> set[tuple[Any, ...]]:
-        """Return queue and name of every member of a group."""
-        return set(
-            self._rows(
-                "select q.queue_name, c.co_name from pgque.subscriber s"
-                " join pgque.queue q on q.queue_id = s.sub_queue"
-                " join pgque.consumer c on c.co_id = s.sub_consumer"
-                " where s.sub_group is not null"
-            )
-        )

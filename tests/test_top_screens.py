@@ -14,7 +14,6 @@ from tests.fix_top import (
     press,
     queue_now,
     sample,
-    settled,
     shown,
 )
 

@@ -155,7 +155,7 @@ async def settled(pilot: Pilot[None]) -> None:
     """Wait until the threads are done and all that they said is shown."""
     for _ in range(2):
         await pilot.pause(0)
-        await pilot.app.workers.wait_for_complete()
+        await until(pilot, lambda: all(w.is_finished for w in pilot.app.workers), "the threads")
     await pilot.pause(0)
 
 

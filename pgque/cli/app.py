@@ -22,6 +22,7 @@ from pgque.cli import (
     status,
     tail,
     ticker,
+    top,
     uninstall,
     version,
 )
@@ -44,6 +45,7 @@ for module in (
     send,
     tail,
     status,
+    top,
     doctor,
     dashboard,
     metrics,

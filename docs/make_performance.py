@@ -82,7 +82,7 @@ MEASURED = {
     "100 a second": (6, ("send to handler, 100 a second",)),
     "an old transaction open": (9, ("300 a second",)),
 }
-"""The columns of the table in comparison.md: workload, and how its rows for pgque or peers begin."""
+"""Columns of the table in comparison.md: workload, and how its rows for pgque or peers begin."""
 
 
 def _beside(rows: Sequence[Row]) -> str:
@@ -97,7 +97,7 @@ def _beside(rows: Sequence[Row]) -> str:
                 and row.name.startswith(beginnings)
             ]  # fmt: skip
             known = found[0] if found and found[0].value is not None else None
-            cells.append(f"{number(known.value)} {known.unit}" if known else "–")
+            cells.append(f"{number(known.value)} {known.unit}" if known else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -160,12 +160,12 @@ def rotation() -> Picture:
 def cursor() -> Picture:
     """A consumer's way through a window: batches, an ack, a refused message that comes back."""
     picture = Picture("A consumer's way: batches of four, and a message that was refused", 316)
-    left, step = 140.0, 45.0
+    left, step = 160.0, 45.0
     steps = [
-        ("receive", "aaaadddddddd", 0, "holds 1 to 4, the same again until it acks"),
-        ("nack 3, ack", "..b.aaaadddd", 4, "stands behind 4, holds 5 to 8; 3 waits for its time"),
-        ("ack, receive, ack", "..b.......dd", 10, "stands at tick 2: the window is done"),
-        ("a minute later", "..........ab", 10, "holds 11, and 3 once more: it alone is given it"),
+        ("receive", "aaaaddddddd", 0, "at tick 1, holds 1 to 4: the same again until it acks"),
+        ("nack 3, ack, receive", "..b.aaaaddd", 4, "behind 4, holds 5 to 8; 3 waits"),
+        ("ack, receive, ack", "..b.......d", 10, "at tick 2: the window is done"),
+        ("a minute later", "..........ab", 10, "holds 11, and 3 again: for this consumer alone"),
     ]
     for number, place in ((1, 0), (2, 10), (3, 12)):
         x = left + place * step - 4

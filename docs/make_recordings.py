@@ -1,6 +1,6 @@
-"""Record `pgque demo`: `python docs/make_recordings.py` writes demo.svg, which moves, beside itself.
+"""Record `pgque demo`: `python docs/make_recordings.py` writes demo.svg beside itself.
 
-It takes a server of its own and half a minute, and is a little different each time.
+The picture moves. It takes a server of its own and half a minute, and is a little different each time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def picture(frames: Sequence[RenderableType], title: str) -> str:
         end = begin + SHOWN / total * 100
         last = number == len(frames) - 1
         motion += (
-            f".f{number} {{ visibility: hidden; animation: k{number} {total:g}s step-end infinite }}\n"
+            f".f{number} {{ visibility: hidden; "
+            f"animation: k{number} {total:g}s step-end infinite }}\n"
             f"@keyframes k{number} {{ 0% {{ visibility: {'hidden' if number else 'visible'} }} "
             f"{begin:.2f}% {{ visibility: visible }} "
             + ("" if last else f"{end:.2f}% {{ visibility: hidden }} ")
@@ -113,7 +114,11 @@ def picture(frames: Sequence[RenderableType], title: str) -> str:
 def _drawn(frame: RenderableType, name: str) -> tuple[int, str]:
     """Return how many lines a frame has, and what is to be drawn of it."""
     console = Console(
-        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        record=True,
+        width=COLUMNS,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
     )
     console.print(frame)
     text = console.export_text(clear=False)
@@ -132,7 +137,9 @@ def demo() -> str:
         if not Run(dsn, client, RATE, signals, recorder).run():
             raise SystemExit("the demo failed")
     recorder.finish()
-    return picture(recorder.frames, "pgque demo: a consumer is killed half way, and nothing is lost")
+    return picture(
+        recorder.frames, "pgque demo: a consumer is killed half way, and nothing is lost"
+    )
 
 
 def main() -> None:

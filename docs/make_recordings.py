@@ -1,6 +1,6 @@
 """Record `pgque demo`: `python docs/make_recordings.py` writes demo.svg beside itself.
 
-The picture moves. It takes a server of its own and half a minute, and is a little different each time.
+The picture moves. It takes a server of its own and half a minute, and differs from run to run.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 from typing_extensions import Self
 
+from pgque.demo import DEFAULT_RATE
 from pgque.demo.picture import draw
 from pgque.demo.run import Run, database, tables
 from pgque.demo.signals import Signals
 from pgque.demo.view import Scene
 
 COLUMNS = 82
-RATE = 500.0
-EVERY = 1.5
+EVERY = 2.5
 """Seconds of the demo between two frames."""
 SHOWN, SHOWN_LAST = 1.0, 6.0
 """Seconds for which a frame stands."""
@@ -134,7 +134,7 @@ def demo() -> str:
         database(None, signals, recorder.say) as dsn,
         tables(dsn, signals, recorder.say) as client,
     ):
-        if not Run(dsn, client, RATE, signals, recorder).run():
+        if not Run(dsn, client, DEFAULT_RATE, signals, recorder).run():
             raise SystemExit("the demo failed")
     recorder.finish()
     return picture(

@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Take away what is meant for tests and code hosts, and turn links."""
     parts = _FENCE.split(markdown)
     for number in range(0, len(parts), 2):
-        text = _CONTENTS.sub("", _COMMENT.sub("", parts[number]))
+        text = _CONTENTS.sub("", _COMMENT.sub("\n", parts[number]))
         parts[number] = _LINK.sub(lambda found: _turned(found, page.file.src_uri, files), text)
     return "".join(parts)
 

@@ -96,6 +96,15 @@ def test_only_pages_and_pictures_are_published(site: Path) -> None:
     assert not list(site.rglob("*.py"))
 
 
+def test_tables_and_blocks_are_recognized(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        words = re.sub(
+            r"<(pre|code)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        assert "|--" not in words, page
+        assert "```" not in words, page
+
+
 def test_what_is_meant_for_the_tests_is_not_published(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -337,6 +338,45 @@ def groups(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
+def soak(rows: Sequence[Row]) -> Figure | None:
+    """Half an hour of load: what was handled, how late, and on how much disk."""
+    curves = {row.name: row for row in _of(rows, 18) if row.detail.get("curve")}
+    late = curves.get("send to handler, last third")
+    room = curves.get("most room that the schema took")
+    if late is None or room is None:
+        return None
+    trouble = [span for row in _of(rows, 18) for span in row.detail.get("trouble", ())]
+    second, handled, median, p99 = zip(*_by_five(late.detail["curve"]), strict=True)
+    minutes = [moment / 60 for moment in second]
+    figure, (rate, delay, disk) = plt.subplots(3, 1, figsize=(9.5, 7.2), sharex=True)
+    rate.plot(minutes, handled, color=OURS, linewidth=1.4)
+    rate.set_ylim(0, 1.3 * max(handled))
+    rate.set_ylabel("handled a second")
+    delay.plot(minutes, p99, color=OTHERS[0], linewidth=1.2, label="99th percentile")
+    delay.plot(minutes, median, color=OURS, linewidth=1.4, label="median")
+    delay.set_yscale("log")
+    delay.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    _plain_log(delay.yaxis)
+    delay.set_ylabel("ms to handler")
+    delay.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, frameon=False)
+    moment, size = zip(*((at, size) for at, size in room.detail["curve"] if at >= 0), strict=True)
+    disk.plot([at / 60 for at in moment], size, color=OURS, linewidth=1.4)
+    disk.set_ylim(bottom=0)
+    disk.set_ylabel("MB on disk")
+    disk.set_xlabel("minutes; shaded: an analytical query (narrow), a pinned xmin horizon (wide)")
+    for axes in (rate, delay, disk):
+        for _, begin, end in trouble:
+            axes.axvspan(begin / 60, end / 60, color=REFERENCE, alpha=0.18, linewidth=0)
+    rate.set_title("2,000 events a second, rotation each minute")
+    return figure
+
+
+def _by_five(curve: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return medians of five seconds each, of second, handled, median and 99th percentile."""
+    parts = [curve[start : start + 5] for start in range(0, len(curve) - 4, 5)]
+    return [[statistics.median(line[at] for line in part) for at in range(4)] for part in parts]
+
+
 PLOTS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
     "goals": ratios,
     "latency": latency,
@@ -344,5 +384,6 @@ PLOTS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
     "rates": rates,
     "backlog": backlog,
     "groups": groups,
+    "soak": soak,
 }
 """By the file's name."""

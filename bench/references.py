@@ -77,10 +77,13 @@ def copy_of_log(conn: Connection, queue: str) -> str:
     return table
 
 
-def select(conn: Connection, table: str, chunk: int = CHUNK) -> array[int]:
+def select(
+    conn: Connection, table: str, chunk: int = CHUNK, *, keeps_place: bool = False
+) -> array[int]:
     """Read a copy of a log from its beginning by index, in binary, with a message's columns.
 
-    Returns the ids.
+    ``keeps_place`` has it write down after each chunk, durably, how far it came, as whoever must
+    go on there after a crash has to. Returns the ids.
     """
     query = (
         "select ev_id, 0::bigint, ev_type, ev_data, coalesce(ev_retry, 0), ev_time, "
@@ -89,12 +92,16 @@ def select(conn: Connection, table: str, chunk: int = CHUNK) -> array[int]:
     ).encode()
     ids: array[int] = array("q")
     last = 0
+    if keeps_place:
+        conn.execute("create table if not exists place (id bigint) with (autovacuum_enabled = off)")
     while True:
         rows = conn.cursor(binary=True).execute(query, (last, chunk)).fetchall()
         if not rows:
             return ids
         ids.extend([row[0] for row in rows])
         last = rows[-1][0]
+        if keeps_place:
+            conn.execute("insert into place values (%s)", (last,))
 
 
 def log_child(conn: Connection, queue: str) -> str:

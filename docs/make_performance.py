@@ -1,4 +1,4 @@
-"""Put figures into performance.md and the README: `python docs/make_performance.py`.
+"""Put figures into the pages that have some: `python docs/make_performance.py`.
 
 What stands between the markers `<!-- figures: NAME -->` and `<!-- end -->` is made from
 bench/results/results.json, so no figure in the documents is written by hand.
@@ -15,13 +15,26 @@ from bench.report import number, read
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "bench" / "results"
-PAGES = (HERE / "performance.md", HERE.parent / "README.md")
+PAGES = (
+    HERE / "performance.md",
+    HERE / "comparison.md",
+    HERE / "operations.md",
+    HERE.parent / "README.md",
+)
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, rows: Sequence[Row]) -> str:
     """Return a page with every block made anew."""
-    makers = {"goals": _goals, "three": _three, "field": _field, "machine": _machine}
+    makers = {
+        "goals": _goals,
+        "three": _three,
+        "field": _field,
+        "machine": _machine,
+        "floors": _floors,
+        "beside": _beside,
+        "sizes": _sizes,
+    }
     return BLOCK.sub(lambda found: found[1] + makers[found[2]](rows) + found[3], text)
 
 
@@ -45,6 +58,27 @@ def _goals(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _floors(rows: Sequence[Row]) -> str:
+    lines = ["| # | | measured | the floor | |", "|--:|---|---|---|---|"]
+    for row in _ours(rows):
+        if row.goal or row.ratio is None or row.workload not in (4, 6):
+            continue
+        what = row.name.partition(", beside")[0]
+        measured, floor = (
+            f"{number(row.value)} {row.unit}",
+            f"{number(row.reference_value)} {row.unit}",
+        )
+        cells = (
+            str(row.workload),
+            what,
+            measured,
+            f"{floor}: {row.reference}",
+            f"{number(row.ratio)} times",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _field(rows: Sequence[Row]) -> str:
     lines = ["| | who | measured |", "|---|---|---|"]
     for row in rows:
@@ -61,6 +95,52 @@ def _machine(rows: Sequence[Row]) -> str:
         f"machine, client and server together: PostgreSQL {found['postgresql']} with fsync and "
         f"synchronous_commit on, Python {found['python']}.\n"
     )
+
+
+MEASURED = {
+    "sent in bulk": (2, ("send_batch of 1,000 texts", "bulk enqueue")),
+    "handled": (5, ("Consumer with an empty handler, windows", "3,000 jobs")),
+    "send to handler, 1 a second": (6, ("send to handler, 1 a second",)),
+    "100 a second": (6, ("send to handler, 100 a second",)),
+    "an old transaction open": (9, ("300 a second",)),
+}
+"""Columns of the table in comparison.md: workload, and how its rows for pgque or peers begin."""
+
+
+def _beside(rows: Sequence[Row]) -> str:
+    subjects = ["pgque", *dict.fromkeys(row.subject for row in rows if row.subject != "pgque")]
+    lines = ["| | " + " | ".join(MEASURED) + " |", "|---|" + "--:|" * len(MEASURED)]
+    for subject in subjects:
+        cells = [subject]
+        for workload, beginnings in MEASURED.values():
+            found = [
+                row for row in rows
+                if (row.workload, row.subject) == (workload, subject)
+                and row.name.startswith(beginnings)
+            ]  # fmt: skip
+            known = found[0] if found and found[0].value is not None else None
+            cells.append(f"{number(known.value)} {known.unit}" if known else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+SIZES = {
+    "disk for an event with 100 bytes of payload": (12, "the log on disk, 10 consumers"),
+    "WAL for it, from send to rotation": (16, "WAL, whole life"),
+    "CPU while nothing happens, server and clients": (8, "idle for 60 s: CPU"),
+    "a look of the ticker, 100 of 1,000 queues busy": (15, "a round of the ticker, 100"),
+    "growth of a consumer's process with a backlog of 5,000,000": (17, "growth of the process"),
+}
+"""What operations.md says of sizes: workload, and how its row begins."""
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    lines = ["| What | Measured |", "|---|--:|"]
+    for words, (workload, beginning) in SIZES.items():
+        for row in _ours(rows):
+            if row.workload == workload and row.name.startswith(beginning):
+                lines.append(f"| {words} | {number(row.value)} {row.unit} |")
+    return "\n".join(lines) + "\n"
 
 
 def _three(rows: Sequence[Row]) -> str:

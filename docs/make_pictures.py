@@ -157,7 +157,82 @@ def rotation() -> Picture:
     return picture
 
 
-PICTURES = {"log.svg": log, "snapshots.svg": snapshots, "rotation.svg": rotation}
+def cursor() -> Picture:
+    """A consumer's way through a window: batches, an ack, a refused message that comes back."""
+    picture = Picture("A consumer's way: batches of four, and a message that was refused", 316)
+    left, step = 160.0, 45.0
+    steps = [
+        ("receive", "aaaaddddddd", 0, "at tick 1, holds 1 to 4: the same again until it acks"),
+        ("nack 3, ack, receive", "..b.aaaaddd", 4, "behind 4, holds 5 to 8; 3 waits"),
+        ("ack, receive, ack", "..b.......d", 10, "at tick 2: the window is done"),
+        ("a minute later", "..........ab", 10, "holds 11, and 3 again: for this consumer alone"),
+    ]
+    for number, place in ((1, 0), (2, 10), (3, 12)):
+        x = left + place * step - 4
+        picture.line(x, 36, x, 300, "tick")
+        picture.text(x, 26, f"tick {number}")
+    for row, (words, kinds, stands, caption) in enumerate(steps):
+        y = 50 + row * 64
+        picture.text(left - 16, y + 19, words, at="end")
+        again = row == len(steps) - 1
+        for place, kind in enumerate(kinds):
+            number = 3 if again and place == 11 else place + 1
+            x = left + place * step
+            if kind != ".":
+                picture.box(x, y, step - 8, 28, kind)
+            dim = "dim" if kind in ".d" else ""
+            picture.text(x + (step - 8) / 2, y + 19, str(number), kind=dim)
+        x = left + stands * step - 4
+        picture.line(x, y + 50, x, y + 32, "axis", "arrow")
+        at, side = ("start", 9) if stands < 6 else ("end", -9)
+        picture.text(x + side, y + 48, caption, at=at, kind="dim")
+    return picture
+
+
+def group() -> Picture:
+    """Two members of a group: windows and pieces, and what becomes of those of a dead one."""
+    picture = Picture("A group of two: each piece goes to one member, also when one dies", 300)
+    left, step, top = 110.0, 50.0, 46.0
+    picture.text(left - 16, top + 24, "log", at="end")
+    for place, kind in enumerate("aaabbbccc"):
+        picture.box(left + place * step, top, step - 8, 38, kind)
+        picture.text(left + place * step + (step - 8) / 2, top + 24, str(place + 1))
+    for number, place in ((1, 0), (2, 3), (3, 9)):
+        x = left + place * step - 4
+        picture.line(x, top - 10, x, top + 52, "tick")
+        picture.text(x, top - 18, f"tick {number}")
+    caption = "The second window is larger than max_messages, 3 here: two pieces."
+    picture.text(left, top + 74, caption, at="start", kind="dim")
+    lanes = {"ann": 168.0, "bob": 218.0}
+    for name, y in lanes.items():
+        picture.text(left - 16, y + 5, name, at="end")
+    pieces = [
+        ("ann", 0, 120, "a", "1 to 3"),
+        ("bob", 14, 150, "b", "4 to 6"),
+        ("ann", 134, 130, "c", "7 to 9"),
+        ("ann", 400, 130, "b", "4 to 6 again"),
+    ]
+    for name, begin, width, kind, words in pieces:
+        picture.box(left + begin, lanes[name] - 16, width, 32, kind)
+        picture.text(left + begin + width / 2, lanes[name] + 5, words)
+    death, taken = left + 164, left + 396
+    picture.text(death + 12, lanes["bob"] + 5, "killed", at="start")
+    picture.line(death, lanes["bob"] + 28, taken, lanes["bob"] + 28, "axis", "arrow")
+    picture.text((death + taken) / 2, lanes["bob"] + 24, "dead_interval", kind="dim")
+    picture.line(left, 258, WIDTH - 30, 258, "axis", "arrow")
+    picture.text(WIDTH - 30, 276, "time", at="end", kind="dim")
+    caption = "A takeover has a new batch id: what the old owner still says is void."
+    picture.text(left, 284, caption, at="start", kind="dim")
+    return picture
+
+
+PICTURES = {
+    "log.svg": log,
+    "snapshots.svg": snapshots,
+    "cursor.svg": cursor,
+    "group.svg": group,
+    "rotation.svg": rotation,
+}
 
 
 def main() -> None:

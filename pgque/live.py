@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from pgque.calls import Calls
 from pgque.metrics import Reader
 
 
@@ -41,7 +42,10 @@ class ConsumerFigures(NamedTuple):
     last_seen: float
     holds_batch: bool
     rate: float | None
-    """Done a second since the sample before; None in the first one."""
+    """Done a second since the sample before; None in the first one, and for a member: its group has
+    it."""
+    member: bool = False
+    """Whether it is a member of a group."""
 
 
 class Sample(NamedTuple):
@@ -55,6 +59,19 @@ class Sample(NamedTuple):
     consumers: tuple[ConsumerFigures, ...]
 
 
+class _Groups(Calls):
+    def members(self) -> set[tuple[Any, ...]]:
+        """Return queue and name of every member of a group."""
+        return set(
+            self._rows(
+                "select q.queue_name, c.co_name from pgque.subscriber s"
+                " join pgque.queue q on q.queue_id = s.sub_queue"
+                " join pgque.consumer c on c.co_id = s.sub_consumer"
+                " where s.sub_group is not null"
+            )
+        )
+
+
 class Live:
     """Takes samples, and keeps the last ones.
 
@@ -65,6 +82,7 @@ class Live:
     def __init__(self, conn: psycopg.Connection[Any], *, keep: int = 300) -> None:
         self._reader = Reader(conn)
         self.samples: deque[Sample] = deque(maxlen=keep)
+        self._groups = _Groups(conn)
 
     def look(self) -> Sample:
         """Take a sample and keep it.
@@ -84,10 +102,12 @@ class Live:
             queues.append(now)
         sent = {q.queue: q.sent for q in queues}
         consumers: list[ConsumerFigures] = []
+        members = self._groups.members()
         for row in self._reader.consumers():
-            held = ConsumerFigures._make((*row[:5], bool(row[5]), None))
+            held = ConsumerFigures._make((*row[:5], bool(row[5]), None, row[:2] in members))
             known = queues_before.get(held.queue)
-            if (did := consumers_before.get(held[:2])) and known and seconds > 0:
+            did = None if held.member else consumers_before.get(held[:2])
+            if did and known and seconds > 0:
                 done = (sent.get(held.queue, 0) - held.pending) - (known.sent - did.pending)
                 held = held._replace(rate=max(0.0, done / seconds))
             consumers.append(held)

@@ -161,9 +161,11 @@ class Ticker:
 
     def _serve(self, wakeup: Wakeup, may_tick: bool, backoff: Backoff) -> None:
         rounds = _Rounds(wakeup, self._interval)
+        # Not each time that a notification for somebody else in this process comes.
+        claim = _Chore(lambda conn: self._take_the_lead(wakeup), STANDBY_PAUSE)
         while not self._stop.is_set():
             if may_tick and not self._leading:
-                self._leading = self._take_the_lead(wakeup)
+                claim.run_if_due(wakeup.conn)
             with mapped:
                 for chore in self._chores:
                     chore.run_if_due(wakeup.conn)
@@ -176,17 +178,18 @@ class Ticker:
             if channels:
                 self._on_notify(channels)
 
-    def _take_the_lead(self, wakeup: Wakeup) -> bool:
+    def _take_the_lead(self, wakeup: Wakeup) -> None:
         if wakeup.pooled:
-            return True  # no session can hold a lock there; each queue's own lock is enough
+            self._leading = True  # no session can hold a lock there; each queue's own is enough
+            return
         with mapped:
             row = wakeup.conn.execute("select pg_try_advisory_lock(1885827447, 0)").fetchone()
             if row is None or not row[0]:
-                return False
+                return
             # Those who stand by have no use for it, and would be woken with each send.
             wakeup.listen(CHANNEL)
+        self._leading = True
         logger.info("ticker: leading")
-        return True
 
     def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
         text = notice.message_primary or ""

@@ -9,6 +9,8 @@ pytest_plugins = [
     "tests.fix_pooler",
     "tests.fix_database",
     "tests.fix_engine",
+    "tests.fix_capture",
+    "tests.fix_coop",
     "tests.security.fix_security",
 ]
 

@@ -145,6 +145,32 @@ def nack(
     )
 
 
+def retry(conn: Connection) -> int:
+    return value(conn, "select pgque.maint_retry_events()")
+
+
+def open_batch(conn: Connection, queue: str, consumer: str, count: int = 1) -> list[Message]:
+    """Send so many, tick, receive all of them."""
+    sent = send_many(conn, queue, count)
+    tick(conn, queue)
+    batch = receive(conn, queue, consumer, count + 1)
+    assert ids(batch) == sent
+    return batch
+
+
+def buffers(conn: Connection, call: str) -> int:
+    """How many buffers a call touches."""
+    plan = value(conn, f"explain (analyze, buffers, format json) select * from pgque.{call}")[0]
+    top = plan["Plan"]
+    planning = plan.get("Planning", {})
+    return sum(
+        part.get(f"{kind} {how} Blocks", 0)
+        for part in (top, planning)
+        for kind in ("Shared", "Local")
+        for how in ("Hit", "Read")
+    )
+
+
 def drain(
     conn: Connection, queue: str, consumer: str, max_return: int = 100, *, merged: bool = False
 ) -> list[Message]:

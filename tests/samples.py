@@ -46,6 +46,7 @@ NOT_RUN = {
     "a fresh clone": "it installs this package and runs its tests: the one thing they cannot do",
     "packages": "pip would need the network",
     "another server": "it needs a second machine, a pooler, pg_cron or Docker",
+    "needs a terminal": "it ends when somebody quits it; tests/test_top_cli.py does",
     "your DSN": "the value differs from reader to reader; the test takes the one that was printed",
 }
 """Why a block is not run; what can be is parsed all the same."""
@@ -308,6 +309,9 @@ def reader(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, dsn: str) 
         yield one
     finally:
         one.close()
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
 
 
 def to_url(dsn: str) -> str:

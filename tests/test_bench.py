@@ -199,7 +199,12 @@ def sample_rows() -> list[Row]:
         rows.append(figure(13, f"{workers} workers", "messages/s", [workers * 190]))
         rows[-1].detail["workers"] = workers
         rows[-1].ratio = float(workers)
-    return rows
+    delays = figure(18, "send to handler, last third", "ms", [3])
+    delays.detail["curve"] = [(second, 2000, 3.0, 9.0) for second in range(20)]
+    room = figure(18, "most room that the schema took", "MB", [80])
+    room.detail["curve"] = [(float(second), 4.0 * second) for second in range(20)]
+    lost = figure(18, "events lost", "events", [0], trouble=[("pinned horizon", 4.0, 8.0)])
+    return [*rows, lost, delays, room]
 
 
 def test_results_are_merged_and_written(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def options(folder: Path, **others: object) -> argparse.Namespace:
 def test_a_run_stamps_its_rows_and_runs_a_shared_function_once(made: Made, tmp_path: Path) -> None:
     rows, failed = run(made, [4, 5], options(tmp_path), ["textbook"], Quiet())
     assert not failed
-    assert len(rows) == 6
+    assert len(rows) == 9
     assert {row.workload for row in rows} == {4, 5}
     assert all(row.environment["quick"] for row in rows)
     [peer] = [row for row in rows if row.subject == "textbook"]

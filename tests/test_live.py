@@ -43,6 +43,14 @@ def test_a_queue_that_is_new_has_no_rate_yet(live, autoconn):
     assert [q.rate for q in live.look().queues if q.queue == "new"] == [None]
 
 
+def test_members_of_a_group_have_no_rate_of_their_own(live, autoconn, queue):
+    autoconn.execute("select pgque.subscribe_subconsumer(%s, 'g', 'a')", [queue])
+    live.look()
+    send_many(autoconn, queue, 10)
+    found = {c.consumer: (c.member, c.rate is None) for c in live.look().consumers}
+    assert found == {"g": (False, False), "g.a": (True, True)}
+
+
 def test_only_the_last_samples_are_kept(autoconn):
     live = Live(autoconn, keep=2)
     taken = [live.look() for _ in range(3)]

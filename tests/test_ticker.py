@@ -115,6 +115,26 @@ def test_a_killed_leader_is_replaced_within_two_seconds(dsn, queue, autoconn):
             send_until_ticked(autoconn, queue)
 
 
+def test_one_that_stands_by_does_not_claim_the_lead_with_each_notification(
+    dsn, autoconn, monkeypatch
+):
+    monkeypatch.setattr("pgque.ticker.STANDBY_PAUSE", 3600)
+    claims, heard = [], []
+    claim = Ticker._take_the_lead
+    monkeypatch.setattr(
+        Ticker, "_take_the_lead", lambda self, wakeup: (claims.append(self), claim(self, wakeup))
+    )
+    standby = Ticker(dsn, listen=["news"], on_notify=heard.append)
+    with running(Ticker(dsn)):
+        eventually(lambda: claims)
+        with running(standby):
+            eventually(lambda: standby.listening)
+            for n in range(2, 5):
+                autoconn.execute("notify news")
+                eventually(lambda n=n: len(heard) == n)  # the first is that it connected
+    assert claims.count(standby) == 1
+
+
 def test_a_ticker_puts_retries_back(dsn, queue, consumer, autoconn):
     with running(Ticker(dsn)), pgque.connect(dsn, autocommit=True) as client:
         sent = client.send(queue, "x")

@@ -118,9 +118,9 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
                 raise WorkloadFailed("workload 5: something was left after the last message")
             return total / float(seconds)
 
-        def select(chunk: int) -> float:
+        def select(chunk: int, *, keeps_place: bool = False) -> float:
             began = time.perf_counter()
-            arrived = references.select(client.conn, log, chunk)
+            arrived = references.select(client.conn, log, chunk, keeps_place=keeps_place)
             seconds = time.perf_counter() - began
             check([sent], arrived, "the reference")
             return total / seconds
@@ -130,6 +130,7 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
         for chunk in chunks:
             contestants[f"receive {chunk}"] = partial(receive, chunk)
             contestants[f"select {chunk}"] = partial(select, chunk)
+            contestants[f"place {chunk}"] = partial(select, chunk, keeps_place=True)
         interleave(contestants, 1)
         figures = interleave(contestants, context.rounds)
     several = partial(compared, unit="events/s", reference="binary SELECT of the same rows")
@@ -140,6 +141,18 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
             samples=figures[f"receive {chunk}"],
             reference_samples=figures[f"select {chunk}"],
             goal=">= 0.6",
+        )
+        for chunk in chunks
+    ]
+    # A commit for each piece is what a SELECT is spared, and no consumer.
+    rows += [
+        compared(
+            4,
+            f"receive and ack by {chunk:,}, {windows}, beside a SELECT that keeps its place",
+            "events/s",
+            samples=figures[f"receive {chunk}"],
+            reference="binary SELECT, and a commit for each piece",
+            reference_samples=figures[f"place {chunk}"],
         )
         for chunk in chunks
     ]

@@ -10,7 +10,7 @@ import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ from bench.paced import Board, Load, Session, percentile
 from bench.peers import QUEUE
 
 OURS = "ours"
+CURVE = "second, handled, median ms, 99th percentile ms"
 PLACES_FOR_WARMING_UP = 2000
 ROUNDS_OF_TROUBLE = 6
 HISTORY = """
@@ -79,7 +80,8 @@ class Trouble:
             self._one("pinned horizon", self._pin, min(45.0, self._round / 4))
 
     def _one(self, what: str, make: Any, seconds: float) -> None:
-        if self._stop.wait(self._round / 4):
+        """Wait, and make it, for half a round altogether: there is trouble until the end."""
+        if self._stop.wait(self._round / 2 - seconds):
             return
         began = time.perf_counter()
         make(seconds)
@@ -175,13 +177,22 @@ def _thirds(load: Load, seconds: float) -> list[Row]:
     median = _compare("send to handler, last third", "ms", late, early, "<= 1.1")
     median.detail["p99"] = percentile(late, 0.99)
     median.detail["p99 of the first third"] = percentile(early, 0.99)
-    median.detail["curve"] = [
-        (second, len(part), statistics.median(part), percentile(part, 0.99))
+    curve = [
+        (second, len(part), round(statistics.median(part), 3), round(percentile(part, 0.99), 3))
         for second, part in sorted(by_second.items())
     ]
-    median.detail["curve is"] = "second, handled, median ms, 99th percentile ms"
+    median.detail["curve"] = curve
+    median.detail["curve is"] = CURVE
     p99 = figure(18, "send to handler, 99th percentile", "ms", [percentile(early + late, 0.99)])
-    return [rate, median, p99]
+    return [rate, middle_third(curve, seconds), median, p99]
+
+
+def middle_third(curve: Sequence[tuple[float, ...]], seconds: float) -> Row:
+    """Compare the medians of the seconds of the middle third with those of the first."""
+    third = seconds / 3
+    first = [line[2] for line in curve if line[0] < third]
+    middle = [line[2] for line in curve if third <= line[0] < 2 * third]
+    return _compare("send to handler, middle third, by second", "ms", middle, first, "<= 1.1")
 
 
 def _by_second(load: Load) -> dict[int, list[float]]:

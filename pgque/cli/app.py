@@ -9,6 +9,7 @@ import typer
 
 from pgque.cli import (
     consumer,
+    dashboard,
     dead,
     demo,
     dev,
@@ -21,6 +22,7 @@ from pgque.cli import (
     status,
     tail,
     ticker,
+    top,
     uninstall,
     version,
 )
@@ -43,7 +45,9 @@ for module in (
     send,
     tail,
     status,
+    top,
     doctor,
+    dashboard,
     metrics,
     version,
     sql,

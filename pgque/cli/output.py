@@ -65,7 +65,7 @@ def readable(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.1f}"
-    return _printable(str(value))
+    return printable(str(value))
 
 
 def _readable_time(seconds: float) -> str:
@@ -75,7 +75,30 @@ def _readable_time(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms"
 
 
-def _printable(text: str) -> str:
+def compact(number: float) -> str:
+    """Return a number of at least 0 in five characters at most, as 1.2k or 350M."""
+    for unit in ("", "k", "M", "G"):
+        if number < 999.5:
+            return _short(number) + unit
+        number /= 1000
+    return f"{number:,.0f}T"
+
+
+def compact_time(seconds: float) -> str:
+    """Return a duration of at least 0 in seven characters at most, as 1.2 s or 35 min."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.0005 else "0 s"
+    for unit, length, end in (("s", 1, 59.5), ("min", 60, 59.5), ("h", 3600, 47.5)):
+        if seconds < end * length:
+            return f"{_short(seconds / length)} {unit}"
+    return f"{_short(seconds / 86400)} d"
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0") if number < 9.95 else f"{number:.0f}"
+
+
+def printable(text: str) -> str:
     """Return a text without what would move a terminal's cursor or start a new line."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text

@@ -1,0 +1,137 @@
+"""The application: what it is made of."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+from psycopg.conninfo import conninfo_to_dict
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from pgque.dashboard import changes, reads
+from pgque.dashboard.answers import on_pgque_error
+from pgque.dashboard.sampler import Sampler
+from pgque.dashboard.security import LOOPBACK, SHORTEST_TOKEN, ApiGuard, Guard
+from pgque.dashboard.stream import LENGTH, Streams
+from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
+
+STATIC: Final = Path(__file__).with_name("static")
+AT_ONCE: Final = 4
+"""How many connections viewers have together beside the one that takes samples."""
+
+T = TypeVar("T")
+
+
+class Board:
+    """What the requests of one application share."""
+
+    def __init__(self, dsn: str, sampler: Sampler, streams: Streams, *, can_change: bool) -> None:
+        self.dsn = dsn
+        self.sampler = sampler
+        self.streams = streams
+        self.can_change = can_change
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._guard = threading.Lock()
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call what waits for the database in a thread, a few at a time."""
+        with self._guard:
+            if self._limiter is None:
+                self._limiter = anyio.CapacityLimiter(AT_ONCE)
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def create_app(
+    dsn: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    allowed_hosts: Iterable[str] = LOOPBACK,
+    every: float = 1.0,
+    always: bool = False,
+    stream_seconds: float = LENGTH,
+) -> Starlette:
+    """Return the dashboard as a Starlette application, to be served or mounted under any path.
+
+    Samples are taken in one thread, from the first request until half an hour after the last one
+    who looked. The role in ``dsn`` needs pgque_reader; for changes pgque_writer (replay) and
+    pgque_admin (purge) too.
+
+    :param dsn: libpq connection string.
+    :param token: what a request has to bring to replay and purge, 16 characters at least; without
+        one (the default) nothing can be changed.
+    :param private: whether reading needs the token too, default False.
+    :param allowed_hosts: names and addresses by which it may be reached, default the machine itself
+        alone (``localhost``, ``127.0.0.1``, ``::1``); ``*`` allows any.
+    :param every: seconds between samples, default 1.
+    :param always: whether samples are taken while nobody looks as well, default False.
+    :param stream_seconds: how long a stream of events lasts until the page asks for the next one,
+        default 60; a server that stops waits for it.
+    :raises PgqueInvalidArgument: for a bad DSN, a token that is too short, or ``private`` without
+        one.
+    """
+    with mapped:
+        conninfo_to_dict(dsn)
+    _check(token, private)
+    sampler = Sampler(dsn, every=every, always=always)
+    board = Board(
+        dsn, sampler, Streams(sampler, length=stream_seconds), can_change=token is not None
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        sampler.start()
+        try:
+            yield
+        finally:
+            board.streams.close()
+            await anyio.to_thread.run_sync(sampler.stop)
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount(
+                "/api",
+                routes=[*reads.ROUTES, *changes.ROUTES],
+                middleware=[Middleware(ApiGuard, token=token, private=private)],
+            ),
+        ],
+        middleware=[Middleware(Guard, allowed_hosts=list(allowed_hosts))],
+        exception_handlers={PgqueError: on_pgque_error},
+        lifespan=lifespan,
+    )
+    app.state.board = board
+    app.state.private = private
+    return app
+
+
+async def page(_: Request) -> Response:
+    """Return the page itself, in which nothing is private."""
+    return FileResponse(STATIC / "index.html", media_type="text/html")
+
+
+def _check(token: Any, private: bool) -> None:
+    if token is None:
+        if private:
+            raise PgqueInvalidArgument("private needs a token")
+        return
+    if not isinstance(token, str) or len(token) < SHORTEST_TOKEN or not _fits_a_header(token):
+        raise PgqueInvalidArgument(
+            f"the token has to be {SHORTEST_TOKEN} or more printable ASCII characters without "
+            "blanks: python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+        )
+
+
+def _fits_a_header(token: str) -> bool:
+    return token.isascii() and token.isprintable() and " " not in token

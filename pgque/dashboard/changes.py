@@ -1,0 +1,104 @@
+"""What the page changes, for who has the token: dead letters are sent again, or deleted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pgque.client import PgqueClient, connect
+from pgque.dashboard.answers import Answer, body, number
+from pgque.dashboard.browse import SECONDS_A_DAY
+from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
+
+if TYPE_CHECKING:
+    from pgque.dashboard.app import Board
+
+logger = logging.getLogger("pgque.dashboard")
+
+IDS_AT_MOST: Final = 200
+
+
+async def token(_: Request) -> Response:
+    """Say that the token was right: a wrong one does not come here."""
+    return Answer({"right": True})
+
+
+async def replay(request: Request) -> Response:
+    """Send dead letters again, each in a transaction of its own."""
+    given = (await body(request)).get("letters")
+    if not isinstance(given, list) or not 0 < len(given) <= IDS_AT_MOST:
+        raise PgqueInvalidArgument(f"letters has to be a list of 1 to {IDS_AT_MOST} ids")
+    letters = [number(one, "letters") for one in given]
+
+    def change(client: PgqueClient) -> dict[str, Any]:
+        replayed, failed = 0, []
+        for letter in letters:
+            try:
+                client.replay(letter)
+                replayed += 1
+            except PgqueDeadLetterNotFound:
+                failed.append({"letter": str(letter), "error": "it is gone"})
+            except PgqueError as error:
+                if client.conn.broken:
+                    raise
+                failed.append({"letter": str(letter), "error": str(error)})
+        logger.info("dead letters sent again: %d of %d", replayed, len(letters))
+        return {"replayed": replayed, "failed": failed}
+
+    return await _change(request, change)
+
+
+async def replay_all(request: Request) -> Response:
+    """Send all dead letters of a queue again."""
+    queue = _queue(await body(request))
+
+    def change(client: PgqueClient) -> dict[str, Any]:
+        done = client.replay_all(queue)
+        logger.info("dead letters of %s sent again: %d, failed: %d", queue, *done[:2])
+        failed = [{"letter": None, "error": done.first_error}] * min(done.failed, 1)
+        return {"replayed": done.replayed, "failed": failed, "failures": done.failed}
+
+    return await _change(request, change)
+
+
+async def purge(request: Request) -> Response:
+    """Delete dead letters of a queue that are older than so many days."""
+    given = await body(request)
+    queue, days = _queue(given), number(given.get("days"), "days", float)
+
+    def change(client: PgqueClient) -> dict[str, Any]:
+        deleted = client.purge(queue, days * SECONDS_A_DAY)
+        logger.info("dead letters of %s deleted: %d, older than %g days", queue, deleted, days)
+        return {"deleted": deleted}
+
+    return await _change(request, change)
+
+
+ROUTES: Final = [
+    Route("/token", token, methods=["POST"]),
+    Route("/replay", replay, methods=["POST"]),
+    Route("/replay-all", replay_all, methods=["POST"]),
+    Route("/purge", purge, methods=["POST"]),
+]
+
+
+async def _change(request: Request, change: Callable[[PgqueClient], dict[str, Any]]) -> Answer:
+    board: Board = request.app.state.board
+
+    def done() -> dict[str, Any]:
+        with connect(board.dsn, autocommit=True) as client:
+            return change(client)
+
+    return Answer(await board.in_thread(done))
+
+
+def _queue(given: dict[str, Any]) -> str:
+    queue = given.get("queue")
+    if not isinstance(queue, str) or not queue:
+        raise PgqueInvalidArgument("queue is missing")
+    return queue

@@ -1,0 +1,138 @@
+"""What is shown of a sample: of all queues, or of one with its consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pgque.dashboard.history import Key
+from pgque.dashboard.looking import Subscriber, View, is_late
+from pgque.live import ConsumerFigures, QueueFigures
+
+Frame = dict[str, Any]
+
+SLOWEST_SHOWN: Final = 10
+
+
+def overview(view: View) -> Frame:
+    """Return what the first page shows; a queue is a list, since there may be thousands."""
+    by_queue: dict[str, list[tuple[ConsumerFigures, Subscriber]]] = {}
+    for figures, known in view.consumers():
+        by_queue.setdefault(figures.queue, []).append((figures, known))
+    queues = [_queue(queue, by_queue.get(queue.queue, [])) for queue in view.sample.queues]
+    behind = [pair for pair in view.consumers() if pair[0].pending and pair[1].group is None]
+    behind.sort(key=lambda pair: pair[0].lag, reverse=True)
+    return {
+        **_head(view),
+        "totals": {
+            "queues": len(queues),
+            "consumers": sum(known.group is None for _, known in view.consumers()),
+            "in_flight": sum(queue["in_flight"] for queue in queues),
+            "retries": sum(queue["retries"] for queue in queues),
+            "dead": sum(queue["dead"] for queue in queues),
+            "late": sum(queue["late"] for queue in queues),
+        },
+        "columns": list(queues[0]) if queues else [],
+        "queues": [list(queue.values()) for queue in queues],
+        "slowest": [_consumer(*pair) for pair in behind[:SLOWEST_SHOWN]],
+        "points": _by_plot(key_points(view, None)),
+    }
+
+
+def one_queue(view: View, name: str) -> Frame:
+    """Return what the page of a queue shows; its ``queue`` is None where it is gone."""
+    found = [queue for queue in view.sample.queues if queue.queue == name]
+    consumers = list(view.consumers(name))
+    return {
+        **_head(view),
+        "queue": _queue(found[0], consumers) if found else None,
+        "consumers": [_consumer(*pair) for pair in consumers],
+        "points": _by_plot(key_points(view, name)),
+    }
+
+
+def all_points(view: View) -> dict[Key, float | None]:
+    """Return the points of every line that is kept."""
+    points = dict(key_points(view, None))
+    for queue in view.sample.queues:
+        points[Key(queue.queue, "rate", "")] = queue.rate
+    for figures, known in view.consumers():
+        points.update(_points_of(figures, known))
+    return points
+
+
+def key_points(view: View, name: str | None) -> Iterator[tuple[Key, float | None]]:
+    """Yield the points of one queue, or of all together."""
+    if name is not None:
+        for queue in view.sample.queues:
+            if queue.queue == name:
+                yield Key(name, "rate", ""), queue.rate
+        for figures, known in view.consumers(name):
+            yield from _points_of(figures, known)
+        return
+    sent = [queue.rate for queue in view.sample.queues if queue.rate is not None]
+    positions = [pair for pair in view.consumers() if pair[1].group is None]
+    done = [figures.rate for figures, _ in positions if figures.rate is not None]
+    latest = [known.latency for _, known in positions if known.fresh and known.latency is not None]
+    yield Key(None, "rate", ""), sum(sent) if sent else None
+    yield Key(None, "rate", "handled"), sum(done) if done else None
+    yield Key(None, "lag", "longest"), max((figures.lag for figures, _ in positions), default=None)
+    yield Key(None, "latency", "longest"), max(latest, default=None)
+
+
+def _points_of(figures: ConsumerFigures, known: Subscriber) -> Iterator[tuple[Key, float | None]]:
+    if known.group is None:
+        yield Key(figures.queue, "rate", figures.consumer), figures.rate
+        yield Key(figures.queue, "lag", figures.consumer), figures.lag
+        latency = known.latency if known.fresh and not known.is_group else None
+        yield Key(figures.queue, "latency", figures.consumer), latency
+
+
+def _by_plot(points: Iterator[tuple[Key, float | None]]) -> dict[str, dict[str, float | None]]:
+    plots: dict[str, dict[str, float | None]] = {"rate": {}, "lag": {}, "latency": {}}
+    for key, value in points:
+        plots[key.plot][key.name] = _rounded(value)
+    return plots
+
+
+def _head(view: View) -> Frame:
+    return {"at": view.sample.at, "ticking": view.sample.ticking}
+
+
+def _queue(queue: QueueFigures, consumers: list[tuple[ConsumerFigures, Subscriber]]) -> Frame:
+    positions = [figures for figures, known in consumers if known.group is None]
+    return {
+        "queue": queue.queue,
+        "rate": _rounded(queue.rate),
+        "sent": queue.sent,
+        "unticked": queue.unticked,
+        "tick_age": _rounded(queue.tick_age),
+        "paused": queue.paused,
+        "late": is_late(queue),
+        "consumers": len(positions),
+        "pending": max((figures.pending for figures in positions), default=0),
+        "lag": _rounded(max((figures.lag for figures in positions), default=0.0)),
+        "in_flight": sum(known.in_flight or 0 for _, known in consumers),
+        "retries": queue.retries,
+        "dead": queue.dead,
+    }
+
+
+def _consumer(figures: ConsumerFigures, known: Subscriber) -> Frame:
+    has_position = known.group is None
+    return {
+        "queue": figures.queue,
+        "consumer": figures.consumer,
+        "group": known.group,
+        "is_group": known.is_group,
+        "rate": _rounded(figures.rate) if has_position else None,
+        "pending": figures.pending if has_position else None,
+        "lag": _rounded(figures.lag) if has_position else None,
+        "in_flight": known.in_flight,
+        "latency": _rounded(known.latency) if has_position and not known.is_group else None,
+        "last_seen": _rounded(figures.last_seen),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

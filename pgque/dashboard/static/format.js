@@ -1,0 +1,80 @@
+// Figures as people read them.
+
+const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const ONE = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const TWO = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
+
+export const NOTHING = "–";
+
+export function count(value) {
+  return value == null ? NOTHING : WHOLE.format(value);
+}
+
+export function rate(value) {
+  if (value == null) return NOTHING;
+  return `${value >= 100 ? WHOLE.format(value) : ONE.format(value)}/s`;
+}
+
+/** Seconds: 850 µs, 12 ms, 1.5 s, 3 min 20 s, 2.5 h, 3.1 d. */
+export function time(seconds) {
+  if (seconds == null) return NOTHING;
+  if (seconds <= 0) return "0 s";
+  if (seconds < 0.001) return `${TWO.format(seconds * 1e6)} µs`;
+  if (seconds < 1) return `${TWO.format(seconds * 1000)} ms`;
+  if (seconds < 59.95) return `${ONE.format(seconds)} s`;
+  if (seconds < 3600) {
+    const whole = Math.round(seconds);
+    return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  }
+  if (seconds < 172800) return `${ONE.format(seconds / 3600)} h`;
+  return `${ONE.format(seconds / 86400)} d`;
+}
+
+const two = (number) => String(number).padStart(2, "0");
+
+/** The time of day of seconds since 1970. */
+export function clock(at, withSeconds = true) {
+  const day = new Date(at * 1000);
+  const text = `${two(day.getHours())}:${two(day.getMinutes())}`;
+  return withSeconds ? `${text}:${two(day.getSeconds())}` : text;
+}
+
+/** An ISO time as the date and time here. */
+export function moment(iso) {
+  if (iso == null) return NOTHING;
+  const day = new Date(iso);
+  const date = `${day.getFullYear()}-${two(day.getMonth() + 1)}-${two(day.getDate())}`;
+  return `${date} ${clock(day / 1000)}`;
+}
+
+/** One line of a longer text. */
+export function line(text, longest = 120) {
+  if (text == null) return NOTHING;
+  const flat = text.replace(/\s+/g, " ");
+  return flat.length > longest ? `${flat.slice(0, longest)}…` : flat;
+}
+
+/** JSON with line breaks; null where it is none. Its numbers stay as they are written. */
+export function pretty(text) {
+  try {
+    JSON.parse(text);
+  } catch {
+    return null;
+  }
+  let depth = 0;
+  let found = "";
+  const next = () => `\n${"  ".repeat(depth)}`;
+  for (const [part] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s"{}[\],:]+/g)) {
+    if (part === "{" || part === "[") {
+      depth += 1;
+      found += part + next();
+    } else if (part === "}" || part === "]") {
+      depth -= 1;
+      const empty = /[[{]\s*$/.test(found);
+      found = (empty ? found.trimEnd() : found + next()) + part;
+    } else if (part === ",") found += part + next();
+    else if (part === ":") found += ": ";
+    else found += part;
+  }
+  return found;
+}

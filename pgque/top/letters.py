@@ -1,0 +1,154 @@
+"""Screens with retries and dead letters, which can be sent again or deleted after a yes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pgque.cli.output import printable
+from pgque.info import ReplayResult
+from pgque.top import columns
+from pgque.top.browser import Letter, Retry
+from pgque.top.dialogs import AskDays, Confirm
+from pgque.top.message import MessageScreen
+from pgque.top.screen import Page, Watching
+from pgque.top.table import Listing
+
+if TYPE_CHECKING:
+    from pgque.top.app import TopApp
+
+SECONDS_A_DAY = 86400.0
+
+
+def retries_page(queue: str, consumer: str | None, now: Callable[[], float]) -> Page[Retry]:
+    """Return a page with the retries of a queue, or of one of its consumers."""
+    listing = Listing[Retry](
+        columns.retries(now),
+        identify=lambda retry: (retry.owner, retry.id),
+        search=lambda retry: f"{retry.id} {retry.consumer} {retry.type} {retry.payload}",
+    )
+    return Page(
+        "Retries", listing, "Nothing waits for a retry.", lambda b: b.retries(queue, consumer)
+    )
+
+
+def letters_page(queue: str, consumer: str | None, now: Callable[[], float]) -> Page[Letter]:
+    """Return a page with the dead letters of a queue, or of one of its consumers."""
+    listing = Listing[Letter](
+        columns.letters(now),
+        identify=lambda letter: letter.id,
+        search=lambda x: f"{x.id} {x.consumer} {x.type} {x.reason} {x.payload}",
+    )
+    return Page(
+        "Dead letters", listing, "There are no dead letters.", lambda b: b.letters(queue, consumer)
+    )
+
+
+class Letters(Watching):
+    """A screen with a page of dead letters.
+
+    :param queue: the queue's name.
+    :param consumer: the consumer's, where the screen is one's.
+    :param pages: its pages.
+    """
+
+    def __init__(self, queue: str, consumer: str | None, pages: Sequence[Page[Any]]) -> None:
+        super().__init__(pages)
+        self.queue = queue
+        self.consumer = consumer
+
+    def open_letter_or_retry(self, thing: Letter | Retry) -> None:
+        """Show a dead letter, which can be replayed there, or a retry."""
+        if isinstance(thing, Retry):
+            self.app.push_screen(MessageScreen(lambda b: b.retry(thing)))
+        else:
+            number = thing.id
+            screen = MessageScreen(
+                lambda b: b.letter(number), lambda: ask_to_replay(self.top, self.queue, number)
+            )
+            self.app.push_screen(screen)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the keys for dead letters where these are shown."""
+        if action in ("replay", "replay_all", "purge"):
+            return self.is_mounted and self.page.title == "Dead letters"
+        return True
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        """Offer the keys of the page."""
+        super().on_tabbed_content_tab_activated()
+        self.refresh_bindings()
+
+    def action_replay(self) -> None:
+        """Send the dead letter under the cursor again."""
+        letter = self.page.listing.selected
+        if isinstance(letter, Letter):
+            ask_to_replay(self.top, self.queue, letter.id)
+
+    def action_replay_all(self) -> None:
+        """Send all dead letters of the queue again."""
+        queue = self.queue
+        row = self.top.history.queues.get(queue)
+        count = f"{row.now.dead:,} " if row is not None else ""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.top.change(
+                    "replay dead letters",
+                    "pgque_writer",
+                    lambda client: client.replay_all(queue),
+                    _said_of_all,
+                )
+
+        question = (
+            f"Send all {count}dead letters of {printable(queue)} again?\n\n"
+            "Each is a new event, which every consumer of the queue gets."
+        )
+        self.app.push_screen(Confirm(question), answered)
+
+    def action_purge(self) -> None:
+        """Delete old dead letters of the queue."""
+        queue = self.queue
+
+        def told(days: float | None) -> None:
+            if days is not None:
+                question = (
+                    f"Delete the dead letters of {printable(queue)} that are older than "
+                    f"{days:g} days, for good?"
+                )
+                self.app.push_screen(Confirm(question), lambda yes: answered(yes, days))
+
+        def answered(yes: bool | None, days: float) -> None:
+            if yes:
+                self.top.change(
+                    "purge dead letters",
+                    "pgque_admin",
+                    lambda client: client.purge(queue, days * SECONDS_A_DAY),
+                    lambda deleted: f"{deleted:,} deleted.",
+                )
+
+        self.app.push_screen(AskDays(), told)
+
+
+def ask_to_replay(top: TopApp, queue: str, number: int) -> None:
+    """Send a dead letter again after a yes."""
+
+    def answered(yes: bool | None) -> None:
+        if yes:
+            top.change(
+                "replay dead letters",
+                "pgque_writer",
+                lambda client: client.replay(number),
+                lambda event: f"Dead letter {number} was sent again as event {event}.",
+            )
+
+    question = (
+        f"Send dead letter {number} again?\n\n"
+        f"It is a new event, which every consumer of {printable(queue)} gets."
+    )
+    top.push_screen(Confirm(question), answered)
+
+
+def _said_of_all(result: ReplayResult) -> str:
+    said = f"{result.replayed:,} sent again, {result.failed:,} failed"
+    return f"{said}; the first: {result.first_error}" if result.failed else f"{said}."

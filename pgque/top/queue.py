@@ -1,0 +1,83 @@
+"""One queue: its consumers, newest events, retries, dead letters and settings."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+
+from pgque.cli.output import printable
+from pgque.top import columns
+from pgque.top.browser import Letter, Listed, Retry
+from pgque.top.consumer import ConsumerScreen
+from pgque.top.history import ConsumerRow
+from pgque.top.letters import Letters, letters_page, retries_page
+from pgque.top.message import MessageScreen
+from pgque.top.screen import Page
+from pgque.top.summary import of_queue
+from pgque.top.table import Listing
+
+
+class QueueScreen(Letters):
+    """One queue.
+
+    :param queue: its name.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "replay", "Replay"),
+        Binding("R", "replay_all", "All"),
+        Binding("x", "purge", "Purge"),
+    ]
+
+    def __init__(self, queue: str) -> None:
+        self._consumers = Listing[ConsumerRow](
+            columns.CONSUMERS_OF_QUEUE,
+            identify=lambda row: row.key,
+            search=lambda row: f"{row.now.consumer} {row.state.text}",
+            sort="STATE",
+        )
+        events = Listing[Listed](
+            columns.messages(lambda: self.top.now),
+            identify=lambda event: (event.txid, event.id),
+            search=lambda event: f"{event.id} {event.type} {event.key} {event.payload}",
+        )
+        settings = Listing[tuple[str, object]](
+            columns.SETTINGS, identify=lambda line: line[0], search=lambda line: line[0]
+        )
+        name = printable(queue)
+        nobody = f"Nobody is subscribed. A consumer is:\n\n    pgque consumer subscribe {name} NAME"
+        super().__init__(
+            queue,
+            None,
+            [
+                Page("Consumers", self._consumers, nobody),
+                Page("Messages", events, "No event is kept.", lambda b: b.messages(queue)),
+                retries_page(queue, None, lambda: self.top.now),
+                letters_page(queue, None, lambda: self.top.now),
+                Page("Settings", settings, "The queue is gone.", lambda b: b.settings(queue)),
+            ],
+        )
+
+    def figures(self) -> Text:
+        """Return what is known of the queue."""
+        row = self.top.history.queues.get(self.queue)
+        if row is None:
+            return Text(f"The queue {printable(self.queue)} is gone. Escape leads back.", "bold")
+        return of_queue(row, self.size)
+
+    def fill(self) -> None:
+        """Show the consumers of the newest sample."""
+        consumers = self.top.history.consumers.values()
+        self._consumers.show([row for row in consumers if row.now.queue == self.queue])
+
+    def open(self, thing: Any) -> None:
+        """Show a consumer, an event, a retry or a dead letter by itself."""
+        if isinstance(thing, ConsumerRow):
+            self.app.push_screen(ConsumerScreen(*thing.key))
+        elif isinstance(thing, Listed):
+            queue = self.queue
+            self.app.push_screen(MessageScreen(lambda b: b.message(queue, thing.txid, thing.id)))
+        elif isinstance(thing, Letter | Retry):
+            self.open_letter_or_retry(thing)

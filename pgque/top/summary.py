@@ -1,0 +1,113 @@
+"""The lines above a list: who ticks, sums, and rates over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from pgque.cli.output import compact, compact_time, printable
+from pgque.live import Sample
+from pgque.top.history import ConsumerRow, History, QueueRow, Trend
+from pgque.top.spark import spark
+from pgque.top.states import Level
+
+TALL: Final = 40
+"""Lines of a screen from which on trends have several."""
+
+Rate = tuple[str, float | None, Trend]
+
+
+def head(where: str, sample: Sample, interval: float, paused: bool) -> Text:
+    """Return the first line of every screen."""
+    line = Text.assemble(("pgque top", "bold"), "   ")
+    if sample.ticking:
+        line.append("a ticker leads", "green")
+    else:
+        line.append("!! no ticker leads: run pgque ticker", "bold red")
+    line.append("   ")
+    if paused:
+        line.append("PAUSED: space goes on", "reverse")
+    else:
+        line.append(f"every {compact_time(interval)}", "dim")
+    return line.append(f"   {printable(where)}")
+
+
+def of_all(history: History, size: tuple[int, int]) -> Text:
+    """Return the sums of all queues."""
+    totals = history.totals
+    bad = sum(row.state.level >= Level.WARNING for row in history.queues.values())
+    line = _facts(
+        ("queues", f"{len(history.queues):,}"),
+        ("consumers", f"{len(history.consumers):,}"),
+        ("retries", compact(totals.retries)),
+        ("dead letters", compact(totals.dead)),
+    )
+    line.append(f" ! {bad:,} to look at" if bad else " all well", "yellow" if bad else "green")
+    rates = [("in", totals.sent, totals.sent_trend), ("out", totals.done, totals.done_trend)]
+    return Text("\n").join([line, *_charts(rates, size)])
+
+
+def of_queue(row: QueueRow, size: tuple[int, int]) -> Text:
+    """Return what is known of one queue."""
+    now = row.now
+    line = Text.assemble((printable(now.queue), "bold"), "  ", (row.state.text, row.state.style))
+    facts = _facts(
+        ("sent", compact(now.sent)),
+        ("unticked", compact(now.unticked)),
+        ("ticked", compact_time(now.tick_age)),
+        ("rotated", compact_time(now.rotation_age)),
+        ("retries", compact(now.retries)),
+        ("dead", compact(now.dead)),
+    )
+    return Text("\n").join([line, facts, *_charts([("in", now.rate, row.trend)], size)])
+
+
+def of_consumer(row: ConsumerRow, size: tuple[int, int]) -> Text:
+    """Return what is known of one consumer."""
+    now = row.now
+    line = Text.assemble(
+        (printable(now.consumer), "bold"),
+        f" of {printable(now.queue)}  ",
+        (row.state.text, row.state.style),
+    )
+    facts = _facts(
+        ("pending", compact(now.pending)),
+        ("lag", compact_time(row.lag)),
+        ("seen", f"{compact_time(now.last_seen)} ago"),
+        ("holds", "a batch" if now.holds_batch else "no batch"),
+    )
+    if now.member:
+        facts.append("   a member: its group has the rate", "dim")
+        return Text("\n").join([line, facts])
+    return Text("\n").join([line, facts, *_charts([("done", now.rate, row.trend)], size)])
+
+
+def _facts(*facts: tuple[str, str]) -> Text:
+    line = Text(no_wrap=True)
+    for name, value in facts:
+        line.append(f"{name} ", "dim")
+        line.append(f"{value}  ")
+    return line
+
+
+def _charts(rates: Sequence[Rate], size: tuple[int, int]) -> list[Text]:
+    """Return the rates with their trends side by side."""
+    width, height = size
+    lines = 4 if height >= TALL else 1
+    labels = [
+        f"{name} {'-' if rate is None else compact(rate)}/s".ljust(12) for name, rate, _ in rates
+    ]
+    room = max(4, width // len(rates) - 12 - 2)
+    bars = [spark(trend, room, lines) for _, _, trend in rates]
+    found = []
+    for n in range(lines):
+        line = Text(no_wrap=True)
+        for label, drawn in zip(labels, bars, strict=True):
+            line.append(label if n == lines - 1 else " " * len(label))
+            line.append(drawn[n], "cyan")
+            line.append("  ")
+        line.rstrip()
+        found.append(line)
+    return found

@@ -1,0 +1,240 @@
+"""Looking through messages, retries and dead letters (pgque/dashboard/browse.py)."""
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from pgque.dashboard import browse
+from pgque.dashboard.browse import Browser, Wanted
+from pgque.dashboard.looking import only_reading
+from pgque.errors import PgqueDeadLetterNotFound, PgqueQueueNotFound
+from tests.dashboard.conftest import let_die
+from tests.fix_engine import (
+    ack,
+    nack,
+    receive,
+    receive_coop,
+    rotate,
+    send,
+    send_many,
+    subscribe,
+    tick,
+    value,
+)
+
+ANY = Wanted()
+
+
+@pytest.fixture
+def browser(autoconn):
+    autoconn.read_only = None
+    return Browser(autoconn)
+
+
+def listed(page):
+    return [row["payload"] for row in page.rows]
+
+
+def send_event(conn, queue, kind, payload, key=None):
+    return value(
+        conn,
+        "select pgque.insert_event(%s, %s, %s, %s, null, null, null)",
+        queue,
+        kind,
+        payload,
+        key,
+    )
+
+
+def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
+    send_many(autoconn, queue, 3)
+    rotate(autoconn, queue)
+    for number in (4, 5):
+        send(autoconn, queue, number)
+    first = browser.messages(queue, ANY, limit=2)
+    second = browser.messages(queue, ANY, limit=2, after=first.more)
+    last = browser.messages(queue, ANY, limit=2, after=second.more)
+    assert [listed(page) for page in (first, second, last)] == [["5", "4"], ["3", "2"], ["1"]]
+    assert last.more is None
+
+
+def test_nobody_misses_what_was_looked_at(browser, autoconn, queue, consumer):
+    send_many(autoconn, queue, 2)
+    tick(autoconn, queue)
+    assert len(browser.messages(queue, ANY).rows) == 2
+    assert len(receive(autoconn, queue, consumer)) == 2
+
+
+def test_what_is_not_committed_or_was_put_back_is_not_shown(
+    browser, autoconn, connect, queue, consumer
+):
+    send(connect(), queue, "open")
+    send(autoconn, queue, "x")
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    nack(autoconn, batch[0], "0")
+    ack(autoconn, batch)
+    autoconn.execute("select pgque.maint_retry_events()")
+    assert listed(browser.messages(queue, ANY)) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(type="placed"), ["100% of Ada", "Grace"]),
+        (Wanted(key="k"), ["Grace"]),
+        (Wanted(text="ADA"), ["100% of Ada"]),
+        (Wanted(text="0% o"), ["100% of Ada"]),
+        (Wanted(text="_"), []),
+        (Wanted(type="placed", text="grace", key="k"), ["Grace"]),
+        (Wanted(type="place"), []),
+        (Wanted(text="' or true --"), []),
+    ],
+)
+def test_messages_are_searched(browser, autoconn, queue, wanted, found):
+    send_event(autoconn, queue, "paid", None)
+    send_event(autoconn, queue, "placed", "Grace", "k")
+    send_event(autoconn, queue, "placed", "100% of Ada")
+    assert listed(browser.messages(queue, wanted)) == found
+
+
+def test_messages_are_nobodys_in_particular(browser, autoconn, queue):
+    send(autoconn, queue, "a")
+    assert listed(browser.messages(queue, Wanted(consumer="c"))) == ["a"]
+
+
+def test_a_message_is_found_by_its_id(browser, autoconn, queue):
+    number = send(autoconn, queue, "a")
+    send(autoconn, queue, "b")
+    assert listed(browser.messages(queue, Wanted(text=f" {number} "))) == ["a"]
+
+
+def test_a_search_looks_at_so_many_and_says_where_it_stopped(browser, autoconn, queue, monkeypatch):
+    monkeypatch.setattr(browse, "LOOKED_AT", 10)
+    send_many(autoconn, queue, 25)
+    page = browser.messages(queue, Wanted(text="no such thing"))
+    assert (page.rows, page.looked_at) == ([], 10)
+    page = browser.messages(queue, Wanted(text="3"), after=page.more)
+    assert (listed(page), page.looked_at) == (["13"], 10)
+    page = browser.messages(queue, Wanted(text="3"), after=page.more)
+    assert (listed(page), page.more, page.looked_at) == (["3"], None, None)
+
+
+def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queue, monkeypatch):
+    send_many(autoconn, queue, 20_000)
+    plans = []
+
+    def explain(query, values=()):
+        if "ev_data" in query:
+            explained = f"explain (analyze, buffers, format json) {query}".encode()
+            plans.append(autoconn.execute(explained, values).fetchone()[0][0]["Plan"])
+        return Browser._rows(browser, query, values)
+
+    monkeypatch.setattr(browser, "_rows", explain)
+    assert len(browser.messages(queue, ANY).rows) == browse.PAGE
+    [plan] = plans
+    assert plan["Actual Rows"] == browse.PAGE
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60
+
+
+def test_messages_until_a_time(browser, autoconn, queue):
+    send(autoconn, queue, "a")
+    tick(autoconn, queue)
+    between = value(autoconn, "select clock_timestamp()")
+    send(autoconn, queue, "b")
+    tick(autoconn, queue)
+    send(autoconn, queue, "c")
+    found = listed(browser.messages(queue, ANY, until=between))
+    assert found == ["b", "a"] or found == ["a"]  # to the tick after that time
+    assert "c" in listed(browser.messages(queue, ANY, until=between + timedelta(hours=1)))
+
+
+def test_long_payloads_are_cut_in_lists_and_shown_whole(browser, autoconn, queue):
+    send(autoconn, queue, "x" * 5000)
+    [row] = browser.messages(queue, ANY).rows
+    assert (len(row["payload"]), row["length"]) == (browse.SHORT, 5000)
+    whole = browser.message(queue, row["place"])
+    assert whole["payload"] == "x" * 5000
+    assert browser.message(queue, "1-1") is None
+
+
+def test_large_ids_stay_exact(browser, autoconn, queue):
+    sequence = value(
+        autoconn, "select queue_event_seq from pgque.queue where queue_name = %s", queue
+    )
+    autoconn.execute("select setval(%s, 9007199254740993)", [sequence])
+    send(autoconn, queue)
+    assert browser.messages(queue, ANY).rows[0]["id"] == "9007199254740994"
+
+
+def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn, queue, consumer):
+    subscribe(autoconn, queue, "other")
+    for payload in ("a", "b"):
+        send_event(autoconn, queue, "placed", payload)
+    let_die(autoconn, queue, consumer)
+    let_die(autoconn, queue, "other", "too late")
+    page = browser.dead_letters(queue, ANY, limit=3)
+    assert [(row["consumer"], row["reason"]) for row in page.rows] == [
+        ("other", "too late"),
+        ("other", "too late"),
+        (consumer, "no such address"),
+    ]
+    assert listed(browser.dead_letters(queue, ANY, after=page.more)) == ["a"]
+    assert listed(browser.dead_letters(queue, Wanted(consumer="other", text="A"))) == ["a"]
+    assert len(browser.dead_letters(queue, Wanted(text="LATE")).rows) == 2
+    letter = browser.dead_letter(int(page.rows[0]["letter"]))
+    assert (letter["payload"], letter["type"], letter["retries"]) == ("b", "placed", 0)
+
+
+def test_a_dead_letter_that_is_gone_is_named(browser):
+    with pytest.raises(PgqueDeadLetterNotFound, match="77"):
+        browser.dead_letter(77)
+
+
+def test_retries_are_listed_with_whom_they_wait_for(browser, autoconn, queue, consumer):
+    send_many(autoconn, queue, 2)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    nack(autoconn, batch[0], "1 hour")
+    nack(autoconn, batch[1], "1 minute")
+    ack(autoconn, batch)
+    page = browser.retries(queue, ANY)
+    assert [(row["consumer"], row["payload"], row["retries"]) for row in page.rows] == [
+        (consumer, "2", 1),
+        (consumer, "1", 1),
+    ]
+    assert listed(browser.retries(queue, Wanted(text="1"))) == ["1"]
+    assert browser.retries(queue, Wanted(consumer="nobody")).rows == []
+
+
+def test_retries_of_a_group_are_its(browser, autoconn, queue):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    receive_coop(autoconn, queue, "crew", "one")
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    [message] = receive_coop(autoconn, queue, "crew", "one")
+    nack(autoconn, message, "1 hour")
+    assert [row["consumer"] for row in browser.retries(queue, ANY).rows] == ["crew"]
+
+
+def test_what_a_purge_would_delete_is_counted(browser, autoconn, queue, consumer, monkeypatch):
+    send_many(autoconn, queue, 3)
+    let_die(autoconn, queue, consumer)
+    assert browser.count_purgeable(queue, 0) == 3
+    assert browser.count_purgeable(queue, 1) == 0
+    monkeypatch.setattr(browse, "COUNTED", 2)
+    assert browser.count_purgeable(queue, 0) == 2
+
+
+def test_an_unknown_queue_is_named(browser):
+    for look in (browser.messages, browser.dead_letters, browser.retries):
+        with pytest.raises(PgqueQueueNotFound, match="nobody"):
+            look("nobody", ANY)
+
+
+def test_looking_cannot_write(autoconn, queue):
+    autoconn.read_only = True
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), only_reading(autoconn, seconds=5):
+        send(autoconn, queue)

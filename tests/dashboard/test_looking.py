@@ -1,0 +1,158 @@
+"""What is shown of queues and consumers (pgque/dashboard/looking.py, frames.py)."""
+
+import pytest
+
+from pgque.dashboard import frames
+from pgque.dashboard.looking import Eye, reading_connection
+from tests.fix_engine import (
+    ack,
+    configure,
+    nack,
+    receive,
+    receive_coop,
+    send,
+    send_many,
+    subscribe,
+    tick,
+    value,
+)
+
+
+@pytest.fixture
+def eye(dsn):
+    with reading_connection(dsn) as conn:
+        yield Eye(conn)
+
+
+def consumers(view, queue):
+    return {one["consumer"]: one for one in frames.one_queue(view, queue)["consumers"]}
+
+
+def listed(view):
+    overview = frames.overview(view)
+    return {row[0]: dict(zip(overview["columns"], row, strict=True)) for row in overview["queues"]}
+
+
+def test_what_is_in_flight_is_what_the_open_batch_holds(eye, autoconn, queue, consumer):
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    assert consumers(eye.look(), queue)[consumer]["in_flight"] is None
+    batch = receive(autoconn, queue, consumer, 4)
+    assert consumers(eye.look(), queue)[consumer]["in_flight"] == 4
+    ack(autoconn, batch)
+    assert consumers(eye.look(), queue)[consumer]["in_flight"] is None
+    receive(autoconn, queue, consumer)
+    view = eye.look()
+    assert consumers(view, queue)[consumer]["in_flight"] == 6
+    assert listed(view)[queue]["in_flight"] == 6
+
+
+def test_latency_is_from_the_tick_to_the_ack(eye, autoconn, queue, consumer):
+    assert consumers(eye.look(), queue)[consumer]["latency"] is None
+    send(autoconn, queue)
+    number = tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    assert consumers(eye.look(), queue)[consumer]["latency"] is None
+    ack(autoconn, batch)
+    took = value(
+        autoconn,
+        "select round(extract(epoch from sub_active - tick_time), 4)::float8 "
+        "from pgque.subscription join pgque.tick on tick_queue = sub_queue where tick_id = %s",
+        number,
+    )
+    view = eye.look()
+    assert consumers(view, queue)[consumer]["latency"] == pytest.approx(took, abs=0.0002)
+    points = frames.one_queue(view, queue)["points"]["latency"]
+    assert points == {consumer: pytest.approx(took, abs=0.0002)}
+
+
+def test_a_batch_is_in_the_plot_once_and_in_the_table_until_the_next(
+    eye, autoconn, queue, consumer
+):
+    eye.look()
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    ack(autoconn, receive(autoconn, queue, consumer))
+    first = eye.look()
+    second = eye.look()
+    assert frames.overview(first)["points"]["latency"]["longest"] is not None
+    assert frames.overview(second)["points"]["latency"]["longest"] is None
+    assert consumers(second, queue)[consumer]["latency"] is not None
+
+
+def test_a_seek_is_no_ack(eye, autoconn, queue, consumer):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    autoconn.execute("select pgque.seek(%s, %s, 1::bigint)", [queue, consumer])
+    assert consumers(eye.look(), queue)[consumer]["latency"] is None
+
+
+def test_members_of_a_group_have_no_position_of_their_own(eye, autoconn, queue):
+    subscribe_member(autoconn, queue, "crew", "one")
+    subscribe_member(autoconn, queue, "crew", "two")
+    eye.look()
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    receive_coop(autoconn, queue, "crew", "one", 4)
+    view = eye.look()
+    found = consumers(view, queue)
+    assert found["crew"]["is_group"]
+    assert found["crew.one"]["group"] == "crew"
+    assert (found["crew.one"]["in_flight"], found["crew.two"]["in_flight"]) == (4, None)
+    for figure in ("rate", "lag", "pending", "latency"):
+        assert found["crew.one"][figure] is None
+    assert found["crew"]["pending"] == 6
+    row = listed(view)[queue]
+    assert (row["consumers"], row["pending"], row["in_flight"]) == (1, 6, 4)
+    assert [*frames.one_queue(view, queue)["points"]["lag"]] == ["crew"]
+
+
+def subscribe_member(conn, queue, group, member):
+    value(conn, "select pgque.subscribe_subconsumer(%s, %s, %s)", queue, group, member)
+
+
+def test_states_of_queues(eye, autoconn, queue, monkeypatch):
+    monkeypatch.setattr("pgque.dashboard.looking.LATE", -1.0)
+    assert not listed(eye.look())[queue]["late"]
+    send(autoconn, queue)
+    assert listed(eye.look())[queue]["late"]
+    configure(autoconn, queue, ticker_paused=True)
+    row = listed(eye.look())[queue]
+    assert (row["paused"], row["late"]) == (True, False)
+
+
+def test_totals_and_who_is_furthest_behind(eye, autoconn, queue, consumer):
+    subscribe(autoconn, queue, "quick")
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, "quick")
+    nack(autoconn, batch[0], "1 hour")
+    ack(autoconn, batch)
+    shown = frames.overview(eye.look())
+    assert shown["totals"] == {
+        "queues": 1,
+        "consumers": 2,
+        "in_flight": 0,
+        "retries": 1,
+        "dead": 0,
+        "late": 0,
+    }
+    assert [one["consumer"] for one in shown["slowest"]] == [consumer]
+
+
+def test_no_queue_at_all(eye):
+    shown = frames.overview(eye.look())
+    assert (shown["queues"], shown["columns"], shown["slowest"]) == ([], [], [])
+
+
+def test_a_queue_that_is_gone(eye, autoconn):
+    assert frames.one_queue(eye.look(), "nobody")["queue"] is None
+
+
+def test_rates_of_all_queues_together(eye, autoconn, queue, consumer):
+    eye.look()
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    ack(autoconn, receive(autoconn, queue, consumer))
+    points = frames.overview(eye.look())["points"]["rate"]
+    assert points[""] == points["handled"] > 0

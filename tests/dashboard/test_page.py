@@ -1,0 +1,180 @@
+"""The page in a browser (pgque/dashboard/static)."""
+
+import re
+import threading
+
+from pgque.dashboard import create_app
+from pgque.dashboard.looking import Eye
+from tests.dashboard.conftest import TOKEN, serving
+from tests.dashboard.seen import cell, give_token, is_live, shows
+from tests.fix_engine import ack, configure, receive, send, send_many, tick
+from tests.fix_pooler import directly
+from tests.running import PATIENCE, eventually
+
+
+def test_figures_move_without_anybody_doing_anything(look, autoconn, queue, consumer):
+    page = look()
+    is_live(page)
+    shows(cell(page, "Queues", queue, "State"), "ok")
+    send_many(autoconn, queue, 1234)
+    shows(cell(page, "Queues", queue, "Behind"), "1,234")
+    shows(cell(page, "Queues", queue, "Not ticked"), "1,234")
+    tick(autoconn, queue)
+    shows(cell(page, "Queues", queue, "Not ticked"), "0")
+    behind = "Consumers that are furthest behind"
+    shows(cell(page, behind, consumer, "Behind"), "1,234")
+    receive(autoconn, queue, consumer, 10)
+    shows(cell(page, "Queues", queue, "In flight"), "10")
+    configure(autoconn, queue, ticker_paused=True)
+    shows(cell(page, "Queues", queue, "State"), "paused")
+
+
+def test_plots_say_in_words_what_they_show(look, autoconn, queue, consumer):
+    page = look(f"queue/{queue}")
+    for _ in range(3):
+        send_many(autoconn, queue, 50)
+        tick(autoconn, queue)
+        ack(autoconn, receive(autoconn, queue, consumer))
+    words = re.compile(rf"Latency, 10 minutes. {consumer}: .* (ms|µs|s), at most .*")
+    page.get_by_role("img", name=words).wait_for()
+    page.get_by_role("img", name=re.compile("Rate, .*sent: .*, at most")).wait_for()
+    latency = page.locator("figure", has_text="Latency")
+    latency.get_by_text("As a table").click()
+    latency.get_by_role("columnheader", name=consumer).wait_for()
+    assert page.locator("svg.plot path.stroke").count() == 4
+
+
+def test_without_queues_it_says_how_to_make_one(look):
+    page = look()
+    page.get_by_text("There is no queue yet. Make one: pgque queue create NAME").wait_for()
+
+
+def test_a_queue_that_is_gone_is_said(look):
+    page = look("queue/nobody")
+    page.get_by_text("There is no such queue, or no longer.").wait_for()
+    page.get_by_text("queue not found: nobody").wait_for()
+
+
+def test_queues_may_have_any_name(look, autoconn):
+    names = ["a/b?c#d%20&", "<b>bold</b>", "ü" * 28]
+    for name in names:
+        autoconn.execute("select pgque.create_queue(%s)", [name])
+        send(autoconn, name, f"hello {name}")
+    page = look()
+    for name in names:
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.get_by_role("heading", name=name, level=1).wait_for()
+        page.get_by_text(f"hello {name}").wait_for()
+        assert page.title() == f"{name} - pgque"
+        page.get_by_role("link", name="All queues").click()
+
+
+def test_a_private_page_asks_for_its_token(look, queue):
+    page = look(token=TOKEN, private=True)
+    page.get_by_text("shows nothing without its token").wait_for()
+    assert page.get_by_text(queue).count() == 0
+    give_token(page)
+    page.get_by_role("link", name=queue).first.wait_for()
+    page.reload()
+    page.get_by_role("link", name=queue).first.wait_for()
+
+
+@directly
+def test_a_server_that_is_lost_is_said_and_found_again(look, closed, queue):
+    page = look()
+    is_live(page)
+    closed(True)
+    try:
+        page.get_by_text("The database has not answered since").wait_for()
+        shows(page.locator("#link-text"), "Not live")
+        page.get_by_role("link", name=queue).first.wait_for()  # what was known stays
+    finally:
+        closed(False)
+    is_live(page)
+    assert page.get_by_text("The database has not answered since").count() == 0
+
+
+def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
+    gone = page.get_by_text("The dashboard itself does not answer.")
+    with serving(create_app(dsn, every=0.2)) as served:
+        page.goto(served.url)
+        is_live(page)
+    gone.wait_for()
+    with serving(create_app(dsn, every=0.2), served.port):
+        is_live(page)
+    assert gone.count() == 0
+
+
+def test_figures_that_grow_old_are_said(look, page, monkeypatch):
+    page.clock.install()
+    look()
+    is_live(page)
+    again = threading.Event()
+    plain = Eye.look
+    monkeypatch.setattr(Eye, "look", lambda eye: again.wait(PATIENCE) and plain(eye))
+    old = page.get_by_text("The newest figures are")
+
+    def is_said():
+        page.clock.run_for(1000)
+        return old.count()
+
+    eventually(is_said)
+    again.set()
+    is_live(page)
+
+
+def test_what_is_held_still_does_not_move(serve, page, autoconn, queue):
+    served = serve(every=0.2)
+    sampler = served.app.state.board.sampler
+    page.goto(served.url)
+    shows(cell(page, "Queues", queue, "Not ticked"), "0")
+    page.get_by_role("button", name="Hold still").click()
+    shows(page.locator("#link-text"), "Held still")
+    send_many(autoconn, queue, 5)
+    eventually(lambda: sampler.state.view.sample.queues[0].unticked == 5)
+    number = sampler.state.number
+    eventually(lambda: sampler.state.number > number + 3)
+    shows(cell(page, "Queues", queue, "Not ticked"), "0")
+    page.get_by_role("button", name="Hold still").click()
+    shows(cell(page, "Queues", queue, "Not ticked"), "5")
+
+
+def test_a_thousand_queues_are_filtered_and_sorted(look):
+    page = look()
+    found = page.evaluate(
+        """async () => {
+            const { Table } = await import("./static/table.js");
+            const columns = [
+                { id: "name", title: "Name", value: (row) => row.name, text: (row) => row.name },
+                { id: "size", title: "Size", number: true, value: (row) => row.size,
+                  text: (row) => String(row.size) },
+            ];
+            const key = (row) => row.name;
+            const table = new Table({ caption: "Many", columns, key, empty: "" });
+            document.querySelector("main").append(table.element);
+            const row = (_, size) => ({ name: `queue ${size}`, size });
+            const rows = Array.from({ length: 1000 }, row);
+            table.show(rows);
+            const shown = () => [...table.body.rows].map((row) => row.cells[0].textContent);
+            const first = shown();
+            table.heads[1].querySelector("button").click();
+            const largest = shown()[0];
+            const sorted = table.heads[1].getAttribute("aria-sort");
+            const line = table.body.rows[3];
+            table.show(rows.map((row) => ({ ...row, size: row.size + 1 })));
+            const same = line === table.body.rows[3];
+            return [first.length, first[0], largest, sorted, same, table.note.textContent];
+        }"""
+    )
+    note = "The first 200 are shown; 800 more: filter or sort to see them."
+    assert found == [200, "queue 0", "queue 999", "descending", True, note]
+
+
+def test_queues_are_filtered_by_a_part_of_their_name(look, autoconn):
+    for name in ("orders", "orders.paid", "mail"):
+        autoconn.execute("select pgque.create_queue(%s)", [name])
+    page = look()
+    page.get_by_label("Filter").fill("ORDERS")
+    page.get_by_text("2 of 3").wait_for()
+    page.get_by_label("Filter").fill("x")
+    page.get_by_text("No queue has that in its name.").wait_for()

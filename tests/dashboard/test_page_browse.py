@@ -1,0 +1,114 @@
+"""Looking through messages and dead letters in a browser, and changing them."""
+
+from playwright.sync_api import expect
+
+from tests.dashboard.conftest import TOKEN, let_die
+from tests.dashboard.seen import give_token, shows
+from tests.dashboard.test_browse import send_event
+from tests.fix_engine import ack, configure, nack, receive, send, send_many, tick, value
+
+SCRIPT = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+def test_a_payload_is_text_and_nothing_else(look, autoconn, queue, consumer):
+    send_event(autoconn, queue, SCRIPT, SCRIPT, SCRIPT)
+    let_die(autoconn, queue, consumer, reason=SCRIPT)
+    page = look(f"queue/{queue}")
+    page.get_by_role("button", name="Show message").click()
+    dialog = page.get_by_role("dialog")
+    shows(dialog.locator("pre"), SCRIPT)
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Dead letters").click()
+    page.get_by_role("button", name="Show message").click()
+    shows(page.get_by_role("dialog").locator("pre"), SCRIPT)
+    assert page.title() == f"{queue} - pgque"
+    assert page.locator("main img, dialog img, main script, dialog script").count() == 0
+
+
+def test_json_is_shown_with_its_numbers_as_they_are(look, autoconn, queue):
+    send(autoconn, queue, '{"id":12345678901234567890,"price":1.10,"none":[],"text":"a,{b}"}')
+    page = look(f"queue/{queue}")
+    page.get_by_role("button", name="Show message").click()
+    payload = page.get_by_role("dialog").locator("pre")
+    assert payload.text_content() == (
+        '{\n  "id": 12345678901234567890,\n  "price": 1.10,\n  "none": [],\n  "text": "a,{b}"\n}'
+    )
+    page.get_by_label("As stored").check()
+    assert payload.text_content().startswith('{"id":1234')
+
+
+def test_messages_are_searched_and_paged(look, autoconn, queue):
+    send_many(autoconn, queue, 120)
+    page = look(f"queue/{queue}")
+    messages = page.get_by_role("table", name=f"Messages of {queue}")
+    rows = messages.get_by_role("row")
+    expect(rows).to_have_count(51)
+    page.get_by_role("button", name="Older ones").click()
+    expect(rows).to_have_count(101)
+    page.get_by_label("Payload contains").fill("117")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Payload contains").fill("nothing like it")
+    page.get_by_text("Nothing like that was found.").wait_for()
+
+
+def test_without_a_token_there_is_nothing_to_change(look, dead):
+    page = look(f"queue/{dead}/dead")
+    page.get_by_text("Read-only: start the dashboard with a token").wait_for()
+    page.get_by_role("row", name="no such address").first.wait_for()
+    for name in ("Replay", "Purge", "token"):
+        assert page.get_by_role("button", name=name).count() == 0
+
+
+def test_dead_letters_are_replayed_and_purged_after_a_confirmation(look, autoconn, dead):
+    page = look(f"queue/{dead}/dead", token=TOKEN)
+    letters = "select count(*) from pgque.dead_letter"
+    page.get_by_role("button", name="Replay or purge…").click()
+    give_token(page, "not-the-right-token")
+    page.get_by_text("The token is missing or wrong.").wait_for()
+    give_token(page)
+
+    page.get_by_role("checkbox", name="Choose message 1 of").check()
+    page.get_by_role("button", name="Replay 1 chosen…").click()
+    page.get_by_role("dialog", name="Replay 1 dead letter?").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Choose all shown").click()
+    page.get_by_role("button", name="Replay 3 chosen…").wait_for()
+    page.get_by_role("checkbox", name="Choose message 3 of").uncheck()
+    page.get_by_role("checkbox", name="Choose message 2 of").uncheck()
+    assert value(autoconn, letters) == 3
+    page.get_by_role("button", name="Replay 1 chosen…").click()
+    page.get_by_role("button", name="Replay 1 dead letter", exact=True).click()
+    page.get_by_text("1 sent again.").wait_for()
+    assert value(autoconn, letters) == 2
+
+    page.get_by_label("Older than, in days").fill("0")
+    page.get_by_role("button", name="Purge…").click()
+    page.get_by_role("button", name="Delete 2 dead letters").click()
+    page.get_by_text("2 deleted.").wait_for()
+    page.get_by_text("There are no dead letters.").wait_for()
+    assert value(autoconn, letters) == 0
+    assert TOKEN not in page.url
+
+
+def test_all_are_replayed_and_what_fails_is_said(look, autoconn, dead):
+    configure(autoconn, dead, disable_insert=True)
+    page = look(f"queue/{dead}/dead", token=TOKEN)
+    page.get_by_role("button", name="Replay or purge…").click()
+    give_token(page)
+    page.get_by_role("button", name="Replay all…").click()
+    page.get_by_role("button", name="Replay all", exact=True).click()
+    page.get_by_text("0 sent again. 3 failed: Insert into queue disallowed").wait_for()
+    configure(autoconn, dead, disable_insert=False)
+    page.get_by_role("button", name="Replay all…").click()
+    page.get_by_role("button", name="Replay all", exact=True).click()
+    page.get_by_text("3 sent again.").wait_for()
+
+
+def test_retries_are_listed(look, autoconn, queue, consumer):
+    send(autoconn, queue, "later")
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    nack(autoconn, batch[0], "1 hour")
+    ack(autoconn, batch)
+    page = look(f"queue/{queue}/retries")
+    page.get_by_role("row", name="later").wait_for()

@@ -1,0 +1,197 @@
+"""What the page asks and changes, over HTTP (pgque/dashboard/reads.py, changes.py)."""
+
+import httpx
+import psycopg
+import pytest
+from fastapi import FastAPI
+from psycopg.conninfo import make_conninfo
+
+from pgque.dashboard import changes, create_app
+from pgque.dashboard.answers import LONGEST_BODY
+from tests.dashboard.conftest import NOWHERE, TOKEN, serving
+from tests.fix_engine import configure, send, send_many, value
+
+
+def letters(ask, queue):
+    return [row["letter"] for row in ask.get("/api/dead", params={"queue": queue}).json()["rows"]]
+
+
+@pytest.fixture(scope="module")
+def nowhere():
+    """Ask a dashboard of a database that is not there."""
+    with serving(create_app(NOWHERE, token=TOKEN)) as served:
+        headers = {"X-Pgque-Token": TOKEN, "Content-Type": "application/json"}
+        with served.client(headers=headers) as client:
+            yield client
+
+
+def test_messages_are_read_a_page_at_a_time(ask, autoconn, queue):
+    send_many(autoconn, queue, 5)
+    page = ask.get("/api/messages", params={"queue": queue, "limit": 2}).json()
+    assert [row["payload"] for row in page["rows"]] == ["5", "4"]
+    after = {"queue": queue, "after": page["more"], "text": "1"}
+    assert len(ask.get("/api/messages", params=after).json()["rows"]) == 1
+    [row] = ask.get("/api/messages", params=after).json()["rows"]
+    whole = ask.get("/api/message", params={"queue": queue, "place": row["place"]}).json()["row"]
+    assert (whole["payload"], whole["type"]) == ("1", "default")
+
+
+def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
+    send_many(autoconn, queue, 300)
+    answer = ask.get("/api/messages", params={"queue": queue, "limit": 1_000_000})
+    assert len(answer.json()["rows"]) == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "words"),
+    [
+        ("messages", {}, "queue is missing"),
+        ("messages", {"queue": "q", "limit": "many"}, "limit has to be a number"),
+        ("messages", {"queue": "q", "limit": "-1"}, "limit is out of range"),
+        ("messages", {"queue": "q", "after": "1"}, "after is not a place"),
+        ("messages", {"queue": "q", "after": "1-²"}, "after is not a place"),
+        ("messages", {"queue": "q", "until": "soon"}, "until has to be a time"),
+        ("messages", {"queue": "q", "until": "2026-01-01T00:00:00"}, "time zone"),
+        ("message", {"queue": "q", "place": "1-2-3"}, "place is not a place"),
+        ("message", {"queue": "q", "place": f"{2**64}-1"}, "out of range"),
+        ("letter", {"letter": "x"}, "letter has to be a number"),
+        ("purgeable", {"queue": "q", "days": "nan"}, "out of range"),
+        ("purgeable", {"queue": "q", "days": "inf"}, "out of range"),
+    ],
+)
+def test_a_bad_parameter_is_named(nowhere, path, params, words):
+    answer = nowhere.get(f"/api/{path}", params=params)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
+def test_an_unknown_queue_and_a_letter_that_is_gone_are_not_found(ask):
+    for path in ("messages", "dead", "retries"):
+        answer = ask.get(f"/api/{path}", params={"queue": "nobody"})
+        assert answer.status_code == 404
+        assert answer.json()["error"].startswith("queue not found: nobody")
+    assert ask.get("/api/letter", params={"letter": 77}).status_code == 404
+
+
+def test_a_server_that_does_not_answer_is_said(nowhere):
+    answer = nowhere.get("/api/messages", params={"queue": "q"})
+    assert answer.status_code == 503
+    assert "/nowhere" in answer.json()["error"]
+
+
+def test_a_role_without_the_right_is_told_what_to_grant(serve, dsn, new_role):
+    with serve(make_conninfo(dsn, user=new_role())).client() as client:
+        answer = client.get("/api/messages", params={"queue": "q"})
+    assert answer.status_code == 403
+    assert "pgque_reader" in answer.json()["error"]
+
+
+def test_a_statement_that_takes_too_long_is_ended(ask, queue, autoconn, monkeypatch):
+    monkeypatch.setattr("pgque.dashboard.browse.PATIENCE", 1)
+    monkeypatch.setattr(
+        "pgque.dashboard.browse._matches",
+        lambda *_: [(psycopg.sql.SQL("(select true from pg_sleep(30))"), [])],
+    )
+    send(autoconn, queue)
+    answer = ask.get("/api/messages", params={"queue": queue})
+    assert answer.status_code == 503
+    assert "took too long" in answer.json()["error"]
+
+
+def test_dead_letters_are_replayed(ask, autoconn, dead):
+    chosen = letters(ask, dead)[:2]
+    answer = ask.post("/api/replay", json={"letters": [*chosen, "999"]}).json()
+    assert answer == {"replayed": 2, "failed": [{"letter": "999", "error": "it is gone"}]}
+    assert len(letters(ask, dead)) == 1
+    newest = ask.get("/api/messages", params={"queue": dead, "limit": 2}).json()["rows"]
+    assert sorted(row["payload"] for row in newest) == ["2", "3"]
+
+
+def test_a_replay_that_fails_is_said(ask, autoconn, dead):
+    configure(autoconn, dead, disable_insert=True)
+    answer = ask.post("/api/replay", json={"letters": letters(ask, dead)}).json()
+    assert answer["replayed"] == 0
+    assert "disallowed" in answer["failed"][0]["error"]
+    answer = ask.post("/api/replay-all", json={"queue": dead}).json()
+    assert (answer["replayed"], answer["failures"]) == (0, 3)
+    assert "disallowed" in answer["failed"][0]["error"]
+    assert len(letters(ask, dead)) == 3
+
+
+def test_all_dead_letters_are_replayed(ask, dead):
+    answer = ask.post("/api/replay-all", json={"queue": dead}).json()
+    assert answer == {"replayed": 3, "failed": [], "failures": 0}
+    assert letters(ask, dead) == []
+
+
+def test_dead_letters_are_purged_by_age(ask, autoconn, dead):
+    autoconn.execute(
+        "update pgque.dead_letter set dl_time = dl_time - interval '40 days' where ev_data = '1'"
+    )
+    assert ask.get("/api/purgeable", params={"queue": dead, "days": 30}).json() == {"count": 1}
+    assert ask.post("/api/purge", json={"queue": dead, "days": 30}).json() == {"deleted": 1}
+    assert len(letters(ask, dead)) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("replay", "{}"),
+        ("replay", '{"letters": []}'),
+        ("replay", '{"letters": ["x"]}'),
+        ("replay", '{"letters": [' + "1," * changes.IDS_AT_MOST + "1]}"),
+        ("replay-all", "{}"),
+        ("purge", '{"queue": "q"}'),
+        ("purge", '{"queue": "q", "days": -1}'),
+        ("purge", '{"queue": ["q"], "days": 1}'),
+        ("purge", "[1]"),
+        ("purge", "{half"),
+        ("purge", '{"queue": "' + "q" * LONGEST_BODY + '"}'),
+    ],
+)
+def test_a_bad_change_is_refused_before_the_database_is_asked(nowhere, path, content):
+    assert nowhere.post(f"/api/{path}", content=content).status_code == 400
+
+
+def test_without_a_token_dead_letters_stay(serve, autoconn, dead):
+    with serve().client() as client:
+        assert client.post("/api/purge", json={"queue": dead, "days": 0}).status_code == 403
+        assert client.post("/api/replay-all", json={"queue": dead}).status_code == 403
+    assert value(autoconn, "select count(*) from pgque.dead_letter") == 3
+
+
+def test_it_is_mounted_in_an_application(dsn, autoconn, queue):
+    application = FastAPI()
+    mounted = create_app(dsn, every=0.1)
+    application.mount("/internal/queues", mounted)
+    with serving(application) as served, served.client() as client:
+        moved = client.get("/internal/queues")
+        assert moved.headers["Location"].endswith("/internal/queues/")
+        assert "static/main.js" in client.get("/internal/queues/").text
+        assert client.get("/internal/queues/static/main.js").status_code == 200
+        send(autoconn, queue, "x")
+        found = client.get("/internal/queues/api/messages", params={"queue": queue})
+        assert [row["payload"] for row in found.json()["rows"]] == ["x"]
+        assert client.post("/internal/queues/api/purge", json={}).status_code == 403
+        with client.stream("GET", "/internal/queues/api/stream") as answer:
+            assert next(line for line in answer.iter_lines() if "data: " in line)
+    mounted.state.board.sampler.stop()
+
+
+def test_static_files_have_their_types(ask):
+    types = {
+        "main.js": "text/javascript",
+        "style.css": "text/css",
+        "icon.svg": "image/svg+xml",
+    }
+    for name, kind in types.items():
+        answer: httpx.Response = ask.get(f"/static/{name}")
+        assert answer.headers["Content-Type"].startswith(kind)
+    assert ask.get("/static/../app.py").status_code == 404
+    assert ask.get("/static/%2e%2e/app.py").status_code == 404
+
+
+def test_a_private_page_says_so_to_who_may_know(serve):
+    with serve(token=TOKEN, private=True).client(headers={"X-Pgque-Token": TOKEN}) as client:
+        about = client.get("/api/about").json()
+    assert (about["changes"], about["private"]) == (True, True)

@@ -1,0 +1,189 @@
+"""One thread that takes samples, and the streams that show them (sampler.py, stream.py)."""
+
+import json
+import logging
+import threading
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pgque.dashboard import sampler as sampler_module
+from pgque.dashboard.sampler import Sampler
+from tests.dashboard.conftest import NOWHERE
+from tests.fix_engine import send, value
+from tests.fix_pooler import directly
+from tests.running import eventually
+
+
+@pytest.fixture
+def make():
+    made = []
+
+    def make(dsn, **options):
+        made.append(Sampler(dsn, **{"every": 0.05, **options}))
+        return made[-1]
+
+    yield make
+    for sampler in made:
+        sampler.stop()
+
+
+def threads():
+    return [one for one in threading.enumerate() if one.name == "pgque-dashboard"]
+
+
+def frames(answer):
+    """The frames of a stream."""
+    for line in answer.iter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def test_it_begins_when_somebody_looks_and_ends_when_nobody_has_for_long(make, dsn, monkeypatch):
+    sampler = make(dsn)
+    assert sampler.state.number == 0
+    with sampler.viewer():
+        eventually(lambda: sampler.state.view)
+    number = sampler.state.number
+    eventually(lambda: sampler.state.number > number)
+    monkeypatch.setattr(sampler_module, "LINGER", 0.0)
+    eventually(lambda: sampler._thread is None)
+    with sampler.viewer():
+        number = sampler.state.number
+        eventually(lambda: sampler.state.number > number)
+
+
+def test_it_can_go_on_while_nobody_looks(make, dsn, monkeypatch):
+    monkeypatch.setattr(sampler_module, "LINGER", 0.0)
+    sampler = make(dsn, always=True)
+    sampler.start()
+    eventually(lambda: sampler.state.number > 3)
+
+
+@directly
+def test_all_who_look_share_one_connection(make, dsn, autoconn):
+    sampler = make(dsn)
+    with sampler.viewer(), sampler.viewer(), sampler.viewer():
+        eventually(lambda: sampler.state.number > 2)
+        sessions = value(
+            autoconn,
+            "select count(*) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()",
+        )
+        assert sessions == 1
+        assert sampler.viewers == 3
+
+
+def test_it_stops(make, dsn):
+    before = len(threads())
+    sampler = make(dsn, always=True)
+    sampler.start()
+    sampler.start()
+    assert len(threads()) == before + 1
+    sampler.stop()
+    assert len(threads()) == before
+
+
+@directly
+def test_a_server_that_is_lost_is_a_state_and_is_found_again(make, dsn, closed, caplog):
+    caplog.set_level(logging.WARNING, "pgque.dashboard")
+    sampler = make(dsn)
+    with sampler.viewer():
+        eventually(lambda: sampler.state.view)
+        closed(True)
+        try:
+            eventually(lambda: sampler.state.error)
+            since = sampler.state.since
+            number = sampler.state.number
+            eventually(lambda: sampler.state.number > number)
+            assert sampler.state.since == since
+            _, frame = sampler.encoded(None)
+            found = json.loads(frame)
+            assert (found["state"], found["since"]) == ("lost", since)
+            assert "not currently accepting connections" in found["error"]
+        finally:
+            closed(False)
+        eventually(lambda: sampler.state.view)
+    assert len([one for one in caplog.records if one.name == "pgque.dashboard"]) == 1
+
+
+def test_no_server_no_schema_and_no_right_are_said(make, empty_dsn, dsn, new_role):
+    words = {
+        NOWHERE: "/nowhere",
+        empty_dsn: "pgque install",
+        make_conninfo(dsn, user=new_role()): "pgque_reader",
+    }
+    for bad, word in words.items():
+        sampler = make(bad)
+        sampler.start()
+        eventually(lambda sampler=sampler: sampler.state.error)
+        assert word in sampler.state.error
+
+
+def test_a_mistake_of_our_own_does_not_end_it(make, dsn, monkeypatch, caplog):
+    monkeypatch.setattr("pgque.dashboard.frames.all_points", lambda view: 1 / 0)
+    sampler = make(dsn)
+    sampler.start()
+    eventually(lambda: sampler.state.error == "division by zero")
+    monkeypatch.undo()
+    eventually(lambda: sampler.state.view)
+
+
+def test_a_frame_is_made_once_for_all_who_look(make, dsn, monkeypatch):
+    sampler = make(dsn)
+    sampler.start()
+    eventually(lambda: sampler.state.view)
+    sampler.stop()
+    assert sampler.encoded(None)[1] is sampler.encoded(None)[1]
+    assert sampler.encoded("q")[1] is not sampler.encoded(None)[1]
+
+
+def test_a_stream_brings_what_is_new(serve, autoconn, queue):
+    with (
+        serve().client() as client,
+        client.stream("GET", "/api/stream", params={"queue": queue}) as answer,
+    ):
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        shown = (frame["queue"]["sent"] for frame in frames(answer) if frame["state"] == "live")
+        assert next(shown) == 0
+        send(autoconn, queue)
+        assert next(sent for sent in shown if sent) == 1
+
+
+def test_who_goes_is_not_looking_any_more(serve):
+    served = serve()
+    sampler = served.app.state.board.sampler
+    with served.client() as client:
+        with client.stream("GET", "/api/stream") as answer:
+            shown = frames(answer)
+            next(shown)
+            assert sampler.viewers == 1
+        eventually(lambda: sampler.viewers == 0)
+
+
+def test_a_stream_ends_by_itself_so_that_a_server_can_stop(serve):
+    with (
+        serve(stream_seconds=0.3).client() as client,
+        client.stream("GET", "/api/stream") as answer,
+    ):
+        assert [line for line in answer.iter_lines() if line.startswith("data: ")]
+
+
+def test_streams_end_when_the_server_stops(serve):
+    served = serve()
+    with served.client() as client, client.stream("GET", "/api/stream") as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        served.app.state.board.streams.close()
+        assert [*lines]
+
+
+def test_what_was_kept_is_there_for_who_comes_later(serve, autoconn, queue, consumer):
+    served = serve()
+    sampler = served.app.state.board.sampler
+    eventually(lambda: sampler.state.number > 3)
+    with served.client() as client:
+        overview = client.get("/api/history").json()
+        assert len(overview["times"]) == len(overview["plots"]["rate"][""]) >= 1
+        found = client.get("/api/history", params={"queue": queue}).json()
+        assert [*found["plots"]["lag"]] == [consumer]

@@ -1,0 +1,207 @@
+"""`pgque top` without a terminal: a source whose figures stand still, and the text of a screen.
+
+The snapshots are in tests/snapshots_top, one file each. To write them anew, and then look at the
+difference: `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from textual.events import Key
+from textual.keys import _character_to_key
+from textual.pilot import Pilot
+
+from pgque.live import ConsumerFigures, QueueFigures, Sample
+from pgque.top.app import TopApp
+from pgque.top.browser import Letter, Listed, Retry, Whole
+from pgque.top.source import Source
+from tests.running import PATIENCE
+
+SNAPSHOTS = Path(__file__).parent / "snapshots_top"
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
+
+LAYOUTS = 5
+"""After so many rests a screen is done."""
+
+NEVER = 3600.0
+"""An interval in which no sample is taken by itself."""
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def queue_now(name: str, **changes: Any) -> QueueFigures:
+    still = QueueFigures(
+        queue=name,
+        sent=0,
+        unticked=0,
+        tick_age=0.02,
+        paused=False,
+        rotation_age=3000.0,
+        retries=0,
+        dead=0,
+        rate=0.0,
+    )
+    return still._replace(**changes)
+
+
+def consumer_now(queue: str, name: str, **changes: Any) -> ConsumerFigures:
+    still = ConsumerFigures(
+        queue=queue,
+        consumer=name,
+        pending=0,
+        lag=0.0,
+        last_seen=0.1,
+        holds_batch=False,
+        rate=0.0,
+    )
+    return still._replace(**changes)
+
+
+def sample(
+    queues: Iterable[QueueFigures] = (),
+    consumers: Iterable[ConsumerFigures] = (),
+    *,
+    at: float = 0.0,
+    ticking: bool = True,
+) -> Sample:
+    return Sample(NOW.timestamp() + at, ticking, tuple(queues), tuple(consumers))
+
+
+class FakeBrowser:
+    """Lists that are given."""
+
+    def __init__(self, lists: dict[str, Any]) -> None:
+        self._lists = lists
+
+    def messages(self, queue: str) -> list[Listed]:
+        return self._lists.get("messages", [])
+
+    def retries(self, queue: str, consumer: str | None = None) -> list[Retry]:
+        return self._lists.get("retries", [])
+
+    def letters(self, queue: str, consumer: str | None = None) -> list[Letter]:
+        return self._lists.get("letters", [])
+
+    def settings(self, queue: str) -> list[tuple[str, object]]:
+        return self._lists.get("settings", [])
+
+    def message(self, queue: str, txid: int, number: int) -> Whole | None:
+        return self._lists.get("whole")
+
+
+class FakeSource(Source):
+    """A source without a database: the samples come in turn, the last one again and again.
+
+    A sample that is an error is raised.
+    """
+
+    def __init__(self, *samples: Sample | Exception, **lists: Any) -> None:
+        super().__init__("")
+        self._samples = list(samples)
+        self._browser = FakeBrowser(lists)
+        self.where = "shop on db.internal"
+        self.looks = 0
+
+    def look(self) -> Sample:
+        self.looks += 1
+        found = self._samples[0] if len(self._samples) == 1 else self._samples.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def browse(self, ask: Callable[[Any], Any]) -> Any:
+        return ask(self._browser)
+
+
+@contextlib.asynccontextmanager
+async def shown(
+    source: Source,
+    size: tuple[int, int] = (80, 24),
+    *,
+    interval: float = NEVER,
+    queue: str | None = None,
+) -> AsyncIterator[Pilot[None]]:
+    """Run the application on the first sample of a source."""
+    app = TopApp(source, await asyncio.to_thread(source.look), interval=interval, queue=queue)
+    app.animation_level = "none"
+    async with app.run_test(size=size) as pilot:
+        await settled(pilot)
+        yield pilot
+
+
+async def press(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys and let the screen take each: without the pilot's own waits, which are long."""
+    for key in keys:
+        name, char = (_character_to_key(key), key) if len(key) == 1 else (key, None)
+        pilot.app.post_message(Key(name, char))
+        await settled(pilot)
+        await until(pilot, lambda: pilot.app.screen.is_mounted, "the screen")
+
+
+async def seen(pilot: Pilot[None], text: str) -> None:
+    """Wait until a text is on the screen."""
+    await until(pilot, lambda: text in text_of(pilot), repr(text))
+
+
+async def settled(pilot: Pilot[None]) -> None:
+    """Wait until the threads are done and all that they said is shown."""
+    for _ in range(2):
+        await pilot.pause(0)
+        await until(pilot, lambda: all(w.is_finished for w in pilot.app.workers), "the threads")
+    await pilot.pause(0)
+
+
+async def looked(pilot: Pilot[None]) -> None:
+    """Take a sample and show it."""
+    pilot.app.look()
+    await settled(pilot)
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object], what: str) -> None:
+    """Wait until the condition holds; fail where it does not within half a minute."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while not condition():
+        assert loop.time() < end, f"{what} did not come true\n{text_of(pilot)}"
+        await pilot.pause(0.01)
+
+
+def text_of(pilot: Pilot[None]) -> str:
+    """Return what is on the screen, a line each."""
+    app = pilot.app
+    update = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
+    lines = ("".join(strip.text for strip in line) for line in update.strips)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+async def check(pilot: Pilot[None], name: str) -> None:
+    """Compare the screen with its snapshot, once it has come to rest."""
+    path = SNAPSHOTS / f"{name}.txt"
+    if os.environ.get("PGQUE_SNAPSHOTS") == "write":
+        SNAPSHOTS.mkdir(exist_ok=True)
+        await pilot.pause()
+        path.write_text(text_of(pilot), encoding="utf-8")
+    assert path.exists(), f"no snapshot {path.name}; tests/fix_top.py says how it is made"
+    expected = path.read_text(encoding="utf-8")
+    for _ in range(LAYOUTS):
+        if text_of(pilot) == expected:
+            return
+        await pilot.pause()
+    assert text_of(pilot) == expected
+
+
+def play(steps: Awaitable[None]) -> None:
+    """Run a test's steps."""
+
+    async def run() -> None:
+        await steps
+
+    asyncio.run(run())

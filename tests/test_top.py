@@ -1,0 +1,335 @@
+"""`pgque top` on a real database, driven by its keys."""
+
+import asyncio
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgque.top.board import Board
+from pgque.top.message import MessageScreen
+from pgque.top.queue import QueueScreen
+from pgque.top.source import Source
+from tests.fix_engine import ack, drain, nack, receive, send, send_many, tick, value
+from tests.fix_top import (
+    FakeSource,
+    consumer_now,
+    looked,
+    play,
+    press,
+    queue_now,
+    sample,
+    seen,
+    settled,
+    shown,
+    text_of,
+    until,
+)
+
+OFTEN = 0.05
+
+
+@pytest.fixture
+def source(dsn):
+    source = Source(dsn)
+    yield source
+    source.close()
+
+
+def let_die(conn, queue, consumer, *payloads):
+    """Make dead letters."""
+    value(conn, "select pgque.set_queue_config(%s, 'max_retries', '0')", queue)
+    for payload in payloads:
+        send(conn, queue, payload)
+    tick(conn, queue)
+    batch = receive(conn, queue, consumer)
+    for message in batch:
+        nack(conn, message, reason=f"cannot {message.payload}")
+    ack(conn, batch)
+
+
+def dead(conn):
+    return value(conn, "select count(*) from pgque.dead_letter")
+
+
+def test_figures_move_with_the_queue(source, autoconn, queue, consumer):
+    async def steps():
+        async with shown(source, interval=OFTEN) as pilot:
+            send_many(autoconn, queue, 41)
+            tick(autoconn, queue)
+            row = lambda: pilot.app.history.queues[queue]  # noqa: E731
+            await until(pilot, lambda: row().pending == 41, "41 pending")
+            assert any(queue in line and " 41 " in line for line in text_of(pilot).splitlines())
+            drain(autoconn, queue, consumer)
+            await until(pilot, lambda: row().pending == 0, "nothing pending")
+            assert max(rate for rate in row().trend if rate is not None) > 0
+
+    play(steps())
+
+
+def test_from_all_queues_down_to_a_message_and_back(source, autoconn, queue, consumer):
+    send(autoconn, queue, '{"order": 77}')
+
+    async def steps():
+        async with shown(source) as pilot:
+            await press(pilot, "enter")
+            await seen(pilot, consumer)
+            await press(pilot, "2")
+            await seen(pilot, '{"order": 77}')
+            await press(pilot, "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
+            await seen(pilot, '\n   "order": 77\n')
+            await seen(pilot, f"{consumer}  has it before it")
+            await press(pilot, "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the screen")
+            await press(pilot, "1", "enter")
+            await seen(pilot, f"{consumer} of {queue}")
+            await press(pilot, "escape", "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
+            await press(pilot, "escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
+
+    play(steps())
+    assert [m.payload for m in drain(autoconn, queue, consumer)] == ['{"order": 77}']
+
+
+def test_a_dead_letter_is_sent_again_after_a_yes(source, autoconn, queue, consumer):
+    let_die(autoconn, queue, consumer, "first", "second")
+
+    async def steps():
+        async with shown(source, queue=queue) as pilot:
+            await press(pilot, "4")
+            await seen(pilot, "cannot second")
+            await press(pilot, "r", "n")
+            assert dead(autoconn) == 2
+            await press(pilot, "r", "enter")  # no has the keys
+            await settled(pilot)
+            assert dead(autoconn) == 2
+            await press(pilot, "r", "y")
+            await until(pilot, lambda: "was sent again as event" in text_of(pilot), "word of it")
+            await settled(pilot)
+            assert [x.reason for x in pilot.app.screen.page.listing.shown] == ["cannot first"]
+
+    play(steps())
+    assert [m.payload for m in drain(autoconn, queue, consumer)] == ["second"]
+
+
+def test_a_dead_letter_is_sent_again_from_its_own_screen(source, autoconn, queue, consumer):
+    let_die(autoconn, queue, consumer, "only")
+
+    async def steps():
+        async with shown(source, queue=queue) as pilot:
+            await press(pilot, "4")
+            await press(pilot, "enter")
+            await seen(pilot, "cannot only")
+            await press(pilot, "r")
+            await press(pilot, "y")
+            await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "no dead letters" in text_of(pilot), "an empty list")
+
+    play(steps())
+    assert dead(autoconn) == 0
+
+
+def test_all_dead_letters_are_sent_again_or_deleted(source, autoconn, queue, consumer):
+    let_die(autoconn, queue, consumer, "first", "second")
+
+    async def steps():
+        async with shown(source, queue=queue) as pilot:
+            await press(pilot, "4")
+            await press(pilot, "R", "y")
+            await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both sent")
+            let_die(autoconn, queue, consumer, "third")
+            assert dead(autoconn) == 3
+            await press(pilot, "x", "enter", "y")
+            await until(pilot, lambda: "0 deleted" in text_of(pilot), "none as old as that")
+            await press(pilot, "x", "backspace", "backspace", "0", "enter")
+            await seen(pilot, "for good?")
+            await press(pilot, "y")
+            await until(pilot, lambda: "3 deleted" in text_of(pilot), "three deleted")
+
+    play(steps())
+    assert dead(autoconn) == 0
+
+
+@pytest.fixture
+def looker(direct_dsn, autoconn):
+    """A connection string of a role with pgque_reader alone."""
+    role = f"looker_{conninfo_to_dict(direct_dsn)['dbname']}"
+    autoconn.execute(sql.SQL("create role {} login in role pgque_reader").format(_name(role)))
+    yield make_conninfo(direct_dsn, user=role)
+    autoconn.execute(sql.SQL("drop role {}").format(_name(role)))
+
+
+def _name(name):
+    return sql.Identifier(name)
+
+
+def test_a_role_that_may_only_look_sees_all_and_is_told_what_it_needs(
+    looker, autoconn, queue, consumer
+):
+    let_die(autoconn, queue, consumer, "first")
+
+    async def steps():
+        async with shown(Source(looker), queue=queue) as pilot:
+            for page in "235":
+                await press(pilot, page)
+                await until(pilot, lambda: pilot.app.screen.page.loaded, "the list")
+                assert "!!" not in text_of(pilot).partition("no ticker")[2]
+            await press(pilot, "2", "enter")
+            await seen(pilot, f"{consumer}")
+            await press(pilot, "escape", "4")
+            needs = {"r": "pgque_writer", "R": "pgque_writer"}
+            for key, role in needs.items():
+                await press(pilot, key, "y")
+                text = f"!! This role may not replay dead letters: it needs {role}."
+                await until(pilot, lambda text=text: text in text_of(pilot), text)
+            await press(pilot, "x", "enter", "y")
+            text = "!! This role may not purge dead letters: it needs pgque_admin."
+            await until(pilot, lambda: text in text_of(pilot), text)
+
+    play(steps())
+    assert dead(autoconn) == 1
+
+
+def test_a_server_that_goes_is_said_and_one_that_comes_back_is_used(
+    databases, direct_dsn, server_dsn
+):
+    name = _name(conninfo_to_dict(direct_dsn)["dbname"])
+    source = Source(direct_dsn)
+
+    def admit(yes: bool) -> None:
+        with psycopg.connect(server_dsn, autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("alter database {} allow_connections {}").format(name, sql.Literal(yes))
+            )
+            if not yes:
+                admin.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
+                    [conninfo_to_dict(direct_dsn)["dbname"]],
+                )
+
+    async def steps():
+        async with shown(source, interval=OFTEN) as pilot:
+            app = pilot.app
+            admit(False)
+            await until(pilot, lambda: "!! no connection for" in text_of(pilot), "the loss")
+            await until(pilot, lambda: "not currently accepting" in app.lost, "another try")
+            admit(True)
+            await until(pilot, lambda: not app.lost, "the server")
+            await until(pilot, lambda: "is there again" in text_of(pilot), "word of it")
+            with psycopg.connect(direct_dsn, autocommit=True) as conn:
+                conn.execute("select pgque.create_queue('new')")
+            await until(pilot, lambda: "new" in app.history.queues, "figures")
+
+    play(steps())
+
+
+def test_a_queue_that_is_dropped_while_it_is_looked_at(source, autoconn, queue):
+    async def steps():
+        async with shown(source, queue=queue) as pilot:
+            await press(pilot, "2")
+            value(autoconn, "select pgque.drop_queue(%s)", queue)
+            await looked(pilot)
+            await looked(pilot)
+            await seen(pilot, f"The queue {queue} is gone")
+            await press(pilot, "escape")
+            await seen(pilot, "There is no queue yet")
+
+    play(steps())
+
+
+def board(count=1000):
+    queues = [queue_now(f"queue-{n:04}", rate=float(n % 7), sent=n) for n in range(count)]
+    return sample(queues, [consumer_now(q.queue, "c") for q in queues])
+
+
+def names(pilot):
+    return [row.now.queue for row in pilot.app.screen.page.listing.shown]
+
+
+def test_a_thousand_queues_are_filtered_as_one_types():
+    async def steps():
+        async with shown(FakeSource(board())) as pilot:
+            assert len(names(pilot)) == 1000
+            await press(pilot, "slash", *"E-099")
+            assert names(pilot) == [f"queue-099{n}" for n in range(10)]
+            await press(pilot, "enter", "down", "down", "enter")
+            assert pilot.app.screen.queue == "queue-0992"
+            await press(pilot, "escape")
+            assert len(names(pilot)) == 10
+            await press(pilot, "escape")
+            assert len(names(pilot)) == 1000
+
+    play(steps())
+
+
+def test_sorting_goes_from_column_to_column_and_turns_round():
+    async def steps():
+        async with shown(FakeSource(board(20))) as pilot:
+            await press(pilot, "s")  # from the last column to the first
+            assert names(pilot)[0] == "queue-0000"
+            await press(pilot, "S")
+            assert names(pilot)[0] == "queue-0019"
+            await press(pilot, "s")
+            await seen(pilot, "by IN/S ▼")
+            assert names(pilot)[:3] == ["queue-0006", "queue-0013", "queue-0005"]
+
+    play(steps())
+
+
+def test_the_cursor_stays_with_its_queue_when_the_order_changes():
+    def rates(*rates):
+        return sample([queue_now(name, rate=rate) for name, rate in zip("abc", rates, strict=True)])
+
+    async def steps():
+        async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
+            await press(pilot, "s", "s", "end")
+            listing = pilot.app.screen.page.listing
+            assert (listing.selected.now.queue, listing.cursor) == ("c", 2)
+            await looked(pilot)
+            assert names(pilot) == ["c", "b", "a"]
+            assert (listing.selected.now.queue, listing.cursor) == ("c", 0)
+
+    play(steps())
+
+
+def test_pause_and_the_time_between_samples():
+    source = FakeSource(board(1))
+
+    async def steps():
+        async with shown(source) as pilot:
+            await press(pilot, "space")
+            await seen(pilot, "PAUSED")
+            before = source.looks
+            await looked(pilot)
+            assert source.looks == before
+            await press(pilot, "space")
+            assert source.looks == before + 1
+            await press(pilot, "plus")
+            await seen(pilot, "every 1 min")
+            await press(pilot, *["plus"] * 20)
+            await seen(pilot, "every 200 ms")
+            await press(pilot, "minus")
+            await seen(pilot, "every 500 ms")
+
+    play(steps())
+
+
+def test_it_quits_while_the_server_keeps_it_waiting(dsn, autoconn):
+    source = Source(dsn)
+
+    def wait_long():
+        return source.browse(lambda browser: browser.conn.execute("select pg_sleep(3600)"))
+
+    async def steps():
+        async with shown(source) as pilot:
+            waiting = asyncio.get_running_loop().run_in_executor(None, wait_long)
+            asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(3600)'"
+            await until(pilot, lambda: value(autoconn, asleep), "the wait")
+            await press(pilot, "q")
+        with pytest.raises(psycopg.OperationalError):
+            await waiting
+
+    play(steps())

@@ -20,7 +20,7 @@ class Fields(TypedDict, total=False):
     ``msg_id``       the message, int; the same at every delivery
     ``type``         the message's type
     ``attempt``      which delivery of the message this is, int; 1 is the first
-    ``messages``     how many messages of the batch were handled, int
+    ``messages``     how many messages were handled, sent again or deleted, int
     ``failed``       how many of them failed, int
     ``seconds``      how long it took, float
     ``error``        what went wrong, the text of the error

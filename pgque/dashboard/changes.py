@@ -14,6 +14,7 @@ from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
 from pgque.dashboard.browse import SECONDS_A_DAY
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
+from pgque.logs import Fields
 
 if TYPE_CHECKING:
     from pgque.dashboard.app import Board
@@ -47,7 +48,12 @@ async def replay(request: Request) -> Response:
                 if client.conn.broken:
                     raise
                 failed.append({"letter": str(letter), "error": str(error)})
-        logger.info("dead letters sent again: %d of %d", replayed, len(letters))
+        logger.info(
+            "dead letters sent again: %d of %d",
+            replayed,
+            len(letters),
+            extra=Fields(messages=len(letters), failed=len(failed)),
+        )
         return {"replayed": replayed, "failed": failed}
 
     return await _change(request, change)
@@ -59,7 +65,12 @@ async def replay_all(request: Request) -> Response:
 
     def change(client: PgqueClient) -> dict[str, Any]:
         done = client.replay_all(queue)
-        logger.info("dead letters of %s sent again: %d, failed: %d", queue, *done[:2])
+        logger.info(
+            "dead letters of %s sent again: %d, failed: %d",
+            queue,
+            *done[:2],
+            extra=Fields(queue=queue, messages=done.replayed + done.failed, failed=done.failed),
+        )
         failed = [{"letter": None, "error": done.first_error}] * min(done.failed, 1)
         return {"replayed": done.replayed, "failed": failed, "failures": done.failed}
 
@@ -73,7 +84,13 @@ async def purge(request: Request) -> Response:
 
     def change(client: PgqueClient) -> dict[str, Any]:
         deleted = client.purge(queue, days * SECONDS_A_DAY)
-        logger.info("dead letters of %s deleted: %d, older than %g days", queue, deleted, days)
+        logger.info(
+            "dead letters of %s deleted: %d, older than %g days",
+            queue,
+            deleted,
+            days,
+            extra=Fields(queue=queue, messages=deleted),
+        )
         return {"deleted": deleted}
 
     return await _change(request, change)

@@ -17,6 +17,7 @@ from pgque.dashboard.bell import Bell
 from pgque.dashboard.history import History
 from pgque.dashboard.looking import Eye, View, reading_connection
 from pgque.errors import PgqueError
+from pgque.logs import Fields
 
 logger = logging.getLogger("pgque.dashboard")
 
@@ -154,7 +155,8 @@ class Sampler:
 
     def _say(self, error: str) -> None:
         if self._state.error is None:
-            logger.warning("no sample: %s", " ".join(error.split()))
+            said = " ".join(error.split())
+            logger.warning("no sample: %s", said, extra=Fields(error=said))
         self._become(None, error)
 
     def _become(self, view: View | None, error: str | None) -> None:

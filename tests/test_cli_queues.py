@@ -1,6 +1,7 @@
 """The commands around queues, consumers, events and dead letters."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 import pgque
 from pgque.cli import resume
 from pgque.cli.app import run
-from tests.fix_cli import cli, failed
+from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.fix_engine import drain, nack, payloads, receive, send, send_many, tick, value
+from tests.running import eventually
 
 
 def said(*arguments: str, stdin: str = "", **more: str) -> str:
@@ -195,6 +197,19 @@ def test_a_send_that_was_killed_at_its_commit_is_neither_repeated_nor_cut(
     assert run(call) == 0
     assert f"{1 if committed else 3} sent to {queue}" in capsys.readouterr().out
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_send_that_is_killed_anywhere_goes_on(sending, queue, autoconn, tmp_path):
+    path, call = sending
+    path.write_text(numbers(3000))
+    record = tmp_path / "record"
+    for lines in (300, 1200):
+        with subprocess.Popen(command(*call), cwd=CHECKOUT, env=environment()) as process:
+            eventually(lambda: record.exists() and json.loads(record.read_text())["then"] > lines)
+            process.kill()
+    assert run(call) == 0
+    sent = f"select count(*), count(distinct ev_data) from {_log(autoconn, queue)}"
+    assert autoconn.execute(sent).fetchone() == (3000, 3000)
 
 
 def test_a_send_waits_until_it_is_known_what_became_of_the_last_one(

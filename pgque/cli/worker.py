@@ -13,7 +13,7 @@ from pgque.cli.options import CommandError, OptionalDsn, log_to_stderr
 Targets = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODULE:CONSUMER...",
+        metavar="MODULE:CONSUMER",
         help="Where your Consumer is, or a Ticker, or a function that makes one.",
         show_default=False,
     ),

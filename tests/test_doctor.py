@@ -57,7 +57,7 @@ def test_no_schema(empty_dsn):
     assert (found.check, found.status, found.mend) == ("schema", Status.FAULT, "pgque install")
 
 
-@pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque install"), (1, "pip install")])
+@pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque upgrade"), (1, "pip install")])
 def test_a_schema_of_another_version(dsn, autoconn, difference, mend):
     autoconn.execute("update pgque.config set schema_version = schema_version + %s", [difference])
     found = finding(dsn, "schema")

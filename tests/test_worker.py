@@ -1,16 +1,16 @@
 """`pgque worker`: a supervisor and its processes, as a user runs them."""
 
-import fcntl
 import os
 import pty
 import signal
 import subprocess
-import termios
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pgque.cli.app import run
 from tests.fix_cli import CHECKOUT, command, environment
 from tests.fix_engine import send, value
 from tests.running import eventually
@@ -27,6 +27,7 @@ options = dict(queue=QUEUE, max_messages=1, retry_after=0, poll_interval=1)
 group = pgque.Consumer(DSN, name="group", subconsumer="web", **options)
 alone = pgque.Consumer(DSN, name="alone", **options)
 stranger = pgque.Consumer(DSN, name="stranger", **options)
+ticker = pgque.Ticker(DSN)
 
 def wait_for(*names):
     while not all(map(os.path.exists, names)):
@@ -56,26 +57,33 @@ for consumer in group, alone:
 """
 
 
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+terminal, *command = sys.argv[1:]
+fcntl.ioctl(int(terminal), termios.TIOCSCTTY, 0)
+os.close(int(terminal))
+os.execv(command[0], command)
+"""
+
+
 class Worker:
     """A worker that runs in a folder, and what it logs."""
 
     def __init__(
         self, folder: Path, *arguments: str, terminal: int | None = None, **more: str
     ) -> None:
-        def take_terminal() -> None:
-            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-
+        launcher = [] if terminal is None else [sys.executable, "-c", TAKE_TERMINAL, str(terminal)]
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command("worker", *arguments),
+                [*launcher, *command("worker", *arguments)],
                 cwd=folder,
                 env=environment(PYTHONPATH=str(CHECKOUT), PYTHONDONTWRITEBYTECODE="1", **more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=terminal is not None,
-                preexec_fn=None if terminal is None else take_terminal,
+                pass_fds=() if terminal is None else (terminal,),
             )
 
     @property
@@ -299,10 +307,17 @@ def test_where_nobody_can_begin_it_ends_with_status_1(worker):
 
 
 def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, queue, handled):
-    one = worker("shop:stranger", "shop:alone")
+    one = worker("shop:stranger", "shop:alone", "shop:ticker")
     one.says("shop:stranger failed: ")
+    one.says("shop:ticker starts: a ticker")
     send(autoconn, queue, "x")
     eventually(lambda: handled("x"))
     autoconn.execute("select pgque.subscribe(%s, 'stranger')", [queue])
     one.signal(signal.SIGTERM)
     one.ends()
+
+
+def test_reloading_needs_an_extra(monkeypatch, capsys):
+    monkeypatch.setattr("pgque.cli.worker.find_spec", lambda name: None)
+    assert run(["worker", "shop:alone", "--reload"]) == 1
+    assert capsys.readouterr().err == "pgque: watchfiles is missing: pip install 'pgque[reload]'\n"

@@ -35,8 +35,10 @@ def ticker(x: Examination) -> Iterator[Finding]:
     if leader:
         behind = f"{len(waiting):,} queues have events to be ticked" if waiting else "nothing waits"
         yield ok("ticker", f"backend {leader[0]} leads; {behind}")
-    elif _pg_cron(x)[0] == "scheduled":
+    elif (scheduled := _pg_cron(x)[0]) == "scheduled":
         yield ok("ticker", "pg_cron ticks")
+    elif scheduled == "hidden":
+        yield ok("ticker", "no process leads, and no event waits; for pg_cron see below")
     else:
         yield warning(
             "ticker",

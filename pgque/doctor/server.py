@@ -101,7 +101,7 @@ def schema(x: Examination) -> Iterator[Finding]:
         yield fault(
             "schema",
             f"version {version}, older than this client's {SCHEMA_VERSION}",
-            "pgque install",
+            "pgque upgrade",
         )
     elif version > SCHEMA_VERSION:
         yield fault(

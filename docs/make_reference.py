@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import psycopg
-from reference_cli import LINES, cli_reference
+from reference_cli import FILES, cli_reference
 from reference_python import python_reference
 from reference_sql import sql_reference
 
@@ -49,7 +49,8 @@ def write_cli(dsn: str) -> None:
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        Path("orders.ndjson").write_text(LINES, encoding="utf-8")
+        for name, text in FILES.items():
+            Path(name).write_text(text, encoding="utf-8")
         page = cli_reference(dsn, lambda: let_die(dsn))
         os.chdir(here)
     (HERE / "reference-cli.md").write_text(page, encoding="utf-8")

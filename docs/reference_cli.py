@@ -6,12 +6,16 @@ import io
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Final
 
 import typer.main
 
+import pgque
 from pgque.cli.app import app, run
 
 HEAD: Final = """# Reference: command line
@@ -19,21 +23,30 @@ HEAD: Final = """# Reference: command line
 <!-- Made by docs/make_reference.py: the examples were run, one after the other. -->
 
 The extra `cli` has it: `pip install 'pgque[cli]'`. Each command has `--help`, and
-`pgque --install-completion` teaches the shell their names. The database is `--dsn` or `PGQUE_DSN`,
+`pgque --install-completion` teaches bash, zsh, fish or PowerShell their names and options
+(`--show-completion` prints what it would install). The database is `--dsn` or `PGQUE_DSN`,
 a libpq connection string or URL: what it leaves out comes from libpq's own places, as `PGHOST`,
 service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
-the traceback); 2 where the command was called wrongly. [`doctor`](#pgque-doctor) has its own.
+the traceback); 2 where the command was called wrongly; 130 after Ctrl-C; 141 where nobody reads
+what is printed, as in `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and
+[`worker`](#pgque-worker) have their own. What runs until it is stopped (`dev`, `ticker`, `worker`)
+ends with 0 after SIGTERM and Ctrl-C.
 """
 
 EXAMPLES: Final = {
     "pgque install": ["pgque install"],
+    "pgque upgrade": ["pgque upgrade", "pgque upgrade --json"],
+    "pgque sql": ["pgque sql | head -2"],
+    "pgque ticker": ["pgque ticker"],
     "pgque queue create": ["pgque queue create orders"],
     "pgque consumer subscribe": ["pgque consumer subscribe orders mailer"],
+    "pgque worker": ["pgque worker shop:mailer"],
     "pgque send": [
         """pgque send orders '{"order": 1}' '{"order": 2}' --type placed --key anna""",
-        "pgque send orders --file orders.ndjson",
+        "pgque send orders --file orders.ndjson --resume orders.sent",
+        "pgque send orders --file orders.ndjson --resume orders.sent",
     ],
     "pgque tail": ["pgque tail orders --no-follow --since 3600"],
     "pgque queue list": ["pgque queue list", "pgque queue list --json"],
@@ -53,10 +66,28 @@ EXAMPLES: Final = {
     "pgque dead purge": ["pgque dead purge orders --days 7 --yes"],
     "pgque consumer unsubscribe": ["pgque consumer unsubscribe orders mailer --yes"],
     "pgque queue drop": ["pgque queue drop orders --yes"],
+    "pgque uninstall": ["pgque uninstall --yes"],
 }
 """In the order in which they are run; the page has the order of the help."""
 
 LINES: Final = '{"order": 3}\n{"order": 4}\n'
+
+SHOP: Final = """import os
+
+import pgque
+
+mailer = pgque.Consumer(os.environ["PGQUE_DSN"], queue="orders", name="mailer")
+
+
+@mailer.on("*")
+def send_mail(message): ...
+"""
+
+FILES: Final = {"orders.ndjson": LINES, "shop.py": SHOP}
+"""What the examples need in the current directory."""
+
+UNTIL_STOPPED: Final = {"pgque ticker": "leading", "pgque worker shop:mailer": "starts:"}
+"""Examples that go on until Ctrl-C, which comes when they have said this."""
 
 
 def cli_reference(dsn: str, let_die: Any) -> str:
@@ -72,7 +103,9 @@ def cli_reference(dsn: str, let_die: Any) -> str:
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
-    page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:\d\d)?", "TIME", page)
+    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # what the process itself logs
+    page = re.sub(r"pid \d+", "pid", page)
+    page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
     page = re.sub(r'("(?:last_tick|longest_lag|events_per_second)": )[\d.]+', r"\1N", page)
     page = re.sub(r"(_seconds\{[^}]*\}) [\d.e-]+", r"\1 N", page)
@@ -81,7 +114,31 @@ def without_what_varies(page: str) -> str:
     return re.sub(r"[ ─]+", " ", page)
 
 
+def _run_until(call: str, dsn: str, said: str) -> str:
+    checkout = os.path.dirname(os.path.dirname(pgque.__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-m", *shlex.split(call)],
+        env={**os.environ, "PGQUE_DSN": dsn, "PYTHONPATH": checkout, "TZ": "UTC"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    with process.stdout as output:
+        for line in output:
+            lines.append(line)
+            if said in line:
+                process.send_signal(signal.SIGINT)
+    assert process.wait() == 0, lines
+    return "".join(lines)
+
+
 def _run(call: str, dsn: str) -> str:
+    if call in UNTIL_STOPPED:
+        return _run_until(call, dsn, UNTIL_STOPPED[call])
+    call, _, head = call.partition(" | head -")
     out = io.StringIO()
     before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ")}
     os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC")
@@ -94,7 +151,8 @@ def _run(call: str, dsn: str) -> str:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
+    lines = out.getvalue().splitlines()[: int(head) if head else None]
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _commands(group: Any, name: str, printed: dict[str, list[str]]) -> Iterator[str]:

@@ -14,20 +14,21 @@ LONGEST_PAUSE = 2.0
 
 
 class Backoff:
-    """Pauses between attempts: doubled each time up to two seconds, with jitter."""
+    """Pauses between attempts: doubled each time up to the longest, with jitter."""
 
-    def __init__(self) -> None:
-        self._ceiling = FIRST_PAUSE
+    def __init__(self, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> None:
+        self._first = self._ceiling = first
+        self._longest = longest
 
     def next(self) -> float:
         """Return the next pause in seconds."""
         pause = random.uniform(self._ceiling / 4, self._ceiling)  # noqa: S311
-        self._ceiling = min(self._ceiling * 2, LONGEST_PAUSE)
+        self._ceiling = min(self._ceiling * 2, self._longest)
         return pause
 
     def reset(self) -> None:
         """Begin anew, after something has worked."""
-        self._ceiling = FIRST_PAUSE
+        self._ceiling = self._first
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -178,6 +179,23 @@ class Consumer:
         """Let `start` return after the message that is being handled. From any thread."""
         self._stopping.set()
         self._awake.set()
+
+    @property
+    def subconsumer(self) -> str | None:
+        """Name of this member of a cooperative group; None where it is not cooperative."""
+        return self._subconsumer
+
+    def as_member(self, subconsumer: str) -> Consumer:
+        """Return another member of the same group, with the handlers and settings of this one.
+
+        :raises PgqueInvalidArgument: where this is no member of a group.
+        """
+        if self._subconsumer is None:
+            raise PgqueInvalidArgument(f"{self} is no member of a group: it has no subconsumer")
+        member = copy(self)
+        member._subconsumer = subconsumer
+        member._stopping, member._awake = threading.Event(), threading.Event()
+        return member
 
     def __str__(self) -> str:
         member = f".{self._subconsumer}" if self._subconsumer else ""

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import psycopg
 from psycopg import errors as pg
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
 
+from pgque.alone import Connection, connection, locked, query, row, value
 from pgque.errors import (
-    PgqueBusy,
     PgqueError,
     PgquePermissionDenied,
     PgqueReadOnly,
@@ -30,27 +23,6 @@ SCHEMA_VERSION = 1
 """The version of the schema that this client installs and speaks to."""
 
 OLDEST_SERVER = 14
-
-Connection = psycopg.Connection[Any]
-T = TypeVar("T")
-
-_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/01_tables.sql
-_ATTEMPTS = 12
-
-# A change of a table waits for the transactions that use it, and all others wait behind it. So it
-# waits for a moment only, lets them pass, and comes back.
-_LOCK_TIMEOUT_MS = 200
-_LOCK_ATTEMPTS = 120
-
-# Roles belong to the whole cluster: an installer in another database may create or grant the
-# same ones at this moment, which no lock of this database can keep away.
-_COLLISIONS = (
-    pg.UniqueViolation,
-    pg.DuplicateObject,
-    pg.DuplicateSchema,
-    pg.DeadlockDetected,
-    pg.SerializationFailure,
-)
 
 
 def sql_files() -> list[Path]:
@@ -98,25 +70,76 @@ def install(target: str | Connection) -> int:
     (which names the right that is missing), `PgqueConnectionError`, or `PgqueBusy` where a table
     that has to be changed was in use by long transactions for about a minute.
     """
-    body = _body().encode()
 
     def work(conn: Connection) -> int:
         _check_rights(conn)
         found = _read_version(conn)
         if found is not None and found > SCHEMA_VERSION:
             raise PgqueSchemaNewer(_newer(found))
-        try:
-            _query(conn, body)
-        except pg.InsufficientPrivilege as error:
-            advice = error.diag.message_hint or "install as the owner of the database"
-            raise PgquePermissionDenied(
-                f"{error.diag.message_primary}\n{advice}", sqlstate=error.sqlstate
-            ) from error
+        _run_script(conn)
         return SCHEMA_VERSION
 
-    with _connection(target) as conn:
+    with connection(target) as conn:
         _check_server(conn)
-        return _locked(conn, work)
+        return locked(conn, work)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What is installed: the version of the schema, and the release of pgque that it came with."""
+
+    schema: int
+    release: str
+
+    def __str__(self) -> str:
+        return f"version {self.schema} (pgque {self.release})"
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What an upgrade found, and what is there now."""
+
+    before: Installed
+    after: Installed
+
+    @property
+    def changed(self) -> bool:
+        """Whether there was something to do."""
+        return self.before != self.after
+
+
+def upgrade(target: str | Connection) -> Upgrade:
+    """Bring an older schema up to date, as `install` does; do nothing where it is.
+
+    ``target`` is a connection string or a connection, treated as by `install`. Raises
+    `PgqueSchemaMissing` where nothing is installed, and else what `install` raises.
+    """
+
+    def work(conn: Connection) -> Upgrade:
+        found = _read_version(conn)
+        if found is None:
+            raise PgqueSchemaMissing(
+                f"there is no schema pgque in the database {conn.info.dbname} to be upgraded: "
+                "pgque install makes it"
+            )
+        if found > SCHEMA_VERSION:
+            raise PgqueSchemaNewer(_newer(found))
+        before = Installed(found, value(conn, b"select pgque.version()"))
+        ours = Installed(SCHEMA_VERSION, _release())
+        if before == ours:
+            return Upgrade(before, before)
+        if found == SCHEMA_VERSION and _numbers(before.release) > _numbers(ours.release):
+            raise PgqueSchemaNewer(
+                f"the schema in this database is that of pgque {before.release}, this client's of "
+                f"{ours.release}: upgrade the Python package pgque"
+            )
+        _check_rights(conn)
+        _run_script(conn)
+        return Upgrade(before, ours)
+
+    with connection(target) as conn:
+        _check_server(conn)
+        return locked(conn, work)
 
 
 def uninstall(target: str | Connection) -> bool:
@@ -126,14 +149,14 @@ def uninstall(target: str | Connection) -> bool:
     """
 
     def work(conn: Connection) -> bool:
-        if not _value(conn, b"select to_regnamespace('pgque') is not null"):
+        if not value(conn, b"select to_regnamespace('pgque') is not null"):
             return False
-        _query(conn, b"select pgque.uninstall()")
+        query(conn, b"select pgque.uninstall()")
         return True
 
-    with _connection(target) as conn:
+    with connection(target) as conn:
         _check_server(conn)
-        return _locked(conn, work)
+        return locked(conn, work)
 
 
 def schema_version(target: str | Connection) -> int | None:
@@ -141,7 +164,7 @@ def schema_version(target: str | Connection) -> int | None:
 
     Raises `PgquePermissionDenied` for a role that is neither reader, writer nor admin.
     """
-    with _connection(target) as conn, mapped:
+    with connection(target) as conn, mapped:
         return _read_version(conn)
 
 
@@ -155,8 +178,8 @@ class Versions:
 
 def server_versions(target: str | Connection) -> Versions:
     """Return the version of the server and that of the schema in its database."""
-    with _connection(target) as conn, mapped:
-        server = str(_value(conn, b"show server_version"))
+    with connection(target) as conn, mapped:
+        server = str(value(conn, b"show server_version"))
         return Versions(server.split()[0], _read_version(conn))
 
 
@@ -176,6 +199,27 @@ def _newer(found: int) -> str:
         f"the schema in this database has version {found}, this client knows {SCHEMA_VERSION}: "
         "upgrade the Python package pgque"
     )
+
+
+def _release() -> str:
+    """Return the release whose functions this client installs."""
+    found = re.search(r"function pgque\.version\(\).*?'([^']+)'", _body(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
+
+
+def _run_script(conn: Connection) -> None:
+    try:
+        query(conn, _body().encode())
+    except pg.InsufficientPrivilege as error:
+        advice = error.diag.message_hint or "install as the owner of the database"
+        raise PgquePermissionDenied(
+            f"{error.diag.message_primary}\n{advice}", sqlstate=error.sqlstate
+        ) from error
 
 
 def _body() -> str:
@@ -223,59 +267,6 @@ def _step(version: int, file: Path) -> str:
     return _STEP.format(version=version, statements=file.read_text(encoding="utf-8"))
 
 
-@contextmanager
-def _connection(target: str | Connection) -> Iterator[Connection]:
-    if isinstance(target, psycopg.Connection):
-        yield target
-        return
-    with mapped:
-        conn = psycopg.connect(
-            target,
-            autocommit=True,
-            client_encoding="utf8",
-            fallback_application_name="pgque install",
-            prepare_threshold=None,  # for poolers; each statement runs once
-        )
-    with conn:
-        yield conn
-
-
-def _locked(conn: Connection, work: Callable[[Connection], T]) -> T:
-    """Do ``work`` in one transaction, alone in this database; again after a collision."""
-    own = conn.info.transaction_status == TransactionStatus.IDLE
-    collisions = waits = 0
-    while True:
-        try:
-            with mapped, conn.transaction():
-                if own:
-                    # A snapshot from before the lock would not see what was waited for.
-                    _query(conn, b"set transaction isolation level read committed")
-                _query(conn, _LOCK)
-                if own:
-                    _query(conn, f"set local lock_timeout = {_LOCK_TIMEOUT_MS}".encode())
-                return work(conn)
-        except PgqueBusy as error:
-            waits += 1
-            if not own or waits == _LOCK_ATTEMPTS:
-                raise PgqueBusy(
-                    f"{error}\nA transaction has been using for long what has to be changed: "
-                    "end it (pg_stat_activity shows it) and do this again.",
-                    sqlstate=error.sqlstate,
-                ) from error.__cause__
-            time.sleep(random.uniform(0.1, 0.5))  # noqa: S311
-        except PgqueError as error:
-            collisions += 1
-            if collisions == _ATTEMPTS or not _is_collision(error.__cause__):
-                raise
-            time.sleep(random.uniform(0.02, 0.05) * collisions)  # noqa: S311
-
-
-def _is_collision(cause: BaseException | None) -> bool:
-    if isinstance(cause, pg.InternalError_):
-        return "concurrently" in str(cause)
-    return isinstance(cause, _COLLISIONS)
-
-
 def _check_server(conn: Connection) -> None:
     version = conn.info.server_version
     if version < OLDEST_SERVER * 10_000:
@@ -286,7 +277,7 @@ def _check_server(conn: Connection) -> None:
 
 def _check_rights(conn: Connection) -> None:
     """Raise the named error for what would make the script fail half way."""
-    recovering, read_only, mine, creates = _row(
+    recovering, read_only, mine, creates = row(
         conn,
         b"""
         select pg_is_in_recovery(),
@@ -312,27 +303,11 @@ def _check_rights(conn: Connection) -> None:
 
 def _read_version(conn: Connection) -> int | None:
     try:
-        if _value(conn, b"select to_regclass('pgque.config') is null"):
+        if value(conn, b"select to_regclass('pgque.config') is null"):
             return None
-        return int(_value(conn, b"select schema_version from pgque.config"))
+        return int(value(conn, b"select schema_version from pgque.config"))
     except pg.InsufficientPrivilege as error:
         user = conn.info.user
         raise PgquePermissionDenied(
             f"{user} may not use the schema pgque: grant pgque_reader or pgque_writer to {user}"
         ) from error
-
-
-def _query(conn: Connection, statements: bytes) -> None:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(statements)
-
-
-def _row(conn: Connection, statement: bytes) -> tuple[Any, ...]:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(statement).fetchone()
-        assert row is not None
-        return row
-
-
-def _value(conn: Connection, statement: bytes) -> Any:
-    return _row(conn, statement)[0]

@@ -1,5 +1,6 @@
 """The command line: each command as a process of its own, as a user runs it."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -65,6 +66,31 @@ def test_install_and_uninstall(empty_dsn: str) -> None:
     assert schema_version(empty_dsn) is None
     done = cli("uninstall", "--yes", PGQUE_DSN=empty_dsn)
     assert (done.returncode, done.stdout) == (0, "There was no schema pgque.\n")
+
+
+def test_upgrade_says_from_what_to_what(dsn: str, autoconn: psycopg.Connection) -> None:
+    now = f"version {SCHEMA_VERSION} (pgque 0.1.0)"
+    done = cli("upgrade", "--dsn", dsn)
+    assert (done.returncode, done.stdout) == (0, f"The schema pgque is up to date: {now}.\n")
+    release = (
+        "create or replace function pgque.version() returns text language sql as $$select '{}'$$"
+    )
+    autoconn.execute(release.format("0.0.9").encode())
+    done = cli("upgrade", "--dsn", dsn, "--json")
+    assert json.loads(done.stdout) == {
+        "changed": True,
+        "from": {"schema": SCHEMA_VERSION, "release": "0.0.9"},
+        "to": {"schema": SCHEMA_VERSION, "release": "0.1.0"},
+    }
+    assert "up to date" in cli("upgrade", "--dsn", dsn).stdout
+    autoconn.execute(release.format("0.10.0").encode())
+    assert "upgrade the Python package" in failed(cli("upgrade", "--dsn", dsn))
+
+
+def test_upgrade_wants_something_to_upgrade(empty_dsn: str) -> None:
+    line = failed(cli("upgrade", "--dsn", empty_dsn))
+    assert "there is no schema pgque in the database pgque_test_" in line
+    assert schema_version(empty_dsn) is None
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n\n", 1), ("", 1), ("y\n", 0)])

@@ -1,13 +1,17 @@
 """The commands around queues, consumers, events and dead letters."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import pgque
-from tests.fix_cli import cli, failed
+from pgque.cli import resume
+from pgque.cli.app import run
+from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.fix_engine import drain, nack, payloads, receive, send, send_many, tick, value
+from tests.running import eventually
 
 
 def said(*arguments: str, stdin: str = "", **more: str) -> str:
@@ -147,6 +151,109 @@ def test_a_stream_that_breaks_says_where_to_go_on(
     path.write_text("1\n\n2\n3\n4\n")
     said("send", queue, "--file", str(path), "--skip", "3", **pgque_dsn)
     assert payloads(drain(autoconn, queue, consumer)) == ["1", "2", "3", "4"]
+
+
+def numbers(count: int) -> str:
+    return "".join(f"{n}\n" for n in range(count))
+
+
+@pytest.fixture
+def sending(dsn, queue, tmp_path):
+    """A file, and the command that sends it with a record beside it."""
+    path = tmp_path / "events.ndjson"
+    record = ["--resume", str(tmp_path / "record"), "--batch", "2"]
+    return path, ["send", queue, "-f", str(path), *record, "--dsn", dsn]
+
+
+def test_a_send_with_a_record_goes_on_where_it_was(sending, queue, consumer, autoconn):
+    path, call = sending
+    path.write_text(numbers(3))
+    assert said(*call) == f"3 sent to {queue}.\n"
+    assert "0 sent to" in said(*call)
+    path.write_text(numbers(5))
+    assert said(*call) == f"2 sent to {queue}; the first 3 lines had been sent before.\n"
+    assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_send_that_was_killed_at_its_commit_is_neither_repeated_nor_cut(
+    sending, queue, consumer, autoconn, monkeypatch, capsys, committed
+):
+    path, call = sending
+    path.write_text(numbers(5))
+    before_commit = resume.Record.before_commit
+
+    def die(self, then):
+        before_commit(self, then)
+        if then == 4:
+            if committed:
+                self.conn.commit()
+            self.conn.close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resume.Record, "before_commit", die)
+        assert run(call) == 1
+    assert "go on with the same command" in capsys.readouterr().err
+    assert run(call) == 0
+    assert f"{1 if committed else 3} sent to {queue}" in capsys.readouterr().out
+    assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_send_that_is_killed_anywhere_goes_on(sending, queue, autoconn, tmp_path):
+    path, call = sending
+    path.write_text(numbers(3000))
+    record = tmp_path / "record"
+    for lines in (300, 1200):
+        with subprocess.Popen(command(*call), cwd=CHECKOUT, env=environment()) as process:
+            eventually(lambda: record.exists() and json.loads(record.read_text())["then"] > lines)
+            process.kill()
+    assert run(call) == 0
+    sent = f"select count(*), count(distinct ev_data) from {_log(autoconn, queue)}"
+    assert autoconn.execute(sent).fetchone() == (3000, 3000)
+
+
+def test_a_send_waits_until_it_is_known_what_became_of_the_last_one(
+    dsn, sending, queue, monkeypatch, capsys, tmp_path
+):
+    path, call = sending
+    path.write_text(numbers(4))
+    with pgque.connect(dsn) as other:
+        mine = resume.Record(tmp_path / "record", other, queue)
+        other.send_batch(queue, "default", ["0", "1"])
+        mine.before_commit(2)
+        with monkeypatch.context() as patched:
+            patched.setattr(resume, "PATIENCE", 0)
+            assert run(call) == 1
+        assert "still open" in capsys.readouterr().err
+        monkeypatch.setattr(resume, "pause", other.conn.commit)
+        assert run(call) == 0
+    assert "2 sent to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"queue": "other"}, "is of a send to other"),
+        ({"database": "x/1"}, "in the database x/1"),
+        ({"transaction": "9000000000000000"}, "is of another server"),
+        (None, "is no record of a send"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(sending, capsys, tmp_path, change, told):
+    path, call = sending
+    path.write_text(numbers(2))
+    assert run(call) == 0
+    record = tmp_path / "record"
+    kept = json.loads(record.read_text())
+    record.write_text("[]" if change is None else json.dumps({**kept, **change}))
+    capsys.readouterr()
+    assert run(call) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_record_needs_a_file(pgque_dsn, queue):
+    for more in (["x"], ["-f", "-", "--skip", "1"]):
+        assert cli("send", queue, *more, "--resume", "r", **pgque_dsn).returncode == 2
 
 
 def test_tail_prints_what_is_kept_without_consuming(pgque_dsn, queue, consumer, autoconn):

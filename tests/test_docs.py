@@ -111,7 +111,8 @@ def test_the_command_line_prints_what_its_reference_says(
     scripts: Callable[[str], ModuleType], dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = scripts("reference_cli")
-    (tmp_path / "orders.ndjson").write_text(reference.LINES)
+    for name, text in reference.FILES.items():
+        (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     page = reference.cli_reference(dsn, lambda: scripts("make_reference").let_die(dsn))
     written = (DOCS / "reference-cli.md").read_text()

@@ -1,12 +1,15 @@
 """`pgque doctor` finds what was planted, and says what mends it."""
 
 import json
+import os
+import re
 from datetime import timedelta
 
 import psycopg
 import pytest
 
-from pgque.doctor import Finding, Status, consumers, events, examine, server
+import pgque
+from pgque.doctor import FIRST, REST, Finding, Status, consumers, events, examine, server
 from pgque.testing import advance
 from tests.fix_cli import cli
 from tests.fix_engine import nack, receive, send, tick, value
@@ -55,7 +58,7 @@ def test_no_schema(empty_dsn):
     assert (found.check, found.status, found.mend) == ("schema", Status.FAULT, "pgque install")
 
 
-@pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque install"), (1, "pip install")])
+@pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque upgrade"), (1, "pip install")])
 def test_a_schema_of_another_version(dsn, autoconn, difference, mend):
     autoconn.execute("update pgque.config set schema_version = schema_version + %s", [difference])
     found = finding(dsn, "schema")
@@ -71,6 +74,68 @@ def test_a_user_without_rights(dsn, autoconn):
         assert found.mend == 'grant pgque_reader to "pgque_test_nobody"'
     finally:
         autoconn.execute("drop role pgque_test_nobody")
+
+
+@pytest.fixture
+def role(dsn, autoconn):
+    """Make a role that may log in: its DSN."""
+    made = []
+
+    def role(*granted: str) -> str:
+        name = f"pgque_test_role_{os.getpid()}_{len(made)}"
+        autoconn.execute(f"create role {name} login")
+        made.append(name)
+        for other in granted:
+            autoconn.execute(f"grant {other} to {name}")
+        return psycopg.conninfo.make_conninfo(dsn, user=name)
+
+    yield role
+    for name in made:
+        autoconn.execute(f"drop owned by {name}")
+        autoconn.execute(f"drop role {name}")
+
+
+def test_a_reader_may_make_every_check(role, queue, consumer):
+    found = list(examine(role("pgque_reader")))
+    assert {one.check for one in found} == {*FIRST, *REST}
+    assert {one.check for one in found if one.status is not Status.OK} <= {"ticker", "settings"}
+    assert "to see all" in found[-1].detail  # transactions of others
+
+
+def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, monkeypatch):
+    autoconn.execute("select pgque.create_queue('private')")
+    dsn = role()
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["user"]
+    autoconn.execute("select pgque.grant_queue(%s, %s, 'consume')", [name, queue])
+    with pgque.connect(dsn, autocommit=True) as client:
+        client.subscribe(queue, "mine")
+    found = list(examine(dsn))
+    assert not [one for one in found if one.status is Status.FAULT and one.check != "settings"]
+    detail = {one.check: one.detail for one in found}
+    assert detail["rights"] == f"{name} has grants to consume for {queue} alone"
+    assert detail["consumers"] == "1, none stands still"
+    assert detail["not checked"] == (
+        "restore, queues, retries, dead letters, rotation: they need pgque_reader"
+    )
+    send(autoconn, "private")
+    send(autoconn, queue)
+    monkeypatch.setattr(events, "LATE", NOW)
+    assert f"1 events in {queue} wait" in finding(dsn, "ticker").detail
+    tick(autoconn, queue)
+    monkeypatch.setattr(consumers, "SILENT", NOW)
+    assert f"mine of {queue} was last seen" in finding(dsn, "consumers").detail
+
+
+def test_a_role_without_a_grant_is_told_how_to_get_one(role):
+    found = finding(role("pgque_user"), "rights")
+    assert found.status is Status.WARNING
+    assert found.mend.startswith("select pgque.grant_queue('pgque_test_role_")
+
+
+def test_a_writer_is_told_what_it_cannot_see(role, queue):
+    dsn = role("pgque_writer")
+    assert finding(dsn, "ticker").status is Status.WARNING
+    assert "consumers" in finding(dsn, "not checked").detail
 
 
 def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn, monkeypatch):
@@ -99,6 +164,25 @@ def test_a_consumer_that_stands_still(dsn, queue, consumer, autoconn, monkeypatc
     found = finding(dsn, "consumers")
     assert found.status is Status.WARNING
     assert f"pgque consumer unsubscribe {queue} {consumer}" in found.mend
+
+
+def test_it_says_how_much_a_consumer_holds_back(dsn, queue, consumer, autoconn, monkeypatch):
+    monkeypatch.setattr(consumers, "SILENT", NOW)
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    assert re.search(r"a log of \d+ kB is kept for it", finding(dsn, "consumers").detail)
+
+
+def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn, monkeypatch):
+    autoconn.execute("select pgque.subscribe_subconsumer(%s, 'group', 'gone')", [queue])
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    autoconn.execute("select pgque.receive_coop(%s, 'group', 'gone')", [queue])
+    monkeypatch.setattr(consumers, "SILENT", NOW)
+    [found] = [one for one in findings(dsn, "consumers") if "a member of" in one.detail]
+    call = found.mend.removeprefix("start it, or ")
+    assert value(autoconn, call) == 1
+    assert not [one for one in findings(dsn, "consumers") if "a member of" in one.detail]
 
 
 def test_retries_that_nobody_puts_back(dsn, queue, consumer, autoconn, monkeypatch):

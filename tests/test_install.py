@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import pgque
+from pgque import alone
 from pgque import install as module
 from pgque.embedded import Server
 from pgque.embedded.binaries import find_account
@@ -223,7 +224,7 @@ def test_p5_collision_is_tried_again_a_few_times(
 
     attempts: list[psycopg.Connection] = []
     monkeypatch.setattr(module, "_check_rights", collide)
-    monkeypatch.setattr(module, "_ATTEMPTS", 4)
+    monkeypatch.setattr(alone, "_ATTEMPTS", 4)
     if times < 4:
         assert install(empty_dsn) == module.SCHEMA_VERSION
     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pgque.doctor import examine
 from pgque.install import install
 from tests.fix_engine import (
     LONG,
@@ -241,6 +242,22 @@ def test_with_pg_cron_start_schedules_one_job_and_stop_takes_it_out(cron_dsn):
         assert detail.startswith("10 seconds" if seconds else "* * * * *")
         assert [value(conn, "select pgque.stop()") for _ in range(2)] == [1, 0]
         assert status(conn)["pg_cron"][0] == "stopped"
+
+
+def test_doctor_sees_whether_pg_cron_ticks(cron_dsn):
+    def seen(dsn: str) -> dict[str, tuple[str, str | None]]:
+        return {one.check: (one.status.value, one.mend) for one in examine(dsn)}
+
+    with psycopg.connect(cron_dsn, autocommit=True) as conn:
+        conn.execute("create role reader login in role pgque_reader")
+        as_reader = f"{cron_dsn} user=reader"
+        assert seen(cron_dsn)["pg_cron"] == ("warning", "select pgque.start()")
+        conn.execute("select pgque.start()")
+        assert seen(cron_dsn)["pg_cron"] == seen(cron_dsn)["ticker"] == ("ok", None)
+        assert seen(as_reader)["ticker"] == ("ok", None)
+        found, mend = seen(as_reader)["pg_cron"]
+        assert (found, "pgque_admin" in mend) == ("warning", True)
+        conn.execute("select pgque.stop()")
 
 
 @pytest.mark.skipif(not LONG, reason="pg_cron looks once a minute: PGQUE_LONG=1")

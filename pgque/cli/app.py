@@ -24,15 +24,25 @@ from pgque.cli import (
     ticker,
     top,
     uninstall,
+    upgrade,
     version,
+    worker,
 )
 from pgque.cli.options import CommandError
 from pgque.errors import PgqueError
+
+EXIT_STATUS = (
+    "Exit status: 0; 1 after an error, which is one line on standard error; 2 where the command "
+    "was called wrongly; 130 after Ctrl-C; 141 where nobody reads what is printed."
+)
+BROKEN_PIPE = 141
+"""What a shell reports of a program that SIGPIPE has ended: 128 + 13."""
 
 app = typer.Typer(
     name="pgque",
     help="Queues of events inside PostgreSQL.",
     no_args_is_help=True,
+    epilog=EXIT_STATUS,
     pretty_exceptions_enable=False,
 )
 
@@ -41,7 +51,9 @@ for module in (
     demo,
     dev,
     install,
+    upgrade,
     ticker,
+    worker,
     send,
     tail,
     status,
@@ -53,8 +65,10 @@ for module in (
     sql,
     uninstall,
 ):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.command(module.__name__.rpartition(".")[2], epilog=EXIT_STATUS)(module.command)
 for group in (queue, consumer, dead):
+    for one in group.app.registered_commands:
+        one.epilog = EXIT_STATUS
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 _show_traceback = False
@@ -70,16 +84,18 @@ def before_any_command(
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; return the exit status: 1 after an error, 2 where it was called wrongly."""
+    """Run one command; return the exit status, as `EXIT_STATUS` says."""
     try:
         app(arguments, prog_name="pgque")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            return BROKEN_PIPE
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:
         if _show_traceback:
             raise
         typer.echo(f"pgque: {_one_line(error)}", err=True)
-        return 1
+        return error.status if isinstance(error, CommandError) else 1
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pgque.cli.options import Dsn
-from pgque.cli.output import AsJson, print_json, print_table
+from pgque.cli.output import AsJson, print_done, print_json, print_table
 from pgque.cli.queue import Queue, Yes
 from pgque.client import connect
 
@@ -31,15 +31,18 @@ At = Annotated[
 
 
 @app.command()
-def subscribe(dsn: Dsn, queue: Queue, consumer: Name) -> None:
+def subscribe(dsn: Dsn, queue: Queue, consumer: Name, as_json: AsJson = False) -> None:
     """Subscribe a consumer: what is sent from now on is delivered to it."""
     with connect(dsn, autocommit=True) as client:
         done = client.subscribe(queue, consumer)
-    typer.echo(f"{consumer} {'is now' if done else 'was already'} subscribed to {queue}.")
+    text = f"{consumer} {'is now' if done else 'was already'} subscribed to {queue}."
+    print_done(as_json, {"queue": queue, "consumer": consumer, "subscribed": bool(done)}, text)
 
 
 @app.command()
-def unsubscribe(dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False) -> None:
+def unsubscribe(
+    dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """End a subscription: what it has not received is not delivered to it any more."""
     if not yes:
         typer.confirm(
@@ -47,7 +50,8 @@ def unsubscribe(dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False) -> Non
         )
     with connect(dsn, autocommit=True) as client:
         done = client.unsubscribe(queue, consumer)
-    typer.echo(f"{consumer} {'is no longer' if done else 'was not'} subscribed to {queue}.")
+    text = f"{consumer} {'is no longer' if done else 'was not'} subscribed to {queue}."
+    print_done(as_json, {"queue": queue, "consumer": consumer, "unsubscribed": bool(done)}, text)
 
 
 @app.command("list")
@@ -73,7 +77,14 @@ def list_(dsn: Dsn, queue: OnlyQueue = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def seek(dsn: Dsn, queue: Queue, consumer: Name, tick: Tick = None, at: At = None) -> None:
+def seek(
+    dsn: Dsn,
+    queue: Queue,
+    consumer: Name,
+    tick: Tick = None,
+    at: At = None,
+    as_json: AsJson = False,
+) -> None:
     """Move a consumer back or forward, within the history that is kept: to --tick or --at."""
     if (tick is None) == (at is None):
         raise typer.BadParameter("give either --tick or --at")
@@ -81,4 +92,5 @@ def seek(dsn: Dsn, queue: Queue, consumer: Name, tick: Tick = None, at: At = Non
     assert to is not None
     with connect(dsn, autocommit=True) as client:
         stands = client.seek(queue, consumer, to)
-    typer.echo(f"{consumer} stands at tick {stands} of {queue}.")
+    text = f"{consumer} stands at tick {stands} of {queue}."
+    print_done(as_json, {"queue": queue, "consumer": consumer, "tick": stands}, text)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgque.cli.options import Dsn
-from pgque.cli.output import AsJson, print_json, print_record, print_table
+from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.cli.queue import Queue, Yes
 from pgque.client import connect
 
@@ -68,29 +68,34 @@ def show(dsn: Dsn, number: Number, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def replay(dsn: Dsn, numbers: Numbers = None, queue: AllOf = None) -> None:
+def replay(dsn: Dsn, numbers: Numbers = None, queue: AllOf = None, as_json: AsJson = False) -> None:
     """Send dead letters again, to every consumer of their queue: some, or --all of a queue."""
     if bool(numbers) == (queue is not None):
         raise typer.BadParameter("give either ids or --all QUEUE")
     with connect(dsn, autocommit=True) as client:
         for number in numbers or ():
-            typer.echo(f"{number} was sent again as event {client.replay(number)}.")
+            event = client.replay(number)
+            text = f"{number} was sent again as event {event}."
+            print_done(as_json, {"id": number, "event": event}, text)
         if queue is not None:
             done = client.replay_all(queue)
-            typer.echo(f"{done.replayed:,} sent again, {done.failed:,} failed.")
+            text = f"{done.replayed:,} sent again, {done.failed:,} failed."
+            print_done(as_json, {"replayed": done.replayed, "failed": done.failed}, text)
             if done.failed:
                 typer.echo(f"pgque: the first: {done.first_error}", err=True)
                 raise typer.Exit(1)
 
 
 @app.command()
-def purge(dsn: Dsn, queue: Queue, days: Days = 30, yes: Yes = False) -> None:
+def purge(
+    dsn: Dsn, queue: Queue, days: Days = 30, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Delete old dead letters of a queue for good."""
     if not yes:
         typer.confirm(f"Delete the dead letters of {queue} older than {days:g} days?", abort=True)
     with connect(dsn, autocommit=True) as client:
         deleted = client.purge(queue, days * SECONDS_A_DAY)
-    typer.echo(f"{deleted:,} deleted.")
+    print_done(as_json, {"queue": queue, "deleted": deleted}, f"{deleted:,} deleted.")
 
 
 def _short(text: str | None, longest: int = 60) -> str | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import typer
-
 from pgque.cli.options import Dsn
+from pgque.cli.output import AsJson, print_done
 
 
-def command(dsn: Dsn) -> None:
+def command(dsn: Dsn, as_json: AsJson = False) -> None:
     """Install the schema in a database, or bring it up to date.
 
     Needs the right to create a schema, and to create roles where pgque's are missing.
     """
     from pgque.install import install
 
-    typer.echo(f"The schema pgque is installed, version {install(dsn)}.")
+    version = install(dsn)
+    print_done(as_json, {"schema": version}, f"The schema pgque is installed, version {version}.")

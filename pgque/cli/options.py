@@ -25,3 +25,7 @@ def log_to_stderr() -> None:
 
 class CommandError(Exception):
     """What a command found wrong with what it was given; its text is all that is said."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status

@@ -21,6 +21,14 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
 
 
+def print_done(as_json: bool, done: Mapping[str, object], text: str) -> None:
+    """Say what was done: as JSON, or in words."""
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(text)
+
+
 def print_table(records: Sequence[Record], *, empty: str) -> None:
     """Print records of the same keys as a table with the keys as its head; or say what is empty."""
     from rich.box import SIMPLE_HEAD

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pgque.cli.options import Dsn
-from pgque.cli.output import AsJson, print_json, print_record, print_table
+from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.client import connect
 
 app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
@@ -22,21 +22,24 @@ Value = Annotated[
 
 
 @app.command()
-def create(dsn: Dsn, queue: Queue) -> None:
+def create(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
     """Make a queue, if it is not there."""
     with connect(dsn, autocommit=True) as client:
         made = client.create_queue(queue)
-    typer.echo(f"The queue {queue} {'was made' if made else 'was there already'}.")
+    text = f"The queue {queue} {'was made' if made else 'was there already'}."
+    print_done(as_json, {"queue": queue, "created": bool(made)}, text)
 
 
 @app.command()
-def drop(dsn: Dsn, queue: Queue, force: Force = False, yes: Yes = False) -> None:
+def drop(
+    dsn: Dsn, queue: Queue, force: Force = False, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Drop a queue with its events, retries and dead letters."""
     if not yes:
         typer.confirm(f"Drop the queue {queue} with all that is in it?", abort=True)
     with connect(dsn, autocommit=True) as client:
         client.drop_queue(queue, force)
-    typer.echo(f"The queue {queue} is gone.")
+    print_done(as_json, {"queue": queue, "dropped": True}, f"The queue {queue} is gone.")
 
 
 @app.command("list")
@@ -83,24 +86,28 @@ def show(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
 
 
 @app.command("set")
-def set_(dsn: Dsn, queue: Queue, param: Param, value: Value = None) -> None:
+def set_(
+    dsn: Dsn, queue: Queue, param: Param, value: Value = None, as_json: AsJson = False
+) -> None:
     """Change one setting of a queue."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, param, value)
-    typer.echo(f"{param} of {queue} is now {'its default' if value is None else value}.")
+    text = f"{param} of {queue} is now {'its default' if value is None else value}."
+    print_done(as_json, {"queue": queue, "setting": param, "value": value}, text)
 
 
 @app.command()
-def pause(dsn: Dsn, queue: Queue) -> None:
+def pause(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
     """Let no new tick come: what is sent is kept until the queue is resumed."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", True)
-    typer.echo(f"{queue} is paused: what is sent waits. Resume it: pgque queue resume {queue}")
+    text = f"{queue} is paused: what is sent waits. Resume it: pgque queue resume {queue}"
+    print_done(as_json, {"queue": queue, "paused": True}, text)
 
 
 @app.command()
-def resume(dsn: Dsn, queue: Queue) -> None:
+def resume(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
     """Let ticks come again."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", None)
-    typer.echo(f"{queue} is resumed.")
+    print_done(as_json, {"queue": queue, "paused": False}, f"{queue} is resumed.")

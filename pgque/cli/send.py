@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from pgque.cli.options import CommandError, Dsn
+from pgque.cli.ndjson import read
+from pgque.cli.options import Dsn
+from pgque.cli.output import AsJson, print_done
+from pgque.cli.progress import progress
 from pgque.cli.queue import Queue
+from pgque.cli.resume import Record
 from pgque.client import PgqueClient, connect
 
 Payloads = Annotated[
@@ -33,6 +35,15 @@ File = Annotated[
         show_default=False,
     ),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="RECORD",
+        help="Keep in this file how far it is, and go on from there when run again.",
+        show_default=False,
+    ),
+]
 Skip = Annotated[int, typer.Option("--skip", min=0, help="Begin behind so many lines of the file.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Lines in one transaction.")]
 
@@ -44,107 +55,73 @@ def command(
     type: Type = "default",  # noqa: A002
     key: Key = None,
     file: File = None,
+    resume: Resume = None,
     skip: Skip = 0,
     batch: Batch = 1000,
+    as_json: AsJson = False,
 ) -> None:
     """Send events: the arguments in one transaction, or the lines of a file in batches.
 
     A file's lines are looked at before the first is sent. What was sent before an error is said,
-    with the --skip that goes on from there.
+    with the --skip that goes on from there. With --resume the same command goes on by itself: no
+    line is sent twice or left out, even where it was killed while it committed.
     """
     if bool(payloads) == (file is not None):
         raise typer.BadParameter("give either payloads or --file")
+    if resume is not None and (file is None or skip):
+        raise typer.BadParameter("--resume goes with --file, and without --skip")
     with connect(dsn) as client:
         if file is None:
             for payload in payloads or ():
                 client.send(queue, payload, type=type, key=key)
             client.conn.commit()
-            sent = len(payloads or ())
+            sent, text = len(payloads or ()), ""
         else:
-            sent = _send_file(client, queue, type, key, file, skip, batch)
-    typer.echo(f"{sent:,} sent to {queue}.")
+            record = None if resume is None else Record(resume, client, queue)
+            before = skip if record is None else record.lines()
+            sent = _send_file(client, queue, type, key, file, before, batch, record)
+            text = f"; the first {before:,} lines had been sent before" if record and before else ""
+    print_done(as_json, {"queue": queue, "sent": sent}, f"{sent:,} sent to {queue}{text}.")
 
 
 def _send_file(
-    client: PgqueClient, queue: str, type_: str, key: str | None, file: Path, skip: int, batch: int
+    client: PgqueClient,
+    queue: str,
+    type_: str,
+    key: str | None,
+    file: Path,
+    skip: int,
+    batch: int,
+    record: Record | None,
 ) -> int:
-    done, sent = skip, 0
+    size = None
     if str(file) != "-":
+        size = file.stat().st_size
         with file.open("rb") as lines:
-            for _ in _checked(islice(lines, skip, None), skip):
+            for _ in read(lines, skip):
                 pass
-    source: Any = nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb")
-    with source as lines, _Progress(lines, file) as advance:
-        rest = _checked(islice(lines, skip, None), skip)
+    done, sent = skip, 0
+    source: Any = nullcontext(sys.stdin.buffer) if size is None else file.open("rb")
+    with source as lines, progress(size) as advance:
+        rest = read(lines, skip)
         try:
             while part := list(islice(rest, batch)):
-                texts = [text for text, _, _ in part]
+                texts = [line.text for line in part]
                 if key is None:
                     client.send_batch(queue, type_, texts)
                 else:
                     for text in texts:
                         client.send(queue, text, type=type_, key=key)
+                if record is not None:
+                    record.before_commit(part[-1].number)
                 client.conn.commit()
                 sent += len(part)
-                done = part[-1][2]
-                advance(sum(size for _, size, _ in part), len(part))
+                done = part[-1].number
+                advance(part[-1].end, sent)
         except BaseException:
-            typer.echo(f"pgque: {sent:,} were sent; go on with --skip {done}", err=True)
+            how = f"--skip {done}" if record is None else "the same command"
+            typer.echo(f"pgque: {sent:,} were sent; go on with {how}", err=True)
             raise
+    if record is not None:
+        record.finish()
     return sent
-
-
-def _checked(lines: Iterable[bytes], skip: int) -> Iterator[tuple[str, int, int]]:
-    """Return each line's text, which is JSON, its size in the file and its number."""
-    for number, line in enumerate(lines, skip + 1):
-        try:
-            text = line.decode().strip()
-            if not text:
-                continue
-            json.loads(text)
-        except ValueError as error:
-            raise CommandError(f"line {number} is no JSON, and was not sent: {error}") from error
-        yield text, len(line), number
-
-
-class _Progress:
-    """A bar on standard error, with rate and time left, where that is a terminal."""
-
-    def __init__(self, lines: IO[bytes], file: Path) -> None:
-        self._total = file.stat().st_size if str(file) != "-" else None
-
-    def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            self._bar = None
-            return lambda size, count: None
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bar = Progress(
-            TextColumn("{task.fields[sent]:,} sent"),
-            BarColumn(),
-            DownloadColumn(),
-            TextColumn("{task.fields[rate]:,.0f}/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._bar.start()
-        task = self._bar.add_task("", total=self._total, sent=0, rate=0.0)
-        bar = self._bar
-
-        def advance(size: int, count: int) -> None:
-            row = bar.tasks[task]
-            sent = row.fields["sent"] + count
-            bar.update(task, advance=size, sent=sent, rate=sent / max(row.elapsed or 1e-9, 1e-9))
-
-        return advance
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

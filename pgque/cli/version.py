@@ -7,14 +7,22 @@ from importlib import metadata
 import typer
 
 from pgque.cli.options import OptionalDsn
+from pgque.cli.output import AsJson, print_json
 
 
-def command(dsn: OptionalDsn = None) -> None:
+def command(dsn: OptionalDsn = None, as_json: AsJson = False) -> None:
     """Print this client's version and, with --dsn, the schema's and the server's."""
     from pgque.install import SCHEMA_VERSION, server_versions
 
-    typer.echo(f"client  {metadata.version('pgque')}, for schema version {SCHEMA_VERSION}")
-    if dsn is not None:
-        found = server_versions(dsn)
+    client = metadata.version("pgque")
+    found = None if dsn is None else server_versions(dsn)
+    if as_json:
+        versions: dict[str, object] = {"client": client, "client_schema": SCHEMA_VERSION}
+        if found is not None:
+            versions |= {"schema": found.schema, "server": found.server}
+        print_json(versions)
+        return
+    typer.echo(f"client  {client}, for schema version {SCHEMA_VERSION}")
+    if found is not None:
         typer.echo(f"schema  {found.schema or 'not installed'}")
         typer.echo(f"server  PostgreSQL {found.server}")

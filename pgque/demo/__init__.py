@@ -58,7 +58,7 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
                 view.say("stopped before the end; no process is left behind")
             return signals.exit_status
         except PgqueError as error:
-            print(f"pgque demo: {error}", file=sys.stderr)
+            print(f"pgque: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
         except OSError as error:
             if signals.received is None and not isinstance(error, BrokenPipeError):

@@ -9,31 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pgque.doctor import consumers, events, server
-from pgque.doctor.finding import Examination, Finding, Status
+from pgque.doctor.finding import Examination, Finding, Status, warning
 from pgque.errors import PgqueError
 
 __all__ = ["Finding", "Status", "examine"]
 
-FIRST = (server.server, server.settings, server.pooler, server.schema)
-REST = (
-    server.rights,
-    server.notifications,
-    events.ticker,
-    events.scheduler,
-    events.restored,
-    events.paused,
-    consumers.stuck,
-    consumers.retries,
-    consumers.dead_letters,
-    events.rotation,
-    server.old_transactions,
-)
+Check = Callable[[Examination], Iterator[Finding]]
+
+FIRST: dict[str, Check] = {
+    "server": server.server,
+    "settings": server.settings,
+    "pooler": server.pooler,
+    "schema": server.schema,
+}
+REST: dict[str, Check] = {
+    "rights": server.rights,
+    "notify": server.notifications,
+    "ticker": events.ticker,
+    "pg_cron": events.scheduler,
+    "restore": events.restored,
+    "queues": events.paused,
+    "consumers": consumers.stuck,
+    "retries": consumers.retries,
+    "dead letters": consumers.dead_letters,
+    "rotation": events.rotation,
+    "transactions": server.old_transactions,
+}
+READ_TABLES = {"restore", "queues", "retries", "dead letters", "rotation"}
+OBSERVE = {"consumers"}
+"""Checks for which the user needs a role, or a grant for a queue."""
+HOW_TO_SEE_ALL = "pgque doctor, with the DSN of a member of pgque_reader"
 
 
 def examine(dsn: str) -> Iterator[Finding]:
     """Yield what is found in a database, check after check; stop where there is nothing to check.
 
-    :param dsn: libpq connection string; needs pgque_reader for most checks.
+    :param dsn: libpq connection string. Some checks need pgque_reader: a user without it is told
+        which, and with grants for single queues sees what is the matter with those.
     """
     try:
         examination = Examination.begin(dsn)
@@ -41,20 +53,23 @@ def examine(dsn: str) -> Iterator[Finding]:
         yield Finding("server", Status.FAULT, str(error), "start it, or correct the DSN")
         return
     with examination:
-        for check in FIRST:
-            for finding in _run(check, examination):
+        for name, check in FIRST.items():
+            for finding in _run(name, check, examination):
                 yield finding
                 if finding.ends_all:
                     return
-        for check in REST:
-            yield from _run(check, examination)
+        closed = set() if examination.reads else set(READ_TABLES)
+        closed |= set() if examination.observes else OBSERVE
+        for name, check in REST.items():
+            if name not in closed:
+                yield from _run(name, check, examination)
+        if closed:
+            names = ", ".join(name for name in REST if name in closed)
+            yield warning("not checked", f"{names}: they need pgque_reader", HOW_TO_SEE_ALL)
 
 
-def _run(
-    check: Callable[[Examination], Iterator[Finding]], examination: Examination
-) -> Iterator[Finding]:
+def _run(name: str, check: Check, examination: Examination) -> Iterator[Finding]:
     try:
         yield from check(examination)
     except PgqueError as error:
-        name = check.__name__.replace("_", " ")
         yield Finding(name, Status.FAULT, str(error), "see the error: the check could not be made")

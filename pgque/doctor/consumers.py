@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from psycopg import sql
+
 from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
 
 SILENT = timedelta(minutes=10)
@@ -15,21 +17,48 @@ RECENT = timedelta(hours=1)
 def stuck(x: Examination) -> Iterator[Finding]:
     """Yield consumers that have something before them and give no sign of life."""
     rows = x.rows(
-        "select queue_name, consumer_name, pending_events, lag, last_seen "
-        "from pgque.get_consumer_info() where pending_events > 0 and last_seen > %s "
-        "order by lag desc limit 5",
+        "select c.queue_name, c.consumer_name, c.pending_events, c.lag, c.last_seen, "
+        "c.current_batch is not null and exists (select from pgque.get_consumer_info(c.queue_name) "
+        "g where starts_with(c.consumer_name, g.consumer_name || '.')) "
+        "from pgque.get_consumer_info() c where c.pending_events > 0 and c.last_seen > %s "
+        "order by c.lag desc limit 5",
         (SILENT,),
     )
-    for queue, consumer, pending, lag, seen in rows:
+    for queue, name, pending, lag, seen, is_member in rows:
+        if is_member:
+            yield _silent_member(x, queue, name, seen)
+            continue
         yield warning(
             "consumers",
-            f"{consumer} of {queue} was last seen {long(seen)} ago, with {pending:,} events before "
-            f"it, {long(lag)} behind: the log is kept for it",
-            f"start it, or pgque consumer unsubscribe {queue} {consumer}",
+            f"{name} of {queue} was last seen {long(seen)} ago, with {pending:,} events before "
+            f"it, {long(lag)} behind: {_log_of(x, queue)} is kept for it",
+            f"start it, or pgque consumer unsubscribe {queue} {name}",
         )
     if not rows:
         count = x.value("select count(*) from pgque.get_consumer_info()")
         yield ok("consumers", f"{count:,}, none stands still")
+
+
+def _silent_member(x: Examination, queue: str, name: str, seen: timedelta) -> Finding:
+    group, _, member = name.rpartition(".")
+    call = sql.SQL("select pgque.unsubscribe_subconsumer({}, {}, {}, 1)")
+    return warning(
+        "consumers",
+        f"{member}, a member of {group} of {queue}, was last seen {long(seen)} ago and holds a "
+        "batch, which waits for it where its siblings have no dead_interval",
+        "start it, or " + call.format(queue, group, member).as_string(x.conn),
+    )
+
+
+def _log_of(x: Examination, queue: str) -> str:
+    if not x.reads:
+        return "the log"
+    size = x.value(
+        "select pg_size_pretty(sum(pg_total_relation_size(i.inhrelid))) from pgque.queue q "
+        "join pg_inherits i on i.inhparent = q.queue_data_pfx::regclass where q.queue_name = %s",
+        (queue,),
+    )
+    return f"a log of {size}"
 
 
 def retries(x: Examination) -> Iterator[Finding]:

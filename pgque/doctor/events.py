@@ -11,32 +11,34 @@ LATE = timedelta(seconds=10)
 """So long after a tick was due nobody seems to take it."""
 
 
+LEADER = (
+    "select pid from pg_locks where locktype = 'advisory' and classid = 1885827447 and objid = 0 "
+    "and objsubid = 2 and granted "
+    "and database = (select oid from pg_database where datname = current_database())"
+)
+"""The lock of the ticker that leads; anybody may see it."""
+
+
 def ticker(x: Examination) -> Iterator[Finding]:
     """Yield who ticks, and queues whose events wait for a tick."""
-    rows = dict(x.rows("select component, detail from pgque.status()"))
-    alive = x.value("select status = 'running' from pgque.status() where component = 'ticker'")
-    # By the tick before: with the newest one an event may have come in this moment.
-    late = x.rows(
-        "select q.queue_name, q.ev_new, q.ticker_lag from pgque.get_queue_info() q "
-        "where not q.queue_ticker_paused and not q.queue_external_ticker and q.ev_new > 0 "
-        "and q.ticker_lag > %s + q.queue_ticker_max_lag order by q.ticker_lag desc limit 3",
-        (LATE,),
-    )
-    scheduled = x.value(
-        "select status = 'scheduled' from pgque.status() where component = 'pg_cron'"
-    )
-    for name, new, lag in late:
+    leader = [pid for (pid,) in x.rows(LEADER)]
+    waiting = _waiting(x) if x.observes else []
+    late = [(name, new, lag) for name, new, lag, is_late in waiting if is_late]
+    for name, new, lag in late[:3]:
         yield fault(
             "ticker",
             f"{new:,} events in {name} wait for a tick; its last was {long(lag)} ago",
-            "pgque ticker" if not alive else "pgque doctor again; then restart the ticker",
+            "pgque ticker" if not leader else f"select pg_terminate_backend({leader[0]})",
         )
     if late:
         return
-    if alive:
-        yield ok("ticker", rows["ticker"])
-    elif scheduled:
+    if leader:
+        behind = f"{len(waiting):,} queues have events to be ticked" if waiting else "nothing waits"
+        yield ok("ticker", f"backend {leader[0]} leads; {behind}")
+    elif (scheduled := _pg_cron(x)[0]) == "scheduled":
         yield ok("ticker", "pg_cron ticks")
+    elif scheduled == "hidden":
+        yield ok("ticker", "no process leads, and no event waits; for pg_cron see below")
     else:
         yield warning(
             "ticker",
@@ -45,17 +47,38 @@ def ticker(x: Examination) -> Iterator[Finding]:
         )
 
 
+def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
+    # By the tick before: with the newest one an event may have come in this moment.
+    rows = x.rows(
+        "select q.queue_name, q.ev_new, q.ticker_lag, "
+        "q.ticker_lag > %s + q.queue_ticker_max_lag from pgque.get_queue_info() q "
+        "where not q.queue_ticker_paused and not q.queue_external_ticker and q.ev_new > 0 "
+        "order by q.ticker_lag desc",
+        (LATE,),
+    )
+    return [(name, new, lag, is_late) for name, new, lag, is_late in rows]
+
+
 def scheduler(x: Examination) -> Iterator[Finding]:
     """Yield pg_cron's jobs, where it is installed."""
-    [(status, detail)] = x.rows(
-        "select status, detail from pgque.status() where component = 'pg_cron'"
-    )
-    if status == "stopped" and not x.value(
-        "select status = 'running' from pgque.status() where component = 'ticker'"
-    ):
+    status, detail = _pg_cron(x)
+    if status == "hidden" and not x.rows(LEADER):
+        yield warning("pg_cron", detail, "pgque doctor, with the DSN of a member of pgque_admin")
+    elif status == "stopped" and not x.rows(LEADER):
         yield warning("pg_cron", "installed, but nothing is scheduled", "select pgque.start()")
     else:
         yield ok("pg_cron", detail)
+
+
+def _pg_cron(x: Examination) -> tuple[str, str]:
+    if not x.value("select exists (select from pg_extension where extname = 'pg_cron')"):
+        return "absent", "not installed in this database"
+    if not x.may_execute("pgque.status()"):
+        return "hidden", "installed; whether it ticks is for pgque_admin to see"
+    [(status, detail)] = x.rows(
+        "select status, detail from pgque.status() where component = 'pg_cron'"
+    )
+    return status, detail
 
 
 def restored(x: Examination) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import psycopg
@@ -57,6 +58,20 @@ class Examination(Calls):
     def value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Return the one value of a query."""
         return self._value(query, params)
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether the user may read the tables: pgque_reader or more."""
+        return bool(self.value("select has_table_privilege('pgque.queue', 'select')"))
+
+    @cached_property
+    def observes(self) -> bool:
+        """Whether the user may ask for queues and consumers: all, or those he has grants for."""
+        return self.may_execute("pgque.get_queue_info(text)")
+
+    def may_execute(self, function: str) -> bool:
+        """Return whether the user may call a function."""
+        return bool(self.value("select has_function_privilege(%s, 'execute')", (function,)))
 
     def __enter__(self) -> Examination:
         return self

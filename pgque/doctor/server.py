@@ -15,6 +15,11 @@ NOTIFY_PATIENCE = 3.0
 """Seconds."""
 OLD = timedelta(minutes=15)
 ROLES = ("pgque_admin", "pgque_writer", "pgque_reader")
+GRANTS = {
+    "produce": r"^_event_\d+_produce$",
+    "consume": r"^_event_\d+_consume$",
+}
+"""The functions of which a user may execute one if he has such a grant: see sql/19_grants.sql."""
 
 
 def server(x: Examination) -> Iterator[Finding]:
@@ -63,7 +68,7 @@ def settings(x: Examination) -> Iterator[Finding]:
             "settings",
             f"max_prepared_transactions is {prepared}: sends cannot wake a ticker that sleeps, "
             "which looks once a second then",
-            "set it to 0 where nobody prepares transactions",
+            "alter system set max_prepared_transactions = 0, where nobody prepares any",
         )
     elif not off:
         yield ok("settings", "durable")
@@ -96,7 +101,7 @@ def schema(x: Examination) -> Iterator[Finding]:
         yield fault(
             "schema",
             f"version {version}, older than this client's {SCHEMA_VERSION}",
-            "pgque install",
+            "pgque upgrade",
         )
     elif version > SCHEMA_VERSION:
         yield fault(
@@ -110,11 +115,33 @@ def schema(x: Examination) -> Iterator[Finding]:
 
 def rights(x: Examination) -> Iterator[Finding]:
     """Yield which of the roles the user has."""
+    user = x.conn.info.user
     held = [role for role in ROLES if x.value("select pg_has_role(%s, 'member')", (role,))]
     if held:
-        yield ok("rights", f"{x.conn.info.user} is in {', '.join(held)}")
+        yield ok("rights", f"{user} is in {', '.join(held)}")
+    elif not x.observes:
+        yield warning("rights", f"{user} is in no role", _grant(x, "pgque_reader"))
+    elif queues := [name for (name,) in x.rows("select queue_name from pgque.get_queue_info()")]:
+        held = [name for name, functions in GRANTS.items() if _may_execute_any(x, functions)]
+        rights = " and ".join(held)
+        yield ok("rights", f"{user} has grants to {rights} for {', '.join(queues)} alone")
     else:
-        yield warning("rights", f"{x.conn.info.user} is in no role", _grant(x, "pgque_reader"))
+        name = sql.Literal(user).as_string(x.conn)
+        yield warning(
+            "rights",
+            f"{user} is in pgque_user, and has no grant for a queue",
+            f"select pgque.grant_queue({name}, 'QUEUE', 'consume')",
+        )
+
+
+def _may_execute_any(x: Examination, functions: str) -> bool:
+    return bool(
+        x.value(
+            "select exists (select from pg_proc p where p.pronamespace = 'pgque'::regnamespace "
+            "and p.proname ~ %s and has_function_privilege(p.oid, 'execute'))",
+            (functions,),
+        )
+    )
 
 
 def _grant(x: Examination, role: str) -> str:
@@ -178,4 +205,9 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
             f"commit prepared {literal}, or rollback prepared {literal}",
         )
     if not found:
-        yield ok("transactions", f"none is older than {long(OLD)}")
+        others = (
+            ""
+            if x.value("select pg_has_role('pg_read_all_stats', 'usage')")
+            else f" of those of {x.conn.info.user}; grant pg_read_all_stats to it to see all"
+        )
+        yield ok("transactions", f"none is older than {long(OLD)}{others}")

@@ -154,3 +154,22 @@ def test_group_and_member_are_made_where_they_are_missing(dsn, queue, autoconn):
         eventually(lambda: consumer._received_once)
         autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
         eventually(lambda: len(got) == 1)
+
+
+def test_another_member_is_like_the_first_but_for_its_name(client, member, queue):
+    got: list[str] = []
+    first = member("m-1")
+    first.on("default")(lambda msg: got.append(msg.payload))
+    second = first.as_member("m-2")
+    assert (first.subconsumer, second.subconsumer) == ("m-1", "m-2")
+    first.stop()  # it alone
+    with running(second):
+        client.send(queue, "x")
+        eventually(lambda: got == ["x"])
+
+
+def test_who_is_no_member_has_no_siblings(dsn, queue):
+    alone = Consumer(dsn, queue=queue, name="alone")
+    assert alone.subconsumer is None
+    with pytest.raises(pgque.PgqueInvalidArgument, match="no member of a group"):
+        alone.as_member("m-2")

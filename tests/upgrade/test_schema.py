@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 import pgque
-from pgque import ClientPool, Consumer, PgqueClient, Ticker
+from pgque import ClientPool, Consumer, PgqueClient, Ticker, alone
 from pgque import install as module
 from pgque.embedded.binaries import find_binaries
 from pgque.install import SCHEMA_VERSION, install, schema_version, script
@@ -262,7 +262,7 @@ def is_waiting(conn: psycopg.Connection) -> bool:
 
 
 def test_an_upgrade_that_waits_for_too_long_says_for_what(direct_dsn, use_next, monkeypatch):
-    monkeypatch.setattr(module, "_LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr(alone, "_LOCK_ATTEMPTS", 2)
     with psycopg.connect(direct_dsn) as long:
         value(long, "select pgque.create_queue('q')")
         use_next()

@@ -1,0 +1,31 @@
+"""`pgque upgrade`."""
+
+from __future__ import annotations
+
+import typer
+
+from pgque.cli.options import Dsn
+from pgque.cli.output import AsJson, print_json
+
+
+def command(dsn: Dsn, as_json: AsJson = False) -> None:
+    """Bring the schema up to date with this client, while everybody goes on.
+
+    It has to be there. Where it is as new as this client nothing is done: `pgque install` puts the
+    functions of the same release back.
+    """
+    from pgque.install import upgrade
+
+    done = upgrade(dsn)
+    if as_json:
+        print_json(
+            {
+                "changed": done.changed,
+                "from": {"schema": done.before.schema, "release": done.before.release},
+                "to": {"schema": done.after.schema, "release": done.after.release},
+            }
+        )
+    elif done.changed:
+        typer.echo(f"The schema pgque was upgraded from {done.before} to {done.after}.")
+    else:
+        typer.echo(f"The schema pgque is up to date: {done.after}.")

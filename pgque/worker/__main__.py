@@ -1,0 +1,8 @@
+"""`python -m pgque.worker`: one process of a worker; the supervisor starts it."""
+
+import sys
+
+from pgque.worker.child import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""What every command makes of a database that it cannot use, and of a reader that is gone.
+
+The commands are those that the command line has: one that is new has to be named here.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import typer.main
+from psycopg.conninfo import make_conninfo
+
+from pgque.cli.app import BROKEN_PIPE, EXIT_STATUS, app, run
+from tests.fix_cli import CHECKOUT, command, environment
+from tests.fix_engine import send
+
+NO_SERVER = "host=127.0.0.1 port=1 connect_timeout=2"
+
+ARGUMENTS = {
+    "consumer list": [],
+    "consumer seek": ["orders", "mailer", "--tick", "1"],
+    "consumer subscribe": ["orders", "mailer"],
+    "consumer unsubscribe": ["orders", "mailer", "--yes"],
+    "dead list": ["orders"],
+    "dead purge": ["orders", "--yes"],
+    "dead replay": ["1"],
+    "dead show": ["1"],
+    "demo": ["--plain"],
+    "doctor": [],
+    "install": [],
+    "metrics": [],
+    "queue create": ["orders"],
+    "queue drop": ["orders", "--yes"],
+    "queue list": [],
+    "queue pause": ["orders"],
+    "queue resume": ["orders"],
+    "queue set": ["orders", "max_retries", "3"],
+    "queue show": ["orders"],
+    "send": ["orders", "x"],
+    "status": [],
+    "tail": ["orders", "-F"],
+    "ticker": [],
+    "uninstall": ["--yes"],
+    "upgrade": [],
+    "version": [],
+}
+
+SEPARATE = {
+    "dashboard": "a server that waits for its database",
+    "dev": "it brings its own database",
+    "sql": "it needs none",
+    "top": "it needs a terminal",
+    "worker": "its processes connect: see test_worker.py",
+}
+
+WITHOUT_SCHEMA = {"doctor": 2, "uninstall": 0, "version": 0}
+"""Those that do not say that the schema is missing, with their status."""
+
+
+OWNER = {"install", "uninstall", "upgrade"}
+"""What only the role that owns the schema may do."""
+
+
+def commands(group, before: str = "") -> Iterator[str]:
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from commands(found, f"{before}{name} ")
+        else:
+            yield before + name
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+def test_no_command_is_forgotten():
+    assert set(COMMANDS) <= ARGUMENTS.keys() | SEPARATE.keys()
+    assert set(COMMANDS) >= ARGUMENTS.keys()
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """Run a command in this process: its status, and what it printed."""
+    monkeypatch.delenv("PGQUE_DSN", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def said(name: str, dsn: str, *more: str) -> tuple[int, str, str]:
+        status = run([*name.split(), *ARGUMENTS[name], *more, "--dsn", dsn])
+        return status, *capsys.readouterr()
+
+    return said
+
+
+def one_line(errors: str) -> str:
+    [line] = errors.splitlines()
+    assert line.startswith("pgque: ")
+    return line
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("dsn", [NO_SERVER, "no such thing", "service=nobody"])
+def test_no_server(said, name, dsn):
+    status, out, errors = said(name, dsn)
+    if name == "doctor":
+        assert (status, errors) == (2, "")
+        assert out.startswith("FAULT    server: ")
+    elif name == "metrics":
+        assert status == 1
+        assert one_line(errors)
+    elif name == "version" and dsn != NO_SERVER:
+        assert status == 1
+    else:
+        assert (status, out) == (1, "")
+        assert one_line(errors)
+
+
+def test_no_schema(said, empty_dsn):
+    for name in sorted(ARGUMENTS.keys() - {"demo", "install"}):
+        status, _, errors = said(name, empty_dsn)
+        if name in WITHOUT_SCHEMA:
+            assert status == WITHOUT_SCHEMA[name], name
+        else:
+            assert status == 1, name
+            assert "pgque install" in one_line(errors) or name == "metrics", name
+
+
+@pytest.fixture
+def nobody(autoconn: psycopg.Connection, queue: str) -> Iterator[str]:
+    """A role without any right."""
+    name = f"pgque_nobody_{os.getpid()}"
+    autoconn.execute(f"create role {name} login")
+    yield name
+    autoconn.execute(f"drop owned by {name}")
+    autoconn.execute(f"drop role {name}")
+
+
+def test_no_right(said, dsn, nobody):
+    for name in sorted(ARGUMENTS.keys() - {"demo"}):
+        status, _, errors = said(name, make_conninfo(dsn, user=nobody))
+        if name == "doctor":
+            assert (status, errors) == (2, "")
+        else:
+            assert status == 1, name
+            assert "grant" in one_line(errors) or name in OWNER or name == "metrics", name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_which_exit_status_means_what_and_is_plain_without_a_terminal(
+    name, capsys, monkeypatch
+):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert run([*name.split(), "--help"]) == 0
+    out, errors = capsys.readouterr()
+    assert " ".join(EXIT_STATUS.split()) in " ".join(out.split())
+    assert "\x1b" not in out + errors
+
+
+def test_nothing_but_plain_text_is_printed_without_a_terminal(said, dsn, queue):
+    # The last one leaves nothing for others to look at.
+    for name in sorted(ARGUMENTS.keys() - {"demo", "ticker"}, key=lambda name: name == "uninstall"):
+        for more in [], ["--json"]:
+            _, out, errors = said(name, dsn, *more)
+            assert "\x1b" not in out + errors, name
+
+
+@contextlib.contextmanager
+def nobody_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard output is a pipe whose reader is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with monkeypatch.context() as patched, open(writer, "w", buffering=1) as pipe:
+        patched.setattr(sys, "stdout", pipe)
+        patched.setattr(sys, "stderr", sys.stderr)  # as it is afterwards
+        yield
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, writer)
+        os.close(nowhere)
+
+
+PRINTS = [
+    ["queue", "list"],
+    ["queue", "list", "--json"],
+    ["consumer", "list"],
+    ["status"],
+    ["doctor"],
+    ["doctor", "--json"],
+    ["metrics"],
+    ["version"],
+    ["sql"],
+    ["--help"],
+]
+
+
+@pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
+def test_a_broken_pipe_ends_it_quietly(arguments, consumer, dsn, monkeypatch, capfd):
+    monkeypatch.setenv("PGQUE_DSN", dsn)
+    with nobody_reads(monkeypatch):
+        assert run(arguments) == BROKEN_PIPE
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("shown", [["queue", "list", "--json"], ["tail", "--since", "9999"]])
+def test_a_broken_pipe_of_a_process(dsn, queue, autoconn, shown):
+    send(autoconn, queue, "x" * 100_000)
+    autoconn.execute("select pgque.ticker()")
+    reader, writer = os.pipe()
+    os.close(reader)
+    name, *rest = shown
+    done = subprocess.run(
+        command(name, *([queue] if name == "tail" else []), *rest),
+        cwd=CHECKOUT,
+        env=environment(PGQUE_DSN=dsn),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
+
+
+def test_the_shell_completes_commands():
+    done = subprocess.run(
+        [sys.executable, "-c", "from pgque.cli import main; main()"],
+        cwd=CHECKOUT,
+        env=environment(
+            _PGQUE_COMPLETE="complete_bash", COMP_WORDS="pgque queue re", COMP_CWORD="2"
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["resume"]
+
+
+def test_service_files_and_password_files_are_those_of_libpq(
+    said, own_server, tmp_path: Path, monkeypatch
+):
+    where = psycopg.conninfo.conninfo_to_dict(own_server.dsn)
+    with psycopg.connect(own_server.dsn, autocommit=True) as conn:
+        conn.execute("create role pgque_secret login password 'rosebud'")
+        [hba] = conn.execute("show hba_file").fetchone()
+        before = Path(hba).read_text()
+        Path(hba).write_text(f"local all pgque_secret scram-sha-256\n{before}")
+        conn.execute("select pg_reload_conf()")
+    (tmp_path / "services").write_text(
+        f"[shop]\nhost={where['host']}\nport={where['port']}\ndbname=postgres\nuser=pgque_secret\n"
+    )
+    passwords = tmp_path / "passwords"
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    assert "no password supplied" in one_line(said("version", "service=shop")[2])
+    passwords.write_text("*:*:*:pgque_secret:rosebud\n")
+    passwords.chmod(0o600)
+    status, out, _ = said("version", "service=shop")
+    assert status == 0
+    assert "schema  not installed" in out
+    passwords.write_text("*:*:*:pgque_secret:wrong\n")
+    assert "password authentication failed" in one_line(said("version", "service=shop")[2])

@@ -1,0 +1,323 @@
+"""`pgque worker`: a supervisor and its processes, as a user runs them."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pgque.cli.app import run
+from tests.fix_cli import CHECKOUT, command, environment
+from tests.fix_engine import send, value
+from tests.running import eventually
+
+SHOP = """
+import os, signal, time
+from pathlib import Path
+
+import pgque
+
+DSN, QUEUE = os.environ["PGQUE_DSN"], os.environ["QUEUE"]
+CODE = "old"
+options = dict(queue=QUEUE, max_messages=1, retry_after=0, poll_interval=1)
+group = pgque.Consumer(DSN, name="group", subconsumer="web", **options)
+alone = pgque.Consumer(DSN, name="alone", **options)
+stranger = pgque.Consumer(DSN, name="stranger", **options)
+ticker = pgque.Ticker(DSN)
+
+def wait_for(*names):
+    while not all(map(os.path.exists, names)):
+        time.sleep(0.01)
+
+def meet(message):
+    Path(f"met-{os.getpid()}").touch()
+    while len(list(Path().glob("met-*"))) < 2:
+        time.sleep(0.01)
+
+def die_once(message):
+    if not os.path.exists("died"):
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def wait(message):
+    Path("entered").write_text(str(os.getpid()))
+    wait_for("go")
+
+for consumer in group, alone:
+    @consumer.on("*")
+    def handle(message, client):
+        {"meet": meet, "die": die_once, "wait": wait}.get(message.payload, len)(message.payload)
+        client.conn.execute(
+            "insert into handled values (%s, %s, %s)", [message.payload, os.getpid(), CODE]
+        )
+"""
+
+
+TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+terminal, *command = sys.argv[1:]
+fcntl.ioctl(int(terminal), termios.TIOCSCTTY, 0)
+os.close(int(terminal))
+os.execv(command[0], command)
+"""
+
+
+class Worker:
+    """A worker that runs in a folder, and what it logs."""
+
+    def __init__(
+        self, folder: Path, *arguments: str, terminal: int | None = None, **more: str
+    ) -> None:
+        launcher = [] if terminal is None else [sys.executable, "-c", TAKE_TERMINAL, str(terminal)]
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*launcher, *command("worker", *arguments)],
+                cwd=folder,
+                env=environment(PYTHONPATH=str(CHECKOUT), PYTHONDONTWRITEBYTECODE="1", **more),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=terminal is not None,
+                pass_fds=() if terminal is None else (terminal,),
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def says(self, text: str, times: int = 1) -> None:
+        eventually(lambda: self.log.count(text) >= times or self.process.poll(), text)
+        assert self.log.count(text) >= times, self.log
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ends(self, status: int = 0) -> str:
+        assert self.process.wait(30) == status, self.log
+        assert "Traceback" not in self.log
+        return self.log
+
+    def pids(self) -> list[int]:
+        return [int(line.rpartition(" ")[2]) for line in self.log.splitlines() if "starts:" in line]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    return tmp_path
+
+
+@pytest.fixture
+def worker(folder, direct_dsn, queue, autoconn):
+    autoconn.execute("create table handled (payload text, pid int, code text)")
+    autoconn.execute("select pgque.subscribe(%s, 'alone')", [queue])
+    autoconn.execute("select pgque.subscribe_subconsumer(%s, 'group', 'founder')", [queue])
+    started = []
+
+    def start(*arguments: str, **more) -> Worker:
+        more = {"PGQUE_DSN": direct_dsn, "QUEUE": queue, **more}
+        started.append(Worker(folder, *arguments, **more))
+        return started[-1]
+
+    yield start
+    for one in started:
+        for pid in one.pids():
+            if psutil.pid_exists(pid):
+                psutil.Process(pid).kill()
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def handled(autoconn):
+    def handled(payload: str, column: str = "pid") -> list:
+        query = f"select {column} from handled where payload = %s"
+        return [found for (found,) in autoconn.execute(query, [payload])]
+
+    return handled
+
+
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def rewrite(module: Path, old: str, new: str) -> None:
+    module.write_text(module.read_text().replace(old, new))
+
+
+def test_processes_are_members_of_one_group_and_one_of_them_ticks(
+    worker, autoconn, queue, handled, folder
+):
+    one = worker("shop:group", "--processes", "2")
+    send(autoconn, queue, "meet")
+    send(autoconn, queue, "meet")
+    eventually(lambda: len(set(handled("meet"))) == 2)  # each waits for the other
+    assert sorted(handled("meet")) == sorted(one.pids())
+    names = (
+        "select array_agg(consumer_name) from pgque.get_consumer_info() where consumer_name ~ '-'"
+    )
+    assert sorted(value(autoconn, names)) == ["group.web-1", "group.web-2"]
+    leaders = "select count(*) from pg_locks where classid = 1885827447 and objid = 0 and granted"
+    assert value(autoconn, leaders) == 1
+    sessions = "select count(*) from pg_stat_activity where application_name = 'pgque shop:group-2'"
+    assert value(autoconn, sessions) == 2  # the consumer's and its ticker's
+    one.signal(signal.SIGINT)
+    assert "INFO shop:group-1 starts: " in one.ends()
+
+
+def test_processes_of_a_consumer_without_a_group_stand_by(worker, autoconn, queue, handled, folder):
+    one = worker("shop:alone", "--processes", "2")
+    one.says("is no member of a group: while one of its processes works, the others stand by")
+    send(autoconn, queue, "wait")
+    eventually((folder / "entered").exists)
+    one.says("standing by")
+    active = int((folder / "entered").read_text())
+    os.kill(active, signal.SIGKILL)
+    one.says("was killed by SIGKILL; again in")
+    (folder / "go").touch()
+    eventually(lambda: handled("wait"))
+    assert active not in handled("wait")
+    one.signal(signal.SIGTERM)
+    one.ends()
+
+
+def test_a_process_that_dies_is_started_again(worker, autoconn, queue, handled):
+    one = worker("shop:alone")
+    send(autoconn, queue, "die")
+    eventually(lambda: handled("die"))
+    _, second = one.pids()
+    assert handled("die") == [second]
+    assert "WARNING shop:alone was killed by SIGKILL; again in" in one.log
+    os.kill(second, signal.SIGTERM)  # nobody has told the supervisor
+    one.says("shop:alone ended with status 0; again in")
+    one.says("starts:", 3)
+    one.signal(signal.SIGTERM)
+    one.ends()
+
+
+def test_a_stop_finishes_the_message_that_is_handled(worker, autoconn, queue, handled, folder):
+    one = worker("shop:alone")
+    send(autoconn, queue, "wait")
+    send(autoconn, queue, "next")
+    eventually((folder / "entered").exists)
+    one.signal(signal.SIGTERM)
+    one.says("stopping after the messages that are handled")
+    (folder / "go").touch()
+    one.ends()
+    assert len(handled("wait")) == 1
+    assert not handled("next")
+
+
+@pytest.mark.parametrize("how", ["second signal", "grace"])
+def test_a_stop_ends_by_force(worker, autoconn, queue, handled, folder, how):
+    one = worker("shop:alone", "--grace", "0.1" if how == "grace" else "300")
+    send(autoconn, queue, "wait")
+    eventually((folder / "entered").exists)
+    one.signal(signal.SIGTERM)
+    one.says("stopping")
+    if how == "grace":
+        one.says("shop:alone did not end within 0.1 s, and is killed")
+    else:
+        one.signal(signal.SIGTERM)
+    one.ends()
+    assert not handled("wait")
+    assert all(map(has_ended, one.pids()))
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_killed_supervisor_leaves_no_orphan(worker, autoconn, queue, handled, folder, finishes):
+    one = worker("shop:alone", "--grace", "300" if finishes else "0.1")
+    send(autoconn, queue, "wait")
+    send(autoconn, queue, "next")
+    eventually((folder / "entered").exists)
+    one.signal(signal.SIGKILL)
+    one.process.wait()
+    if finishes:
+        (folder / "go").touch()
+    [pid] = one.pids()
+    eventually(lambda: has_ended(pid))
+    assert len(handled("wait")) == finishes
+    assert not handled("next")
+
+
+def test_sighup_brings_new_code_and_keeps_the_old_where_it_is_broken(
+    worker, autoconn, queue, handled, folder
+):
+    one = worker("shop:alone")
+    one.says("starts:")
+    rewrite(folder / "shop.py", '"old"', '"new')
+    one.signal(signal.SIGHUP)
+    one.says("ERROR not reloaded: cannot load shop:alone: SyntaxError: unterminated string")
+    send(autoconn, queue, "first")
+    eventually(lambda: handled("first", "code") == ["old"])
+    rewrite(folder / "shop.py", '"new', '"new"')
+    one.signal(signal.SIGHUP)
+    one.says("starts:", 2)
+    send(autoconn, queue, "second")
+    eventually(lambda: handled("second", "code") == ["new"])
+    one.signal(signal.SIGTERM)
+    one.ends()
+
+
+def test_a_terminal_that_closes_stops_it(worker):
+    ours, theirs = pty.openpty()
+    one = worker("shop:alone", terminal=theirs)
+    os.close(theirs)
+    one.says("starts:")
+    one.signal(signal.SIGHUP)  # while the terminal is there
+    one.says("reloading")
+    os.close(ours)
+    one.says("stopping")
+    one.ends()
+
+
+def test_a_change_of_a_file_reloads(worker, autoconn, queue, handled, folder):
+    one = worker("shop:alone", "--reload")
+    one.says("watching")
+    one.says("starts:")
+    rewrite(folder / "shop.py", '"old"', '"new"')
+    one.says("changed: shop.py")
+    one.says("starts:", 2)
+    send(autoconn, queue, "x")
+    eventually(lambda: handled("x", "code") == ["new"])
+    one.signal(signal.SIGTERM)
+    one.ends()
+
+
+def test_what_cannot_be_loaded_ends_with_status_2(worker):
+    for target in ("nowhere:consumer", "shop:nothing"):
+        one = worker("shop:alone", target)
+        *_, line = one.ends(2).splitlines()
+        assert line.startswith("pgque: ")
+
+
+def test_where_nobody_can_begin_it_ends_with_status_1(worker):
+    one = worker("shop:stranger", "--processes", "2")
+    *_, line = one.ends(1).splitlines()
+    assert line.startswith("pgque: Not subscriber to queue")
+    one = worker("shop:alone", PGQUE_DSN="host=/nowhere")
+    *_, line = one.ends(1).splitlines()
+    assert line.startswith("pgque: connection is bad")
+
+
+def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, queue, handled):
+    one = worker("shop:stranger", "shop:alone", "shop:ticker")
+    one.says("shop:stranger failed: ")
+    one.says("shop:ticker starts: a ticker")
+    send(autoconn, queue, "x")
+    eventually(lambda: handled("x"))
+    autoconn.execute("select pgque.subscribe(%s, 'stranger')", [queue])
+    one.signal(signal.SIGTERM)
+    one.ends()
+
+
+def test_reloading_needs_an_extra(monkeypatch, capsys):
+    monkeypatch.setattr("pgque.cli.worker.find_spec", lambda name: None)
+    assert run(["worker", "shop:alone", "--reload"]) == 1
+    assert capsys.readouterr().err == "pgque: watchfiles is missing: pip install 'pgque[reload]'\n"

@@ -62,11 +62,12 @@ class PgqueClient(Management):
     ) -> int:
         """Send one event in the connection's transaction; return its id.
 
-        ``payload`` is a str, sent as it is, anything that JSON can hold (None is ``null``), or an
-        `Event`, which brings its own type. ``key`` goes to ``extra1`` and ``headers``, as a JSON
-        object, to ``extra2``, with the trace context beside them where there is one. Calls
-        `pgque.send`, or `pgque.insert_event` with any of these; needs pgque_writer. Raises
-        `PgquePayloadError`, `PgqueQueueNotFound` and `PgqueInsertDisallowed`.
+        ``payload`` is a str, sent as it is, anything that JSON can hold (None is ``null``), a
+        pydantic model or a dataclass, or an `Event`, which brings its own type. ``key`` goes to
+        ``extra1`` and ``headers``, as a JSON object, to ``extra2``, with the trace context beside
+        them where there is one. Calls `pgque.send`, or `pgque.insert_event` with any of these;
+        needs pgque_writer. Raises `PgquePayloadError`, `PgqueQueueNotFound` and
+        `PgqueInsertDisallowed`.
         """
         if isinstance(payload, Event):
             if type not in ("default", payload.type):

@@ -127,18 +127,23 @@ class Consumer:
         self._at_work = False
         self._ticker: Ticker | None = None
 
-    def on(self, type: str) -> Callable[[F], F]:  # noqa: A002
+    def on(self, type: str, *, model: Any = None) -> Callable[[F], F]:  # noqa: A002
         """Register the decorated function for messages of a type; ``"*"`` is for all others.
 
         The function takes the `Message`, and, if it wants, a `PgqueClient` on the transaction in
         which the ack happens. Returning means done. Raising means that this message alone is nacked
         and what the function wrote with that client is undone.
 
-        :raises PgqueInvalidArgument: for a second handler of one type, or other arguments.
+        With ``model``, a pydantic model or a dataclass, the function takes an object of it, made of
+        the payload, in place of the message; then the client and, third, the message, if it wants.
+        A payload that does not fit (`PgquePayloadError`) is nacked as if the function had raised.
+
+        :raises PgqueInvalidArgument: for a second handler of one type, or other arguments, and for
+            what cannot be a model.
         """
 
         def register(function: F) -> F:
-            self._handlers.add(type, function)
+            self._handlers.add(type, function, model)
             return function
 
         return register

@@ -5,9 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from pgque.errors import PgqueInvalidArgument
+from pgque.models import decoder
+
+if TYPE_CHECKING:
+    from pgque.client import PgqueClient
+    from pgque.message import Message
 
 CATCH_ALL = "*"
 
@@ -27,7 +33,7 @@ class Handlers:
         self._by_type: dict[str, Handler] = {}
         self._catch_all: Handler | None = None
 
-    def add(self, message_type: str, function: Callable[..., Any]) -> None:
+    def add(self, message_type: str, function: Callable[..., Any], model: Any = None) -> None:
         """Register a handler; a second one for the same type is a `PgqueInvalidArgument`."""
         if not isinstance(message_type, str) or not message_type:
             raise PgqueInvalidArgument(
@@ -39,7 +45,8 @@ class Handlers:
                 f"there is a handler for type {message_type!r} already: "
                 f"{self._by_type[message_type].function.__qualname__}"
             )
-        self._by_type[message_type] = Handler(function, _takes_client(function))
+        handler = _plain(function) if model is None else _typed(function, model)
+        self._by_type[message_type] = handler
         self._catch_all = self._by_type.get(CATCH_ALL)
 
     def find(self, message_type: str) -> Handler | None:
@@ -50,7 +57,32 @@ class Handlers:
         return len(self._by_type)
 
 
-def _takes_client(function: Callable[..., Any]) -> bool:
+def _plain(function: Callable[..., Any]) -> Handler:
+    return Handler(function, takes_client=_arguments(function, "message", "client") == 2)
+
+
+def _typed(function: Callable[..., Any], model: Any) -> Handler:
+    """Return a handler whose function gets an object of the model in place of the message."""
+    count = _arguments(function, "payload", "client", "message")
+    decode = decoder(model)
+    if count == 1:
+
+        @wraps(function)
+        def call(message: Message) -> Any:
+            return function(decode(message))
+
+        return Handler(call, takes_client=False)
+
+    @wraps(function)
+    def call_with_client(message: Message, client: PgqueClient) -> Any:
+        more = (client, message) if count == 3 else (client,)
+        return function(decode(message), *more)
+
+    return Handler(call_with_client, takes_client=True)
+
+
+def _arguments(function: Callable[..., Any], *names: str) -> int:
+    """Return with how many of these arguments a function wants to be called."""
     if not callable(function):
         raise PgqueInvalidArgument(f"a handler is a function, not {function!r}")
     if inspect.iscoroutinefunction(function):
@@ -61,18 +93,14 @@ def _takes_client(function: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
-        return False
-    for arguments in ((None,), (None, None)):
+        return 1
+    for count in range(1, len(names) + 1):
         try:
-            signature.bind(*arguments)
+            signature.bind(*names[:count])
         except TypeError:
             continue
-        positional = [
-            p
-            for p in signature.parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-        ]
-        return len(positional) == 2
+        return count
+    shapes = [f"({', '.join(names[:count])})" for count in range(1, len(names) + 1)]
     raise PgqueInvalidArgument(
-        f"a handler takes (message) or (message, client), not {function.__qualname__}{signature}"
+        f"a handler takes {' or '.join(shapes)}, not {function.__qualname__}{signature}"
     )

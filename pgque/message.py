@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from pgque.errors import PgqueInvalidArgument, PgquePayloadError
+from pgque.models import to_plain
 
 MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
 """The most that one call sends: bytes of UTF-8, of one payload or of a whole batch together.
@@ -25,8 +26,6 @@ megabyte of a payload is several in the server's memory while it is stored.
 
 _SERVER_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _SERVER_EPOCH_SECONDS: Final = _SERVER_EPOCH.timestamp()
-
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 # JSON writes NUL as an escape that text can hold and jsonb cannot. An even number of backslashes
 # before it are escaped backslashes.
@@ -42,6 +41,17 @@ class Event:
 
     payload: Any
     type: str = "default"
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, Event):
+        raise TypeError("an Event inside of a payload")
+    return to_plain(value)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default
+)
 
 
 class Message:
@@ -193,8 +203,9 @@ def _to_datetime(microseconds: int) -> datetime:
 def encode_payload(payload: Any) -> str:
     """Return the text to store for a payload: a str as it is, anything else as compact JSON.
 
-    None is JSON ``null``; keys of dicts are what `json` makes of them. Raises `PgquePayloadError`
-    for NUL, lone surrogates, NaN and infinities, for what JSON has no word for and for more than
+    None is JSON ``null``; keys of dicts are what `json` makes of them; pydantic models and
+    dataclasses, at the top or inside, become objects. Raises `PgquePayloadError` for NUL, lone
+    surrogates, NaN and infinities, for what JSON has no word for and for more than
     `MAX_PAYLOAD_BYTES`.
     """
     text, size = _encode(payload, "the payload")

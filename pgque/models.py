@@ -1,0 +1,207 @@
+"""Typed payloads: what a handler gets in place of a message, and what `send` takes beside JSON.
+
+pydantic is imported where a model or a dataclass is used, and nowhere else. Without it a dataclass
+is made by its constructor, and may have fields of JSON's own types only: nothing is converted, so
+nothing is half converted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal, Union
+
+from pgque.errors import PgqueInvalidArgument, PgquePayloadError
+
+if TYPE_CHECKING:
+    from pgque.message import Message
+
+REASONS_SHOWN: Final = 5
+
+NEEDS_PYDANTIC: Final = "install pydantic: pip install 'pydantic>=2'"
+
+_PLAIN: Final[dict[Any, Callable[[Any], bool]]] = {
+    Any: lambda value: True,
+    bool: lambda value: isinstance(value, bool),
+    dict: lambda value: isinstance(value, dict),
+    float: lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    list: lambda value: isinstance(value, list),
+    str: lambda value: isinstance(value, str),
+    types.NoneType: lambda value: value is None,
+}
+
+
+def decoder(model: Any) -> Callable[[Message], Any]:
+    """Return a function that makes an object of a model of a message's payload.
+
+    ``model`` is a pydantic model, a dataclass, or another type of which pydantic can make a
+    TypeAdapter. Raises `PgqueInvalidArgument` for anything else, and where pydantic is missing and
+    needed. The function raises `PgquePayloadError`, with a line of reasons, for a payload that does
+    not fit.
+    """
+    if isinstance(model, str):
+        raise PgqueInvalidArgument(f"a model is a class, not the text {model!r}")
+    adapter = _adapter(model)
+    if adapter is not None:
+        return lambda message: _validate(adapter, model, message)
+    if not _is_dataclass(model):
+        raise PgqueInvalidArgument(f"model={_name(model)} is not a dataclass: {NEEDS_PYDANTIC}")
+    checks = _checks(model)
+    return lambda message: _construct(model, checks, message)
+
+
+def to_plain(value: Any) -> Any:
+    """Return what JSON can hold for a pydantic model or a dataclass; TypeError for anything else.
+
+    Names are those under which `decoder` looks for them: a field's alias, where it has one.
+    """
+    kind: Any = type(value)
+    if hasattr(kind, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    if not _is_dataclass(kind):
+        raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
+    adapter = _dataclass_adapter(kind)
+    if adapter is not None:
+        return adapter.dump_python(value, mode="json", by_alias=True)
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+@lru_cache(maxsize=1)
+def _type_adapter() -> Any:
+    """Return pydantic's TypeAdapter, None where there is no pydantic, or one before version 2."""
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        return None
+    return TypeAdapter
+
+
+def _adapter(model: Any) -> Any:
+    make = _type_adapter()
+    if make is None:
+        return None
+    try:
+        return make(model)
+    except (NameError, RuntimeError, TypeError) as error:
+        first = str(error).split("\n")[0]
+        raise PgqueInvalidArgument(
+            f"pydantic cannot make a model of {_name(model)}: {first}"
+        ) from error
+
+
+@lru_cache(maxsize=256)
+def _dataclass_adapter(kind: Any) -> Any:
+    """Return what writes a dataclass; None where its fields have to speak for themselves."""
+    try:
+        return _adapter(kind)
+    except PgqueInvalidArgument:
+        return None
+
+
+def _validate(adapter: Any, model: Any, message: Message) -> Any:
+    if message.payload is None:
+        raise _misfit(message, model, ["it is NULL"])
+    try:
+        return adapter.validate_json(message.payload)
+    except ValueError as error:
+        raise _misfit(message, model, _reasons(error)) from error
+
+
+def _reasons(error: ValueError) -> list[str]:
+    if not hasattr(error, "errors"):
+        return [str(error)]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [": ".join(filter(None, [".".join(map(str, one["loc"])), one["msg"]])) for one in found]
+
+
+def _construct(model: Any, checks: dict[str, _Check], message: Message) -> Any:
+    payload = message.json()
+    if not isinstance(payload, dict):
+        raise _misfit(message, model, [f"an object is needed, not {type(payload).__name__}"])
+    wrong = []
+    for field in dataclasses.fields(model):
+        if field.name not in checks:
+            continue
+        if field.name in payload:
+            if not checks[field.name].fits(payload[field.name]):
+                wrong.append(f"{field.name}: {checks[field.name].name} is needed")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            wrong.append(f"{field.name}: it is missing")
+    if wrong:
+        raise _misfit(message, model, wrong)
+    try:
+        return model(**{name: payload[name] for name in checks if name in payload})
+    except ValueError as error:  # __post_init__ has looked at it
+        raise _misfit(message, model, [str(error)]) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+    """What a field of a dataclass takes: ``name`` is its type's."""
+
+    name: str
+    fits: Callable[[Any], bool]
+
+
+def _checks(model: Any) -> dict[str, _Check]:
+    """Return a check for each field that the constructor of a dataclass takes."""
+    try:
+        hints = typing.get_type_hints(model)
+    except NameError as error:
+        raise PgqueInvalidArgument(f"cannot read the fields of {_name(model)}: {error}") from error
+    checks = {}
+    for field in dataclasses.fields(model):
+        if field.init:
+            check = _check(hints[field.name])
+            if check is None:
+                raise PgqueInvalidArgument(
+                    f"field {field.name} of {_name(model)} is {_name(hints[field.name])}, which is "
+                    f"none of JSON's own types and has to be converted: {NEEDS_PYDANTIC}"
+                )
+            checks[field.name] = _Check(_name(hints[field.name]), check)
+    return checks
+
+
+def _check(hint: Any) -> Callable[[Any], bool] | None:
+    """Return whether a value that came from JSON is of a type; None for types JSON has not."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is None:
+        return _PLAIN.get(hint)
+    if origin is Literal:
+        return lambda value: any(value == one and type(value) is type(one) for one in arguments)
+    if origin in (Union, types.UnionType):
+        inner = [_check(one) for one in arguments]
+        known = [check for check in inner if check is not None]
+        if len(known) < len(inner):
+            return None
+        return lambda value: any(check(value) for check in known)
+    if origin is dict and arguments[0] is not str:
+        return None
+    of = _check(arguments[-1]) if origin in (dict, list) else None
+    if of is None:
+        return None
+    if origin is list:
+        return lambda value: isinstance(value, list) and all(map(of, value))
+    return lambda value: isinstance(value, dict) and all(map(of, value.values()))
+
+
+def _misfit(message: Message, model: Any, reasons: list[str]) -> PgquePayloadError:
+    shown = "; ".join(reasons[:REASONS_SHOWN])
+    if len(reasons) > REASONS_SHOWN:
+        shown += f"; and {len(reasons) - REASONS_SHOWN} more"
+    return PgquePayloadError(
+        f"the payload of message {message.msg_id} does not fit {_name(model)}: {shown}"
+    )
+
+
+def _is_dataclass(model: Any) -> bool:
+    return isinstance(model, type) and dataclasses.is_dataclass(model)
+
+
+def _name(model: Any) -> str:
+    is_class = isinstance(model, type) and typing.get_origin(model) is None
+    return str(model.__name__) if is_class else str(model)

@@ -5,16 +5,13 @@ tick, rotate and drop as they like.
 """
 
 import itertools
-import os
-import secrets
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from pgque.install import install
+from pgque.testing import Databases
 from tests.fix_pooler import POOLED
 
 Connect = Callable[..., psycopg.Connection]
@@ -22,47 +19,10 @@ Connect = Callable[..., psycopg.Connection]
 _numbers = itertools.count(1)
 
 
-class Databases:
-    """Makes and drops databases on the server of the test run."""
-
-    def __init__(self, server_dsn: str) -> None:
-        self.server_dsn = server_dsn
-        self._conn = psycopg.connect(server_dsn, autocommit=True)
-
-    def create(self, template: str = "template1") -> str:
-        """Create a database with a name of its own; return its connection string."""
-        name = f"pgque_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_numbers)}"
-        statement = "create database {} template {}"
-        # Copying the files is faster by half than writing them to the log; known since 15.
-        if self._conn.info.server_version >= 150000:
-            statement += " strategy file_copy"
-        self._run(statement, name, template)
-        return make_conninfo(self.server_dsn, dbname=name)
-
-    def drop(self, dsn: str) -> None:
-        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
-        self._run("drop database if exists {} with (force)", name)
-
-    def close(self) -> None:
-        self._conn.close()
-
-    def _run(self, statement: str, *names: str) -> None:
-        query = sql.SQL(statement).format(*map(sql.Identifier, names))
-        try:
-            self._conn.execute(query)
-        except psycopg.OperationalError:
-            if not self._conn.closed:
-                raise
-            # A test may have ended all sessions of the server.
-            self._conn = psycopg.connect(self.server_dsn, autocommit=True)
-            self._conn.execute(query)
-
-
 @pytest.fixture(scope="session")
 def databases(server_dsn: str) -> Iterator[Databases]:
-    databases = Databases(server_dsn)
-    yield databases
-    databases.close()
+    with Databases(server_dsn) as databases:
+        yield databases
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +30,7 @@ def template(databases: Databases) -> Iterator[str]:
     """The name of a database with pgque in it and nobody connected."""
     dsn = databases.create()
     install(dsn)
-    yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    yield databases.leave(dsn)
     databases.drop(dsn)
 
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from pgque.doctor import Finding, Status, consumers, events, examine, server
+from pgque.testing import advance
 from tests.fix_cli import cli
 from tests.fix_engine import nack, receive, send, tick, value
 
@@ -124,7 +125,7 @@ def test_a_log_that_is_not_rotated(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
     assert finding(dsn, "rotation").status is Status.OK
-    autoconn.execute("update pgque.queue set queue_switch_time = now() - interval '1 week'")
+    advance(autoconn, timedelta(weeks=1))
     found = finding(dsn, "rotation")
     assert found.status is Status.WARNING
     assert "7 days ago" in found.detail

@@ -1,0 +1,89 @@
+"""Fixtures of pytest for applications that use pgque (extra ``testing``).
+
+None is used unless a test asks for it, and nothing of pgque is imported before: a module of its own
+keeps it so, since pytest imports its plugins at each start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pgque.testing import Databases, Kit
+
+
+@pytest.fixture(scope="session")
+def pgque_server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A superuser's connection string to the server of this run; workers of pytest-xdist share it.
+
+    It is ``PGQUE_TEST_DSN``, else a container, else embedded. Override it to bring your own.
+    """
+    from pgque.errors import PgqueError
+    from pgque.testing import find_server, shared_server
+
+    if os.environ.get("PYTEST_XDIST_WORKER") and not os.environ.get("PGQUE_TEST_DSN"):
+        server = shared_server(tmp_path_factory.getbasetemp().parent)
+    else:
+        server = find_server()
+    with contextlib.ExitStack() as stack:
+        try:
+            dsn = stack.enter_context(server)
+        except PgqueError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def pgque_prepare() -> Callable[[str], object]:
+    """A function that is called once, with the DSN of a new database that has pgque in it.
+
+    Override it to make tables and queues: every test's database is a copy.
+    """
+    return lambda dsn: None
+
+
+@pytest.fixture(scope="session")
+def pgque_databases(pgque_server_dsn: str) -> Iterator[Databases]:
+    """Makes and drops databases on the server."""
+    from pgque.testing import Databases
+
+    with Databases(pgque_server_dsn) as databases:
+        yield databases
+
+
+@pytest.fixture(scope="session")
+def pgque_template(
+    pgque_databases: Databases, pgque_prepare: Callable[[str], object]
+) -> Iterator[str]:
+    """The name of the database of which each test's is a copy."""
+    from pgque.install import install
+
+    dsn = pgque_databases.create()
+    try:
+        install(dsn)
+        pgque_prepare(dsn)
+        yield pgque_databases.leave(dsn)
+    finally:
+        pgque_databases.drop(dsn)
+
+
+@pytest.fixture
+def pgque_dsn(pgque_databases: Databases, pgque_template: str) -> Iterator[str]:
+    """A superuser's connection string to a database of the test's own, with pgque in it."""
+    dsn = pgque_databases.create(pgque_template)
+    yield dsn
+    pgque_databases.drop(dsn)
+
+
+@pytest.fixture
+def pgque_kit(pgque_dsn: str) -> Iterator[Kit]:
+    """A `pgque.testing.Kit` on a database of the test's own."""
+    from pgque.testing import Kit
+
+    with Kit(pgque_dsn) as kit:
+        yield kit

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import embedded, install, logs, metrics, observers, tail, traces
+from pgque import embedded, install, logs, metrics, observers, tail, testing, traces
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -27,6 +27,7 @@ ROWS: Final = ("QueueInfo", "ConsumerInfo", "DeadLetter", "ReplayResult")
 INSTALL: Final = (
     "install", "uninstall", "script", "schema_version", "server_versions", "check_schema",
 )  # fmt: skip
+TESTING: Final = ("Kit", "Drained", "Failure", "HandlerFailed", "Databases")
 
 _NAMES: Final = re.compile(r"^(`\w+`(?:(?:, | … )`\w+`)*) ")
 """What an item of a list in a docstring begins with; two spaces or more tell it from a sentence."""
@@ -60,6 +61,9 @@ def python_reference() -> str:
     parts.append(_class(metrics.ConsumerMetrics, "###"))
     parts.append(f"\n## pgque.traces\n\n{_markdown(inspect.getdoc(traces) or '')}\n")
     parts.append(f"\n## pgque.logs\n\n{_markdown(inspect.getdoc(logs) or '')}\n")
+    parts.append(f"\n## pgque.testing\n\n{_markdown(inspect.getdoc(testing) or '')}\n")
+    parts += [_class(getattr(testing, name), "###") for name in TESTING]
+    parts.append(_function(testing.advance, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")
     parts.append(_class(embedded.Server, "###"))
     parts.append(_function(embedded.default_data_dir, "###"))
@@ -110,7 +114,9 @@ def _signature(function: Any) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             shown.append("*")
             star = True
-        text = parameter.name
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = star or bool(stars)
+        text = stars + parameter.name
         if parameter.annotation is not parameter.empty:
             text += f": {_name(parameter.annotation)}"
         if parameter.default is not parameter.empty:

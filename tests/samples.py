@@ -308,6 +308,9 @@ def reader(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, dsn: str) 
         yield one
     finally:
         one.close()
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", "")).startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
 
 
 def to_url(dsn: str) -> str:

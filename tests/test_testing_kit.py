@@ -16,6 +16,7 @@ from pgque import (
     PgqueInvalidArgument,
     PgqueTickerStopped,
 )
+from pgque.observers import Observer
 from pgque.testing import HandlerFailed, Kit
 
 NOWHERE = "postgresql://nobody@nowhere.invalid/nothing"
@@ -262,6 +263,21 @@ def test_a_handler_may_close_the_tests_connection(kit, client, connect):
     assert len(Kit(borrowed).drain(consumer).messages) == 1
     with pytest.raises(PgqueConnectionError):
         Kit(borrowed).tick()
+
+
+def test_observers_are_told(kit, client):
+    class Counting(Observer):
+        handled = 0
+
+        def on_handled(self, batch, message, seconds, error):
+            self.handled += 1
+
+    counting = Counting()
+    consumer = collecting([])
+    consumer.observe(counting)
+    client.send("orders", 1)
+    kit.drain(consumer)
+    assert counting.handled == 1
 
 
 def test_failures_are_logged_as_the_consumer_does(kit, client, caplog):

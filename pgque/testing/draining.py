@@ -78,6 +78,7 @@ class Draining(Consumer):
         The client's connection is in autocommit.
         """
         batches = self._batches(client.conn)
+        self._watch = self._watch_on(client.conn)
         before = len(self._drained.messages)
         with mapped:
             try:

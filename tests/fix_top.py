@@ -137,11 +137,16 @@ async def shown(
         yield pilot
 
 
+def send_key(pilot: Pilot[None], key: str) -> None:
+    """Press a key without waiting for what it does."""
+    name, char = (_character_to_key(key), key) if len(key) == 1 else (key, None)
+    pilot.app.post_message(Key(name, char))
+
+
 async def press(pilot: Pilot[None], *keys: str) -> None:
     """Press keys and let the screen take each: without the pilot's own waits, which are long."""
     for key in keys:
-        name, char = (_character_to_key(key), key) if len(key) == 1 else (key, None)
-        pilot.app.post_message(Key(name, char))
+        send_key(pilot, key)
         await settled(pilot)
         await until(pilot, lambda: pilot.app.screen.is_mounted, "the screen")
 

@@ -21,6 +21,7 @@ from tests.fix_top import (
     queue_now,
     sample,
     seen,
+    send_key,
     settled,
     shown,
     text_of,
@@ -265,6 +266,20 @@ def test_a_thousand_queues_are_filtered_as_one_types():
     play(steps())
 
 
+def test_a_page_that_comes_to_the_front_leaves_the_keys_to_a_filter_begun_already():
+    async def steps():
+        async with shown(FakeSource(board())) as pilot:
+            for key in ("2", "1", "slash", *"0992", "enter", "enter"):
+                send_key(pilot, key)
+                await pilot.pause(0)
+            await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the queue")
+            await seen(pilot, "queue-0992")
+            await settled(pilot)
+            assert pilot.app.screen.queue == "queue-0992"
+
+    play(steps())
+
+
 def test_sorting_goes_from_column_to_column_and_turns_round():
     async def steps():
         async with shown(FakeSource(board(20))) as pilot:
@@ -279,10 +294,11 @@ def test_sorting_goes_from_column_to_column_and_turns_round():
     play(steps())
 
 
-def test_the_cursor_stays_with_its_queue_when_the_order_changes():
-    def rates(*rates):
-        return sample([queue_now(name, rate=rate) for name, rate in zip("abc", rates, strict=True)])
+def rates(*rates):
+    return sample([queue_now(name, rate=rate) for name, rate in zip("abc", rates, strict=True)])
 
+
+def test_the_cursor_stays_with_its_queue_when_the_order_changes():
     async def steps():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await press(pilot, "s", "s", "end")
@@ -291,6 +307,16 @@ def test_the_cursor_stays_with_its_queue_when_the_order_changes():
             await looked(pilot)
             assert names(pilot) == ["c", "b", "a"]
             assert (listing.selected.now.queue, listing.cursor) == ("c", 0)
+
+    play(steps())
+
+
+def test_on_the_first_line_the_cursor_stays_on_the_first_line():
+    async def steps():
+        async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
+            await press(pilot, "s", "s")
+            await looked(pilot)
+            assert pilot.app.screen.page.listing.selected.now.queue == "c"
 
     play(steps())
 

@@ -217,7 +217,9 @@ class Watching(Screen[None]):
 
     def on_tabbed_content_tab_activated(self) -> None:
         """Give a page that comes to the front the keys, and its list."""
-        self.page.listing.focus()
+        # Somebody who types fast may have begun to filter it already.
+        if self.focused is not self.query_one("#filter"):
+            self.set_focus(self.page.listing)
         self.load()
 
     def on_listing_opened(self, event: Listing.Opened) -> None:
@@ -231,15 +233,15 @@ class Watching(Screen[None]):
 
     def on_input_submitted(self) -> None:
         """Keep the filter, and give the keys back."""
+        self.set_focus(self.page.listing)
         self.query_one("#filter").display = False
-        self.page.listing.focus()
 
     def action_filter(self) -> None:
         """Begin to type a filter."""
         field = self.query_one("#filter", Input)
         field.display = True
         field.value = self.page.listing.sought
-        field.focus()
+        self.set_focus(field)  # now: the next key is for it
 
     def action_back(self) -> None:
         """End the filter, or leave the screen."""
@@ -266,6 +268,7 @@ class Watching(Screen[None]):
         """Show a page."""
         if number <= len(self.pages):
             self.query_one(TabbedContent).active = f"page{number}"
+            self.set_focus(self.page.listing)
 
     def action_next_page(self, step: int) -> None:
         """Show the page beside this one."""

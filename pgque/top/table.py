@@ -152,8 +152,9 @@ class Listing(ScrollView, Generic[T], can_focus=True):
             shown.sort(key=lambda thing: _sortable(key(thing)), reverse=self._down)
         self._shown = shown
         self.virtual_size = Size(self.size.width, len(shown) + HEAD)
+        # On the first line it stays there: that is where the worst and the newest are.
         rows = (n for n, thing in enumerate(shown) if self._identify(thing) == wanted)
-        self._move_to(next(rows, self.cursor))
+        self._move_to(next(rows, self.cursor) if self.cursor else 0)
 
     def _move_to(self, row: int) -> None:
         moved = row != self.cursor

@@ -12,7 +12,6 @@ from tests.fix_pooler import directly
 from tests.running import PATIENCE, eventually
 
 
-
 def test_figures_move_without_anybody_doing_anything(look, autoconn, queue, consumer):
     page = look()
     is_live(page)

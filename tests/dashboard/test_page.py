@@ -91,7 +91,7 @@ def test_a_server_that_is_lost_is_said_and_found_again(look, closed, queue):
     finally:
         closed(False)
     is_live(page)
-    assert page.get_by_text("The database has not answered since").count() == 0
+    page.get_by_text("The database has not answered since").wait_for(state="detached")
 
 
 def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
@@ -102,7 +102,7 @@ def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
     gone.wait_for()
     with serving(create_app(dsn, every=0.2), served.port):
         is_live(page)
-    assert gone.count() == 0
+    gone.wait_for(state="detached")
 
 
 def test_figures_that_grow_old_are_said(look, page, monkeypatch):

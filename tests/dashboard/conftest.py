@@ -100,9 +100,9 @@ def closed(server_dsn: str, dsn: str) -> Callable[[bool], None]:
     return closed
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """A headless Chromium, one for the session."""
+    """A headless Chromium. While it is open no other test of this process may run a loop of its own."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright

@@ -109,20 +109,29 @@ class Consumer:
         self._poll_interval = poll_interval
         self._max_messages = max_messages
         self._retry_after = to_interval(retry_after, "retry_after")
-        self._subconsumer = subconsumer
+        self._unknown_handler_policy = unknown_handler_policy
         self._dead_interval = (
             None if dead_interval is None else to_interval(dead_interval, "dead_interval")
         )
         self._handlers = Handlers()
-        self._stopping = threading.Event()
-        self._awake = threading.Event()
-        self._fields = Fields(queue=queue, consumer=name)
+        self._observers: list[Observer] = []
+        self._become(subconsumer)
+
+    def _become(self, subconsumer: str | None) -> None:
+        """Take a name in the group, or none, and all that is not shared with other members."""
+        self._subconsumer = subconsumer
+        self._fields = Fields(queue=self._queue, consumer=self._name)
         if subconsumer is not None:
             self._fields["subconsumer"] = subconsumer
+        self._stopping = threading.Event()
+        self._awake = threading.Event()
         self._handling = Handling(
-            str(self), self._fields, self._handlers, unknown_handler_policy, self._stopping.is_set
+            str(self),
+            self._fields,
+            self._handlers,
+            self._unknown_handler_policy,
+            self._stopping.is_set,
         )
-        self._observers: list[Observer] = []
         self._watch: Watch | None = None
         self._received_once = False
         self._at_work = False
@@ -186,15 +195,14 @@ class Consumer:
         return self._subconsumer
 
     def as_member(self, subconsumer: str) -> Consumer:
-        """Return another member of the same group, with the handlers and settings of this one.
+        """Return another member of the same group, with this one's handlers, settings, observers.
 
         :raises PgqueInvalidArgument: where this is no member of a group.
         """
         if self._subconsumer is None:
             raise PgqueInvalidArgument(f"{self} is no member of a group: it has no subconsumer")
         member = copy(self)
-        member._subconsumer = subconsumer
-        member._stopping, member._awake = threading.Event(), threading.Event()
+        member._become(subconsumer)
         return member
 
     def __str__(self) -> str:

@@ -25,6 +25,8 @@ class Fields(TypedDict, total=False):
     ``seconds``      how long it took, float
     ``error``        what went wrong, the text of the error
     ``retry_in``     seconds until it is tried again, float
+    ``worker``       name of a process of ``pgque worker``
+    ``path``         file or folder that ``pgque worker --reload`` watches
     """
 
     queue: str
@@ -39,3 +41,5 @@ class Fields(TypedDict, total=False):
     seconds: float
     error: str
     retry_in: float
+    worker: str
+    path: str

@@ -61,7 +61,8 @@ def test_every_call_of_a_logger_has_fields_from_the_list():
 
 def test_every_logger_is_below_pgque():
     for path in PACKAGE.rglob("*.py"):
-        for name in re.findall(r"getLogger\((.*?)\)", path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"logger = logging.getLogger\((.*?)\)", text):
             assert re.fullmatch(r'"pgque\.\w+"', name), (path, name)
 
 

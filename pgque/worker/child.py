@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from pgque.consumer import Consumer
 from pgque.errors import PgqueError
+from pgque.logs import Fields
 from pgque.worker.target import Job, TargetError, as_member, describe, load
 
 logger = logging.getLogger("pgque.worker")
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "%s is no member of a group: while one of its processes works, the others stand "
                 "by. With a subconsumer they would share its messages",
                 job,
+                extra=Fields(worker=options.name),
             )
     link.tell("loaded", describe(job))
     link.stop_with_supervisor(job)
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         link.tell("failed", " ".join(str(error).split()))
         return 1
     except Exception:
-        logger.critical("%s ended", describe(job), exc_info=True)
+        logger.critical("%s ended", describe(job), exc_info=True, extra=Fields(worker=options.name))
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pgque.background import Backoff
+from pgque.logs import Fields
 from pgque.worker.process import End, Process
 
 logger = logging.getLogger("pgque.worker")
@@ -132,7 +133,13 @@ class Supervisor:
                 backoff.reset()
             if not asked:
                 pause = backoff.next()
-                logger.warning("%s %s; again in %.1f s", place.name, why, pause)
+                logger.warning(
+                    "%s %s; again in %.1f s",
+                    place.name,
+                    why,
+                    pause,
+                    extra=Fields(worker=place.name, error=why, retry_in=pause),
+                )
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(place.wake.wait(), pause)
 
@@ -146,7 +153,9 @@ class Supervisor:
         def loaded(process: Process, text: str) -> None:
             self._loaded.add(target)
             if not check:
-                logger.info("%s starts: %s, pid %d", name, text, process.pid)
+                logger.info(
+                    "%s starts: %s, pid %d", name, text, process.pid, extra=Fields(worker=name)
+                )
 
         process = await Process.start(arguments, loaded)
         self._running[process] = name
@@ -207,7 +216,12 @@ class Supervisor:
         name = self._running[process]
 
         def late() -> None:
-            logger.warning("%s did not end within %g s, and is killed", name, self._grace)
+            logger.warning(
+                "%s did not end within %g s, and is killed",
+                name,
+                self._grace,
+                extra=Fields(worker=name, seconds=self._grace),
+            )
 
         process.ask_to_end(self._grace, late)
 
@@ -235,14 +249,15 @@ class Supervisor:
             try:
                 process = await self._start(target, target, check=True)
             except OSError as error:
-                logger.error("not reloaded: %s", error)
+                logger.error("not reloaded: %s", error, extra=Fields(error=str(error)))
                 return False
             end = await process.ended()
             del self._running[process]
             if self._stopping.is_set():
                 return False
             if end.loaded is None:
-                logger.error("not reloaded: %s", end.broken or f"{target} {end}")
+                why = end.broken or f"{target} {end}"
+                logger.error("not reloaded: %s", why, extra=Fields(error=why))
                 return False
         return True
 
@@ -251,14 +266,16 @@ class Supervisor:
 
         logging.getLogger("watchfiles").setLevel(logging.WARNING)
         here = Path.cwd()
-        logger.info("watching %s", here)
+        logger.info("watching %s", here, extra=Fields(path=str(here)))
         try:
             async for changes in awatch(here, watch_filter=PythonFilter()):
-                files = sorted({os.path.relpath(path, here) for _, path in changes})
-                logger.info("changed: %s", ", ".join(files))
+                files = ", ".join(sorted({os.path.relpath(path, here) for _, path in changes}))
+                logger.info("changed: %s", files, extra=Fields(path=files))
                 self._reload_wanted.set()
         except Exception as error:  # the system's limits, mostly
-            logger.error("cannot watch %s: %s", here, error)
+            logger.error(
+                "cannot watch %s: %s", here, error, extra=Fields(path=str(here), error=str(error))
+            )
 
 
 def _has_terminal() -> bool:

@@ -173,3 +173,23 @@ def test_who_is_no_member_has_no_siblings(dsn, queue):
     assert alone.subconsumer is None
     with pytest.raises(pgque.PgqueInvalidArgument, match="no member of a group"):
         alone.as_member("m-2")
+
+
+def test_a_member_made_of_another_stops_and_speaks_for_itself(client, member, queue, caplog):
+    first = member("first")
+    second = first.as_member("second")
+    got: list[int] = []
+
+    @first.on("default")
+    def handle(msg: Message) -> None:
+        got.append(msg.msg_id)
+        second.stop()
+        raise ValueError
+
+    client.send_batch(queue, "default", range(5))
+    with running(second):
+        eventually(lambda: got)
+    assert len(got) == 1
+    [said] = [record for record in caplog.records if "handler failed" in record.getMessage()]
+    assert vars(said)["subconsumer"] == "second"
+    assert f"{queue}/group.second" in said.getMessage()

@@ -102,7 +102,7 @@ def closed(server_dsn: str, dsn: str) -> Callable[[bool], None]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. While it is open no other test of this process may run a loop of its own."""
+    """A headless Chromium. While it is open no other test of this process may run a loop."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,26 +17,38 @@ from tests.samples import ROOT
 SHORT = ["kill", "term", "zombie", "poison", "late", "sessions", "immediate", "hole", "read-only"]
 
 
+HITS = ("tries again", "session ended", "batch taken over", "read-only")
+
+
 def test_p1_p3_p4_nothing_is_lost_doubled_or_out_of_order_whatever_dies(tmp_path: Path) -> None:
-    out = tmp_path / "chaos.json"
     faults = list(FAULTS) if LONG else SHORT
+    missed = set(HITS)
+    for seed in (4, 5, 6):
+        result = run(tmp_path / f"{seed}.json", faults, seed)
+        missed -= {name for name in HITS if result["said"][name]}
+        if not missed:
+            return
+    # A fault may come when nobody is there whom it could hit, but not each time.
+    raise AssertionError(f"nobody was hit so that the log says: {missed}")
+
+
+def run(out: Path, faults: list[str], seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.chaos", f"--faults={','.join(faults)}", f"--out={out}"]
     if not LONG:
-        command += ["--minutes=0.25", "--round=12", "--calm=3", "--rate=20", "--seed=4"]
+        command += ["--minutes=0.25", "--round=12", "--calm=3", "--rate=20", f"--seed={seed}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert out.exists(), done.stdout + done.stderr
     result = json.loads(out.read_text())
     said = done.stdout[-3000:]
     assert result["violations"] == dict.fromkeys(VIOLATIONS, 0), said
     assert result["crashed"] == result["left"] == 0, said
-    # It did happen, and it did hit.
+    # It did happen.
     assert {name for name in faults if name not in result["faults"]} <= {"disk", "loss"}, said
     for name in ("sent", "failed", "poison"):
         assert result["events"][name] > 0, said
-    for name in ("tries again", "session ended", "batch taken over", "read-only"):
-        assert result["said"][name] > 0, said
     # How soon the rate is back is a matter of the machine: see the exit status of a long run.
     assert not LONG or done.returncode == 0, said
+    return result
 
 
 def test_a_fault_that_there_is_not() -> None:

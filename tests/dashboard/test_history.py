@@ -36,8 +36,8 @@ def test_a_pause_is_a_gap(history):
     history.record(130, {RATE: 2})
     assert history.read("q") == ([100, 110, 120, 130], {RATE: [1, None, None, 2]})
     history.record(140, {RATE: 3})
-    history.record(180, {RATE: 4})
-    assert history.read("q") == ([150, 160, 170, 180], {RATE: [None, None, None, 4]})
+    history.record(170, {RATE: 4})
+    assert history.read("q") == ([140, 150, 160, 170], {RATE: [3, None, None, 4]})
     history.record(500, {RATE: 3})
     assert history.read("q") == ([500], {RATE: [3]})
 

@@ -85,11 +85,7 @@ def select(
     ``keeps_place`` has it write down after each chunk, durably, how far it came, as whoever must
     go on there after a crash has to. Returns the ids.
     """
-    query = (
-        "select ev_id, 0::bigint, ev_type, ev_data, coalesce(ev_retry, 0), ev_time, "
-        f"ev_extra1, ev_extra2, ev_extra3, ev_extra4 from {table} "
-        "where ev_id > %s order by ev_id limit %s"
-    ).encode()
+    query = _select(table)
     ids: array[int] = array("q")
     last = 0
     if keeps_place:
@@ -102,6 +98,27 @@ def select(
         last = rows[-1][0]
         if keeps_place:
             conn.execute("insert into place values (%s)", (last,))
+
+
+def _select(table: str) -> bytes:
+    return (
+        "select ev_id, 0::bigint, ev_type, ev_data, coalesce(ev_retry, 0), ev_time, "
+        f"ev_extra1, ev_extra2, ev_extra3, ev_extra4 from {table} "
+        "where ev_id > %s order by ev_id limit %s"
+    ).encode()
+
+
+def select_in_server(conn: Connection, table: str, chunk: int) -> float:
+    """Return the milliseconds that the server itself needs for a chunk of `select`."""
+    return in_server(conn, _select(table), (0, chunk))
+
+
+def in_server(conn: Connection, query: bytes, params: Sequence[object]) -> float:
+    """Return how many milliseconds the server needs to execute a query, sending nothing."""
+    explained = b"explain (analyze, timing off, format json) " + query
+    row = conn.execute(explained, params).fetchone()
+    assert row is not None
+    return float(row[0][0]["Execution Time"])
 
 
 def log_child(conn: Connection, queue: str) -> str:

@@ -233,7 +233,16 @@ class Reader(Calls):
 
     def queues(self) -> list[tuple[Any, ...]]:
         """Return a row for each queue: its name, then what `QUEUES` says."""
-        return self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
+        rows = self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
+        # A reader may not look at a queue's sequence: what was sent is what the newest tick saw of
+        # it, and what came since. A tick that the first statement saw is there for the second.
+        counted = dict(
+            self._rows(_ASK_COUNTED, ([row[-2] for row in rows], [row[-1] for row in rows]))
+        )
+        return [
+            (name, counted.get(queue_id, 0) + new, new, *others)
+            for name, new, *others, queue_id, _ in rows
+        ]
 
     def consumers(self) -> list[tuple[Any, ...]]:
         """Return a row for each consumer, members of groups included: names, then `CONSUMERS`."""
@@ -247,7 +256,6 @@ class Reader(Calls):
 
 _ASK_QUEUES: Final = """
 select i.queue_name,
-       coalesce(pg_sequence_last_value(q.queue_event_seq::regclass), 0),
        coalesce(i.ev_new, 0), coalesce(extract(epoch from i.ticker_lag), 0)::float8,
        i.queue_ticker_paused::int,
        extract(epoch from clock_timestamp() - i.queue_switch_time)::float8,
@@ -255,9 +263,15 @@ select i.queue_name,
         limit %s::int) counted),
        (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
         limit %s::int) counted),
-       extract(epoch from i.queue_rotation_period)::float8
+       extract(epoch from i.queue_rotation_period)::float8,
+       q.queue_id, i.last_tick_id
   from pgque.get_queue_info() i
   join pgque.queue q using (queue_name)
+"""
+_ASK_COUNTED: Final = """
+select t.tick_queue, t.tick_seq_after
+  from unnest(%b::int[], %b::bigint[]) as newest (queue_id, tick_id)
+  join pgque.tick t on t.tick_queue = newest.queue_id and t.tick_id = newest.tick_id
 """
 _ASK_CONSUMERS: Final = """
 select queue_name, consumer_name, coalesce(pending_events, 0),

@@ -241,7 +241,7 @@ def options(folder: Path, **others: object) -> argparse.Namespace:
 def test_a_run_stamps_its_rows_and_runs_a_shared_function_once(made: Made, tmp_path: Path) -> None:
     rows, failed = run(made, [4, 5], options(tmp_path), ["textbook"], Quiet())
     assert not failed
-    assert len(rows) == 9
+    assert len(rows) == 12
     assert {row.workload for row in rows} == {4, 5}
     assert all(row.environment["quick"] for row in rows)
     [peer] = [row for row in rows if row.subject == "textbook"]

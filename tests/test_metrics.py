@@ -1,5 +1,6 @@
 """Figures for Prometheus (pgque/metrics.py, `pgque metrics`)."""
 
+import os
 import re
 import signal
 import socket
@@ -26,6 +27,19 @@ def figures(dsn):
     registry = CollectorRegistry()
     registry.register(collector(dsn))
     return registry.get_sample_value
+
+
+def test_a_role_that_may_only_read_counts_the_same(dsn, autoconn, queue, consumer):
+    name = f"pgque_test_reader_{os.getpid()}"
+    autoconn.execute(f"create role {name} login in role pgque_reader")
+    try:
+        send_many(autoconn, queue, 5)
+        tick(autoconn, queue)
+        send_many(autoconn, queue, 2)
+        with psycopg.connect(psycopg.conninfo.make_conninfo(dsn, user=name)) as conn:
+            assert [row[:3] for row in Reader(conn).queues()] == [(queue, 7, 2)]
+    finally:
+        autoconn.execute(f"drop role {name}")
 
 
 def test_queues_and_consumers_are_counted(figures, autoconn, queue, consumer):

@@ -93,6 +93,8 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
         stop_autovacuum(client.conn)
         for number in range((1 + len(chunks)) * (context.rounds + 1)):
             client.subscribe(name, f"reader {number}")
+        for chunk in chunks:
+            client.subscribe(name, f"explained {chunk}")
         sent = array("q", [client.send(name, "first", type="first")])
         sent.extend(fill(client, name, total - 2, tick_every=tick_every))
         sent.append(client.send(name, "last", type="last"))
@@ -133,8 +135,9 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
             contestants[f"place {chunk}"] = partial(select, chunk, keeps_place=True)
         interleave(contestants, 1)
         figures = interleave(contestants, context.rounds)
+        rows = [_in_server(context, client, name, log, chunk, windows) for chunk in chunks]
     several = partial(compared, unit="events/s", reference="binary SELECT of the same rows")
-    rows = [
+    rows += [
         several(
             4,
             f"receive and ack by {chunk:,}, {windows}",
@@ -165,11 +168,38 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
             goal=">= 0.4",
         )
     )
-    for row in rows:
+    for row in rows[len(chunks) :]:
         row.detail |= {"every event arrived": total, "of each round": context.rounds}
     if rows[-1].value is not None and rows[-1].value >= 100_000:
         rows[-1].met = True  # 100,000 a second, or 0.4 where the machine is slower
     return rows
+
+
+def _in_server(
+    context: Context, client: pgque.PgqueClient, name: str, log: str, chunk: int, windows: str
+) -> Row:
+    """Compare what the server alone does for a batch with what it does for the SELECT."""
+    reader = f"explained {chunk}"
+    call = b"select * from pgque.receive(%s::text, %s::text, %s::int)"
+
+    def receive() -> float:
+        with client.conn.transaction(force_rollback=True):
+            return references.in_server(client.conn, call, (name, reader, chunk)) / chunk * 1e3
+
+    def select() -> float:
+        return references.select_in_server(client.conn, log, chunk) / chunk * 1e3
+
+    contestants = {"receive": receive, "select": select}
+    interleave(contestants, 2)
+    samples = interleave(contestants, context.pick(20, 10, 1))
+    return compared(
+        4,
+        f"receive by {chunk:,} inside of the server, {windows}",
+        "µs per event",
+        samples["receive"],
+        reference="the SELECT inside of the server",
+        reference_samples=samples["select"],
+    )
 
 
 def _drained_by_peers(context: Context) -> list[Row]:

@@ -127,7 +127,8 @@ def rotation(x: Examination) -> Iterator[Finding]:
         "select c.consumer_name, c.lag from pgque.get_consumer_info(q.queue_name) c "
         "order by c.lag desc nulls last limit 1) slowest on true "
         "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
-        "and coalesce(pg_sequence_last_value(q.queue_event_seq::regclass), 0) > 0 "
+        "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
+        "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more
         "order by q.queue_switch_time limit 3"
     )
     for name, since, consumer, lag in rows:

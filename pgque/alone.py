@@ -27,13 +27,15 @@ _LOCK_TIMEOUT_MS = 200
 _LOCK_ATTEMPTS = 120
 
 # Roles belong to the whole cluster: an installer in another database may create or grant the
-# same ones at this moment, which no lock of this database can keep away.
+# same ones at this moment, which no lock of this database can keep away. Who has just lost such a
+# race may remember until its transaction ends that the role is not there: UndefinedObject.
 _COLLISIONS = (
     pg.UniqueViolation,
     pg.DuplicateObject,
     pg.DuplicateSchema,
     pg.DeadlockDetected,
     pg.SerializationFailure,
+    pg.UndefinedObject,
 )
 
 

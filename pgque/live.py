@@ -1,12 +1,11 @@
 """What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
 
-A sample is three queries whose cost does not depend on backlogs (those of `pgque.metrics`). Rates
+A sample is a few queries, most of them those of `pgque.metrics`, at the same cost for any backlog. Rates
 are differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, NamedTuple
 
 import psycopg
@@ -73,24 +72,23 @@ class _Groups(Calls):
 
 
 class Live:
-    """Takes samples, and keeps the last ones.
+    """Takes samples, one after the other.
 
     :param conn: an autocommit connection, whose role needs pgque_reader. It is used, not closed.
-    :param keep: how many samples are kept, default 300.
     """
 
-    def __init__(self, conn: psycopg.Connection[Any], *, keep: int = 300) -> None:
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._reader = Reader(conn)
-        self.samples: deque[Sample] = deque(maxlen=keep)
+        self._before: Sample | None = None
         self._groups = _Groups(conn)
 
     def look(self) -> Sample:
-        """Take a sample and keep it.
+        """Take a sample; rates are those since the one before.
 
         :raises PgqueError: where the database cannot be asked.
         """
         at, ticking = self._reader.now_and_ticking()
-        before = self.samples[-1] if self.samples else None
+        before = self._before
         seconds = at - before.at if before else 0.0
         queues_before = {q.queue: q for q in before.queues} if before else {}
         consumers_before = {c[:2]: c for c in before.consumers} if before else {}
@@ -111,6 +109,5 @@ class Live:
                 done = (sent.get(held.queue, 0) - held.pending) - (known.sent - did.pending)
                 held = held._replace(rate=max(0.0, done / seconds))
             consumers.append(held)
-        sample = Sample(at, ticking, tuple(queues), tuple(consumers))
-        self.samples.append(sample)
-        return sample
+        self._before = Sample(at, ticking, tuple(queues), tuple(consumers))
+        return self._before

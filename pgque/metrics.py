@@ -21,6 +21,7 @@ from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Batch, Observer
+from pgque.ticker import LEADER
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -279,12 +280,7 @@ select queue_name, consumer_name, coalesce(pending_events, 0),
        coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
   from pgque.get_consumer_info()
 """
-_ASK_TICKER: Final = (
-    "select extract(epoch from clock_timestamp())::float8, exists ("
-    "select from pg_locks where locktype = 'advisory' and classid = 1885827447"
-    " and objid = 0 and objsubid = 2 and granted"
-    " and database = (select oid from pg_database where datname = current_database()))"
-)
+_ASK_TICKER: Final = f"select extract(epoch from clock_timestamp())::float8, exists ({LEADER})"  # noqa: S608
 
 
 class _DatabaseCollector(Collector):

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgque.ticker")
 
 CHANNEL = "pgque_ticker"
+LEADER = (
+    "select pid from pg_locks where locktype = 'advisory' and classid = 1885827447 and objid = 0 "
+    "and objsubid = 2 and granted "
+    "and database = (select oid from pg_database where datname = current_database())"
+)
+"""Asks for the backend of the ticker that leads; anybody may."""
 STANDBY_PAUSE = 1.0
 AWAKE_FOR = 0.2
 UNRESOLVED_PAUSE = 0.025

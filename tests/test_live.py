@@ -27,11 +27,11 @@ def test_a_sample_says_what_lies_where(live, autoconn, queue, consumer):
 
 
 def test_rates_are_differences_between_samples(live, autoconn, queue, consumer):
-    live.look()
+    before = live.look()
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     ack(autoconn, receive(autoconn, queue, consumer))
-    before, after = live.samples[-1], live.look()
+    after = live.look()
     seconds = after.at - before.at
     assert [q.rate for q in after.queues if q.queue == queue] == [pytest.approx(10 / seconds)]
     assert [c.rate for c in after.consumers if c.queue == queue] == [pytest.approx(10 / seconds)]
@@ -49,12 +49,6 @@ def test_members_of_a_group_have_no_rate_of_their_own(live, autoconn, queue):
     send_many(autoconn, queue, 10)
     found = {c.consumer: (c.member, c.rate is None) for c in live.look().consumers}
     assert found == {"g": (False, False), "g.a": (True, True)}
-
-
-def test_only_the_last_samples_are_kept(autoconn):
-    live = Live(autoconn, keep=2)
-    taken = [live.look() for _ in range(3)]
-    assert list(live.samples) == taken[1:]
 
 
 def test_a_ticker_that_leads_is_seen(live, direct_dsn):

@@ -94,7 +94,7 @@ class Eye:
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
-        self._live = Live(conn, keep=2)
+        self._live = Live(conn)
         self._reader = _Subscribers(conn)
         self._acked: dict[tuple[str, str], tuple[int, float | None]] = {}
 

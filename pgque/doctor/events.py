@@ -6,17 +6,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque.ticker import LEADER
 
 LATE = timedelta(seconds=10)
 """So long after a tick was due nobody seems to take it."""
-
-
-LEADER = (
-    "select pid from pg_locks where locktype = 'advisory' and classid = 1885827447 and objid = 0 "
-    "and objsubid = 2 and granted "
-    "and database = (select oid from pg_database where datname = current_database())"
-)
-"""The lock of the ticker that leads; anybody may see it."""
 
 
 def ticker(x: Examination) -> Iterator[Finding]:

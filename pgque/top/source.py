@@ -45,7 +45,7 @@ class Source:
 
     def _look(self, client: PgqueClient) -> Sample:
         if self._live is None or self._live[0] is not client:
-            self._live = (client, Live(client.conn, keep=2))
+            self._live = (client, Live(client.conn))
             self.where = _where(client.conn)
         return self._live[1].look()
 

@@ -1,7 +1,7 @@
 """What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
 
-A sample is a few queries, most of them those of `pgque.metrics`, at the same cost for any backlog. Rates
-are differences between two samples, by the server's clock.
+A sample is a few queries, most of them those of `pgque.metrics`, at the same cost for any backlog.
+Rates are differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Figures for Prometheus, per queue and consumer (extra ``metrics``).
 
-`collector` asks the database, for all queues at once: three queries each time, whose cost does not
+`collector` asks the database, for all queues at once: four queries each time, whose cost does not
 depend on backlogs, for what lies before a consumer is computed from ids. Retries and dead letters
 are counted up to `COUNTED_AT_MOST`. `ConsumerMetrics` counts in the process of a `Consumer`.
 """

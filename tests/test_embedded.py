@@ -224,8 +224,9 @@ def test_folder_that_cannot_be_made() -> None:
 
 
 OWNER = """
-import os, sys, time
+import os, signal, sys, time
 from pgque.embedded import Server
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it: nohup
 if sys.argv[2] == "announce":
     print("starting", flush=True)
 server = Server(sys.argv[1], settings={"fsync": "off"}).start()

@@ -69,11 +69,19 @@ def _zombie(scene: Scene) -> None:
     group, member = HANDLERS[role]
     found: list[int] = []
 
-    def hold_if_at_work() -> None:
+    def batch() -> int | None:
         [info] = client.consumer_info(QUEUE, f"{group}.{member}")
-        if info.current_batch is not None:
-            found.append(info.current_batch)
+        return info.current_batch
+
+    def hold_if_at_work() -> None:
+        held = batch()
+        if held is not None:
+            found.append(held)
             scene.wait(scene.duration(3.5))
+            # On a slow machine it takes its sibling longer to come and see.
+            deadline = time.monotonic() + 10
+            while batch() == held and time.monotonic() < deadline and not scene.ending.is_set():
+                scene.wait(0.1)
 
     with scene.server.control() as conn:
         client = PgqueClient(conn)

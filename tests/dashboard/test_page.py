@@ -102,7 +102,7 @@ def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
     gone.wait_for()
     with serving(create_app(dsn, every=0.2), served.port):
         is_live(page)
-    gone.wait_for(state="detached")
+        gone.wait_for(state="detached")
 
 
 def test_figures_that_grow_old_are_said(look, page, monkeypatch):

@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="small sizes: all in about four minutes")
+    add("--quick", action="store_true", help="small sizes: all in about three minutes")
     add("--only", nargs="+", metavar="NAME_OR_NUMBER", help="workloads to run; see --list")
     add("--peers", help="names with commas, all (that are installed) or none; all, quick: textbook")
     add("--dsn", help="a server of your own, in place of the embedded one")

@@ -57,7 +57,7 @@ class Row:
 class Context:
     """What each workload is given.
 
-    ``dsn`` is a fresh database with pgque in it. ``quick`` is for all workloads in four minutes,
+    ``dsn`` is a fresh database with pgque in it. ``quick`` is for all workloads in three minutes,
     ``tiny`` (which is also quick) for a test of the workload itself, in seconds. ``brief`` (also
     quick) is for the check in CI: few events, in more rounds.
     """

@@ -9,35 +9,45 @@
 -- without sorting it, and an old transaction costs one probe. What is read together is returned by ev_id.
 
 create or replace function pgque._span_arms(
-    log text, restored boolean, columns text, late boolean, condition text, tail text, sent_span text default 's'
+    log text, restored boolean, columns text, late boolean, condition text, tail text, sent text default null
 )
 returns text
 language sql immutable
 as $$
     select string_agg(
-        format('(%s)', replace(replace(replace(arm, '{of_owner}', of_owner), '{span}', span), '{sorting}', sorting)), ' union all ')
+        format('(%s)', replace(replace(arm, '{of_owner}', of_owner), '{sorting}', sorting)), ' union all ')
     from (values
         (
             'e.ev_owner is null' || case when restored then ' and e.ev_id > s.floor and e.ev_id <= s.last_id' else '' end,
-            sent_span, 'e.ev_txid, e.ev_id'
+            'e.ev_txid, e.ev_id', sent
         ),
-        ('e.ev_owner = s.owner', 's', 'e.ev_owner, e.ev_txid, e.ev_id')
-    ) source (of_owner, span, sorting)
+        ('e.ev_owner = s.owner', 'e.ev_owner, e.ev_txid, e.ev_id', null)
+    ) source (of_owner, sorting, exactly)
     cross join lateral (
         select format(
-            'select %s from %s e where {of_owner} '
-            'and (e.ev_txid, e.ev_id) > (({span}.after).txid, ({span}.after).id) '
-            'and e.ev_txid < ({span}.until).txid '
-            'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
-            columns, log, condition, tail)
+            'select %s from %s e where {of_owner} and %s '
+            'and (e.ev_txid, e.ev_id) > ((s.after).txid, (s.after).id) '
+            'and (e.ev_txid, e.ev_id) <= ((s.until).txid, (s.until).id) '
+            'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s',
+            columns, log, exactly, tail)
+        where exactly is not null
         union all
         select format(
             'select %s from %s e where {of_owner} '
-            'and ({span}.until).id <> -1 and ({span}.until).txid >= ({span}.after).txid '
-            'and e.ev_txid = ({span}.until).txid and e.ev_id <= ({span}.until).id '
-            'and e.ev_id > case when ({span}.after).txid = ({span}.until).txid then ({span}.after).id else -1 end '
+            'and (e.ev_txid, e.ev_id) > ((s.after).txid, (s.after).id) '
+            'and e.ev_txid < (s.until).txid '
             'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
             columns, log, condition, tail)
+        where exactly is null
+        union all
+        select format(
+            'select %s from %s e where {of_owner} '
+            'and (s.until).id <> -1 and (s.until).txid >= (s.after).txid '
+            'and e.ev_txid = (s.until).txid and e.ev_id <= (s.until).id '
+            'and e.ev_id > case when (s.after).txid = (s.until).txid then (s.after).id else -1 end '
+            'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
+            columns, log, condition, tail)
+        where exactly is null
         union all
         select format(
             'select event.* from unnest(s.late) as late (txid) cross join lateral ('
@@ -52,8 +62,9 @@ as $$
     ) arms (arm)
 $$;
 comment on function pgque._span_arms(text, boolean, text, boolean, text, text, text) is
-    'The union of queries that reads a span s of a log, without or with late transactions. Where it was restored ids tell the '
-    'lives of the log apart: see 15_restore.sql.';
+    'The union of queries that reads a span s of a log, without or with late transactions; or, with sent, what was sent and meets '
+    'that condition, and all that was put back. Where it was restored ids tell the lives of the log apart: see '
+    '15_restore.sql.';
 
 create or replace function pgque._make_log_function(queue_id int, name text, arguments text, result text, body text, promise text)
 returns void
@@ -99,6 +110,7 @@ declare
         'e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4';
     keys constant text := 'e.ev_txid, e.ev_id';
     wanted constant text := 'and e.ev_id = wanted';
+    at constant text := 'e.ev_id = wanted and e.ev_txid = any (near)';
     fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
     query constant text := 'if s.late = ''{}'' then return query select * from (%1$s) event %2$s; '
@@ -180,19 +192,28 @@ begin
                 '(txid, id) order by txid, id offset skip limit take',
                 pgque._span_arms(log, restored, keys, true, '', in_order))),
         'The places of the events of a span, in the order in which the log is read.');
-    -- In a log that is read as it was written ids grow with transactions, so the one that is wanted is found
-    -- by bisection: there, or near there where transactions ran side by side, or else anywhere.
+    -- In a log that is read as it was written ids grow with transactions, and mostly evenly, so the one that is
+    -- wanted is found by guessing, and then by bisection: there, or near there where transactions ran side by
+    -- side, or else anywhere.
     perform pgque._make_log_function(
         queue_id, 'near', 's pgque.span, wanted bigint', 'bigint',
         format(
             'declare
                 low bigint := (s.after).txid::text;
                 high bigint := (s.until).txid::text;
+                low_id bigint := s.last_id - s.at_most;
+                high_id bigint := s.last_id + 1;
+                guesses int := 3;
                 middle bigint;
                 p pgque.place;
             begin
                 while high - low > 1 loop
                     middle := low + (high - low) / 2; -- their sum may be more than a bigint holds
+                    if guesses > 0 and high_id - low_id > 1 then
+                        middle := low + ((high - low) * (float8 ''1'' * (wanted - low_id) / (high_id - low_id)))::bigint - 1;
+                        middle := greatest(low, least(middle, high - 1));
+                        guesses := guesses - 1;
+                    end if;
                     select e.ev_txid, e.ev_id into p
                     from %s e
                     where e.ev_owner is null
@@ -200,10 +221,14 @@ begin
                         and e.ev_txid <= (s.until).txid
                     order by e.ev_txid, e.ev_id
                     limit 1;
-                    if p.id <= wanted then
+                    if p.id = wanted then
+                        return p.txid::text;
+                    elsif p.id < wanted then
                         low := p.txid::text;
+                        low_id := p.id;
                     else
                         high := middle;
+                        high_id := coalesce(p.id, high_id);
                     end if;
                 end loop;
                 return low;
@@ -214,25 +239,27 @@ begin
         format(
             '#variable_conflict use_column
             declare
-                near pgque.span;
                 txid bigint;
+                near xid8[];
             begin
                 if s.at_most > 2000 or s.at_most is null then
                     txid := pgque._event_%1$s_near(s, wanted);
-                    foreach near in array array[
-                        pgque._part(s, (txid::text::xid8, wanted - 1), (txid::text::xid8, wanted)),
-                        pgque._part(s, (greatest(txid - 20, 0)::text::xid8, -1), ((txid + 20)::text::xid8, -1))
-                    ] loop
-                        return query select * from (%2$s) event order by 4 desc limit 1;
+                    near := array[txid::text::xid8];
+                    for beside in 0..1 loop
+                        %2$s
                         if found then
                             return;
                         end if;
+                        near := array(select n::text::xid8 from generate_series(greatest(txid - 20, 0), txid + 20) as n);
                     end loop;
                 end if;
                 %3$s
             end',
             queue_id,
-            pgque._span_arms(log, restored, columns, true, wanted, fence, 'near'),
+            format(
+                query,
+                pgque._span_arms(log, restored, columns, false, wanted, fence, at), 'order by 4 desc limit 1',
+                pgque._span_arms(log, restored, columns, true, wanted, fence, at)),
             format(
                 query, pgque._span_arms(log, restored, columns, false, wanted, fence), 'order by 4 desc limit 1',
                 pgque._span_arms(log, restored, columns, true, wanted, fence))),

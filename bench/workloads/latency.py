@@ -136,9 +136,9 @@ def measure_latency(context: Context) -> list[Row]:
             context, broken, name, _turn(context, table, name, name, _rates(context, name))
         )
     if context.quick:
-        # One round of the peers: starting a worker takes longer than a rate.
+        # One round of the others: starting a worker takes longer than a rate.
         interleave(turns, 1)
-        interleave({name: turns[name] for name in (OURS, FLOOR)}, context.rounds - 1)
+        interleave({OURS: turns[OURS]}, context.rounds - 1)
     else:
         interleave(turns, context.rounds)
     rows = []

@@ -100,6 +100,8 @@ begin
         -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
         execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
     end loop;
+    -- There are rows in the children alone. Where the planner knows it, it leaves the parent out.
+    execute format('alter table %s add constraint only_in_children check (ev_txid is null) no inherit', log);
     execute format('comment on table %s is %L', log, 'The log of a queue: see 02_log.sql.');
     execute format('comment on sequence %s_id_seq is %L', log, 'The ids of events in ' || log || '.');
     execute format('revoke all on %s from public', log);

@@ -9,7 +9,7 @@
 -- without sorting it, and an old transaction costs one probe. What is read together is returned by ev_id.
 
 create or replace function pgque._span_arms(
-    log text, restored boolean, columns text, late boolean, condition text, tail text, sent text default null
+    log text, restored boolean, columns text, kind text, condition text, tail text, sent text default null
 )
 returns text
 language sql immutable
@@ -47,7 +47,7 @@ as $$
             'and e.ev_id > case when (s.after).txid = (s.until).txid then (s.after).id else -1 end '
             'and (s.all_finished or pg_visible_in_snapshot(e.ev_txid, s.snapshot)) %s %s',
             columns, log, condition, tail)
-        where exactly is null
+        where kind <> 'whole' and exactly is null
         union all
         select format(
             'select event.* from unnest(s.late) as late (txid) cross join lateral ('
@@ -58,13 +58,32 @@ as $$
             'and e.ev_id <= case when late.txid = (s.upto).txid then (s.upto).id else s.last_id end %s %s'
             ') event',
             columns, log, condition, tail)
-        where late
+        where kind = 'late'
     ) arms (arm)
 $$;
-comment on function pgque._span_arms(text, boolean, text, boolean, text, text, text) is
-    'The union of queries that reads a span s of a log, without or with late transactions; or, with sent, what was sent and meets '
-    'that condition, and all that was put back. Where it was restored ids tell the lives of the log apart: see '
-    '15_restore.sql.';
+comment on function pgque._span_arms(text, boolean, text, text, text, text, text) is
+    'The union of queries that reads a span s of a log: whole to the end of its window, cut short of it, or with late '
+    'transactions; or, with sent, what was sent and meets that condition, and all that was put back. Where it was restored ids '
+    'tell the lives of the log apart: see 15_restore.sql.';
+
+-- Each arm costs something even where it finds nothing, and most spans are whole.
+create or replace function pgque._span_query(
+    log text, restored boolean, columns text, condition text, tail text, finish text, sent text default null
+)
+returns text
+language sql immutable
+as $$
+    select format(
+        'if s.late <> ''{}'' then return query select * from (%2$s) event %1$s; '
+        'elsif (s.until).id <> -1 then return query select * from (%3$s) event %1$s; '
+        'else return query select * from (%4$s) event %1$s; end if;',
+        finish,
+        pgque._span_arms(log, restored, columns, 'late', condition, tail, sent),
+        pgque._span_arms(log, restored, columns, 'cut', condition, tail, sent),
+        pgque._span_arms(log, restored, columns, 'whole', condition, tail, sent))
+$$;
+comment on function pgque._span_query(text, boolean, text, text, text, text, text) is
+    'Statements that return what a span s of a log holds, by as few arms as it needs.';
 
 create or replace function pgque._make_log_function(queue_id int, name text, arguments text, result text, body text, promise text)
 returns void
@@ -113,8 +132,6 @@ declare
     at constant text := 'e.ev_id = wanted and e.ev_txid = any (near)';
     fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
-    query constant text := 'if s.late = ''{}'' then return query select * from (%1$s) event %2$s; '
-        'else return query select * from (%3$s) event %2$s; end if;';
 begin
     -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
     perform pgque._make_log_function(
@@ -166,9 +183,7 @@ begin
             exception
                 when sqlstate ''PQUND'' then null;
             end',
-            format(
-                query, pgque._span_arms(log, restored, message, false, '', fence), 'order by 1',
-                pgque._span_arms(log, restored, message, true, '', fence))),
+            pgque._span_query(log, restored, message, '', fence, 'order by 1')),
         'The messages of a span of this log, by msg_id.');
     perform pgque._make_log_function(
         queue_id, 'events', 's pgque.span', events,
@@ -177,9 +192,7 @@ begin
             begin
                 %s
             end',
-            format(
-                query, pgque._span_arms(log, restored, columns, false, '', fence), 'order by 1',
-                pgque._span_arms(log, restored, columns, true, '', fence))),
+            pgque._span_query(log, restored, columns, '', fence, 'order by 1')),
         'The events of a span of this log, by ev_id.');
     perform pgque._make_log_function(
         queue_id, 'places', 's pgque.span, skip int, take int', 'setof pgque.place',
@@ -187,10 +200,7 @@ begin
             'begin
                 %s
             end',
-            format(
-                query, pgque._span_arms(log, restored, keys, false, '', in_order),
-                '(txid, id) order by txid, id offset skip limit take',
-                pgque._span_arms(log, restored, keys, true, '', in_order))),
+            pgque._span_query(log, restored, keys, '', in_order, '(txid, id) order by txid, id offset skip limit take')),
         'The places of the events of a span, in the order in which the log is read.');
     -- In a log that is read as it was written ids grow with transactions, and mostly evenly, so the one that is
     -- wanted is found by guessing, and then by bisection: there, or near there where transactions ran side by
@@ -256,13 +266,8 @@ begin
                 %3$s
             end',
             queue_id,
-            format(
-                query,
-                pgque._span_arms(log, restored, columns, false, wanted, fence, at), 'order by 4 desc limit 1',
-                pgque._span_arms(log, restored, columns, true, wanted, fence, at)),
-            format(
-                query, pgque._span_arms(log, restored, columns, false, wanted, fence), 'order by 4 desc limit 1',
-                pgque._span_arms(log, restored, columns, true, wanted, fence))),
+            pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1', at),
+            pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1')),
         'The event of a span with that ev_id, its newest attempt.');
     -- receive runs with its caller's rights: see 19_grants.sql.
     execute format('grant execute on function pgque._event_%s_messages(pgque.span) to pgque_reader', queue_id);

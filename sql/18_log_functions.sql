@@ -219,8 +219,8 @@ begin
             begin
                 while high - low > 1 loop
                     middle := low + (high - low) / 2; -- their sum may be more than a bigint holds
-                    if guesses > 0 and high_id - low_id > 1 then
-                        middle := low + ((high - low) * (float8 ''1'' * (wanted - low_id) / (high_id - low_id)))::bigint - 1;
+                    if guesses > 0 and wanted > low_id and wanted < high_id then
+                        middle := low - 1 + ((high - low) * ((wanted::float8 - low_id) / (high_id - low_id)))::bigint;
                         middle := greatest(low, least(middle, high - 1));
                         guesses := guesses - 1;
                     end if;

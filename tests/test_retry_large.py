@@ -135,7 +135,7 @@ def test_what_lies_outside_of_the_batch_is_refused(connect, autoconn, queue, con
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer, MANY + 10)
     assert len(batch) == MANY + 10
-    for number in (earlier, rolled_back, beyond, later, later + 1000, 0, -1, 2**62):
+    for number in (earlier, rolled_back, beyond, later, later + 1000, 0, -1, 2**63 - 1, -(2**63)):
         message = batch[0]._replace(msg_id=number)
         with refused("PQ004", f"msg_id {number} not found in batch {message.batch_id}"):
             nack(autoconn, message)

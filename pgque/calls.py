@@ -130,6 +130,9 @@ def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
     return pooled
 
 
+SECONDS_A_DAY: Final = 86400.0
+
+
 def to_interval(value: timedelta | float, name: str) -> timedelta:
     """Return seconds or a timedelta as a timedelta; `PgqueInvalidArgument` for anything else."""
     if isinstance(value, timedelta):

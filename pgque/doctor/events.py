@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque.doctor.finding import Examination, Finding, fault, ok, warning
+from pgque.readable import duration
 from pgque.ticker import LEADER
 
 LATE = timedelta(seconds=10)
@@ -20,7 +21,7 @@ def ticker(x: Examination) -> Iterator[Finding]:
     for name, new, lag in late[:3]:
         yield fault(
             "ticker",
-            f"{new:,} events in {name} wait for a tick; its last was {long(lag)} ago",
+            f"{new:,} events in {name} wait for a tick; its last was {duration(lag)} ago",
             "pgque ticker" if not leader else f"select pg_terminate_backend({leader[0]})",
         )
     if late:
@@ -126,11 +127,11 @@ def rotation(x: Examination) -> Iterator[Finding]:
     )
     for name, since, consumer, lag in rows:
         if consumer is not None and lag is not None and lag > since / 3:
-            held, mend = f"{consumer}, {long(lag)} behind", f"pgque consumer list {name}"
+            held, mend = f"{consumer}, {duration(lag)} behind", f"pgque consumer list {name}"
         else:
             held, mend = "an old transaction, or nobody maintains", "select pgque.maint()"
         yield warning(
-            "rotation", f"{name} was last rotated {long(since)} ago: held by {held}", mend
+            "rotation", f"{name} was last rotated {duration(since)} ago: held by {held}", mend
         )
     if not rows:
         yield ok("rotation", "space comes back")

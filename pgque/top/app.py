@@ -15,10 +15,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.timer import Timer
 
-from pgque.cli.output import compact_time
 from pgque.client import PgqueClient
 from pgque.errors import PgqueConnectionError, PgqueError, PgquePermissionDenied
 from pgque.live import Sample
+from pgque.readable import duration
 from pgque.top.board import Board
 from pgque.top.dialogs import Help
 from pgque.top.history import History
@@ -154,7 +154,7 @@ class TopApp(App[None]):
             return
         if not self.lost:
             self._lost_at = time.monotonic()
-        since = compact_time(time.monotonic() - self._lost_at)
+        since = duration(time.monotonic() - self._lost_at)
         self.lost = f" !! no connection for {since}, trying again: {' '.join(text.split())}"
         if screen is not None:
             screen.show_lost()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from pgque.cli.output import compact, compact_time, readable
+from pgque.readable import compact, duration, readable
 from pgque.top.browser import Letter, Listed, Retry
 from pgque.top.history import ConsumerRow, QueueRow, Trend
 from pgque.top.spark import spark
@@ -37,7 +37,7 @@ def _count(
 
 def _time(title: str, seconds: Callable[[T], float], from_width: int = 0) -> Column[T]:
     def cell(thing: T, width: int) -> Cell:
-        return Cell(compact_time(seconds(thing)))
+        return Cell(duration(seconds(thing)))
 
     return Column(title, cell, seconds, 7, from_width=from_width)
 
@@ -46,7 +46,7 @@ def _lag(lag: Callable[[T], float]) -> Column[T]:
     def cell(thing: T, width: int) -> Cell:
         seconds = lag(thing)
         level = of_lag(seconds)
-        return Cell(compact_time(seconds), STYLES[level] if level else "")
+        return Cell(duration(seconds), STYLES[level] if level else "")
 
     return Column("LAG", cell, lag, 7)
 
@@ -97,7 +97,7 @@ def _age(title: str, at: Callable[[T], datetime], now: Callable[[], float]) -> C
     def age(thing: T) -> float:
         return max(0.0, now() - at(thing).timestamp())
 
-    return Column(title, lambda thing, width: Cell(compact_time(age(thing))), age, 7)
+    return Column(title, lambda thing, width: Cell(duration(age(thing))), age, 7)
 
 
 def _half(room: int) -> int:
@@ -160,7 +160,7 @@ def retries(now: Callable[[], float]) -> list[Column[Retry]]:
 
     def when(retry: Retry, width: int) -> Cell:
         seconds = due(retry)
-        return Cell(f"in {compact_time(seconds)}") if seconds > 0 else Cell("now")
+        return Cell(f"in {duration(seconds)}") if seconds > 0 else Cell("now")
 
     return [
         _id("EVENT"),

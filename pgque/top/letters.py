@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pgque.cli.output import printable
+from pgque.calls import SECONDS_A_DAY
 from pgque.info import ReplayResult
+from pgque.readable import printable
 from pgque.top import columns
 from pgque.top.browser import Letter, Retry
 from pgque.top.dialogs import AskDays, Confirm
@@ -16,8 +17,6 @@ from pgque.top.table import Listing
 
 if TYPE_CHECKING:
     from pgque.top.app import TopApp
-
-SECONDS_A_DAY = 86400.0
 
 
 def retries_page(queue: str, consumer: str | None, now: Callable[[], float]) -> Page[Retry]:

@@ -16,8 +16,8 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from pgque.cli.output import printable, readable
 from pgque.errors import PgqueError
+from pgque.readable import printable, readable
 from pgque.top.browser import Browser, Whole
 
 if TYPE_CHECKING:

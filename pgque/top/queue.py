@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.cli.output import printable
+from pgque.readable import printable
 from pgque.top import columns
 from pgque.top.browser import Letter, Listed, Retry
 from pgque.top.consumer import ConsumerScreen

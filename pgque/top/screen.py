@@ -14,8 +14,8 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane, Tabs
 
-from pgque.cli.output import printable
 from pgque.errors import PgqueError
+from pgque.readable import printable
 from pgque.top.browser import Browser
 from pgque.top.table import Listing
 

@@ -16,9 +16,9 @@ from textual.events import Key
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
+from pgque.browse import Letter, Page, Place, Retry, Sent, Wanted
 from pgque.live import ConsumerFigures, QueueFigures, Sample
 from pgque.top.app import TopApp
-from pgque.top.browser import Letter, Listed, Retry, Whole
 from pgque.top.source import Source
 from tests.running import PATIENCE
 
@@ -75,26 +75,55 @@ def sample(
     return Sample(NOW.timestamp() + at, ticking, tuple(queues), tuple(consumers))
 
 
+def sent(number: int, txid: int, age: float, *texts: str | None) -> Sent:
+    """Return an event: type, key and payload are its texts."""
+    return Sent(*_stored(number, age, *texts), txid=txid)
+
+
+def retry(number: int, due_in: float, consumer: str, retries: int, *texts: str | None) -> Retry:
+    stored = _stored(number, 60.0, *texts)
+    return Retry(*stored, due=ago(-due_in), retries=retries, consumer=consumer, owner=3)
+
+
+def letter(
+    number: int,
+    age: float,
+    consumer: str,
+    retries: int | None,
+    reason: str | None,
+    *texts: str | None,
+) -> Letter:
+    stored = _stored(number + 1000, age, *texts)
+    return Letter(*stored, number, ago(age), retries, consumer, reason)
+
+
+def _stored(
+    number: int, age: float, kind: str | None, key: str | None, payload: str | None
+) -> tuple[Any, ...]:
+    length = None if payload is None else len(payload)
+    return number, ago(age), kind, key, None, None, None, payload, length
+
+
 class FakeBrowser:
     """Lists that are given."""
 
     def __init__(self, lists: dict[str, Any]) -> None:
         self._lists = lists
 
-    def messages(self, queue: str) -> list[Listed]:
-        return self._lists.get("messages", [])
+    def messages(self, queue: str, *, limit: int) -> Page[Sent]:
+        return Page(self._lists.get("messages", []))
 
-    def retries(self, queue: str, consumer: str | None = None) -> list[Retry]:
-        return self._lists.get("retries", [])
+    def retries(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Retry]:
+        return Page(self._lists.get("retries", []))
 
-    def letters(self, queue: str, consumer: str | None = None) -> list[Letter]:
-        return self._lists.get("letters", [])
+    def dead_letters(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Letter]:
+        return Page(self._lists.get("letters", []))
 
-    def settings(self, queue: str) -> list[tuple[str, object]]:
-        return self._lists.get("settings", [])
+    def message(self, queue: str, place: Place) -> Sent | None:
+        return next((one for one in self._lists["messages"] if one.place == place), None)
 
-    def message(self, queue: str, txid: int, number: int) -> Whole | None:
-        return self._lists.get("whole")
+    def read(self, query: Any, values: Any) -> list[tuple[Any, ...]]:
+        return self._lists.get("rows", [])
 
 
 class FakeSource(Source):

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pgque.calls import SECONDS_A_DAY
 from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
-from pgque.dashboard.browse import SECONDS_A_DAY
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
 from pgque.logs import Fields
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from pgque.calls import Calls, connection_defaults, new_cursor, settle_for_pooler
+from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
 from pgque.live import ConsumerFigures, Live, QueueFigures, Sample
 
@@ -134,16 +134,6 @@ def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         settle_for_pooler(conn)
         conn.read_only = True
         yield conn
-
-
-@contextmanager
-def only_reading(conn: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
-    """Run the block in a transaction that cannot write, and whose statements end in time."""
-    with conn.transaction():
-        new_cursor(conn).execute(
-            "select set_config('statement_timeout', %s, true)", (f"{seconds:.0f}s",), prepare=False
-        )
-        yield
 
 
 def is_late(queue: QueueFigures) -> bool:

@@ -14,9 +14,9 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane, Tabs
 
+from pgque.browse import Browser
 from pgque.errors import PgqueError
 from pgque.readable import printable
-from pgque.top.browser import Browser
 from pgque.top.table import Listing
 
 if TYPE_CHECKING:

@@ -2,10 +2,20 @@
 
 from playwright.sync_api import expect
 
-from tests.dashboard.conftest import TOKEN, let_die
+from tests.dashboard.conftest import TOKEN
 from tests.dashboard.seen import give_token, shows
-from tests.dashboard.test_browse import send_event
-from tests.fix_engine import ack, configure, nack, receive, send, send_many, tick, value
+from tests.fix_engine import (
+    ack,
+    configure,
+    let_die,
+    nack,
+    receive,
+    send,
+    send_event,
+    send_many,
+    tick,
+    value,
+)
 
 SCRIPT = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 

@@ -11,6 +11,8 @@ pytest_plugins = [
     "tests.fix_engine",
     "tests.fix_capture",
     "tests.fix_coop",
+    "tests.fix_consumer",
+    "tests.fix_kit",
     "tests.security.fix_security",
 ]
 

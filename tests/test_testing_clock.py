@@ -16,13 +16,6 @@ NOT_MOVED = {
 
 
 @pytest.fixture
-def kit(dsn):
-    with Kit(dsn) as kit:
-        kit.queue("orders", "shipping")
-        yield kit
-
-
-@pytest.fixture
 def client(kit):
     return kit.client
 

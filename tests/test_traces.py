@@ -37,12 +37,6 @@ def spans(monkeypatch):
 
 
 @pytest.fixture
-def client(dsn, queue, consumer):
-    with pgque.connect(dsn, autocommit=True) as client:
-        yield client
-
-
-@pytest.fixture
 def one(dsn, queue, consumer):
     """A consumer that does nothing with messages of type default."""
     one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)

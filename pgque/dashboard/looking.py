@@ -10,10 +10,7 @@ import psycopg
 
 from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
-from pgque.live import ConsumerFigures, Live, QueueFigures, Sample
-
-LATE: Final = 10.0
-"""Seconds after which events that no tick covers are worth a warning, as in `pgque doctor`."""
+from pgque.live import LATE, ConsumerFigures, Live, QueueFigures, Sample
 
 # An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
 # cursor the newest four rows are read, however long the ledger is.

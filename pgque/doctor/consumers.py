@@ -7,10 +7,11 @@ from datetime import timedelta
 
 from psycopg import sql
 
+from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
 
-SILENT = timedelta(minutes=10)
+SILENT = timedelta(seconds=live.STUCK)
 OVERDUE = timedelta(minutes=1)
 RECENT = timedelta(hours=1)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
 from pgque.ticker import LEADER
 
-LATE = timedelta(seconds=10)
+LATE = timedelta(seconds=live.LATE)
 """So long after a tick was due nobody seems to take it."""
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from pgque.demo.picture import draw
-from pgque.demo.view import PlainView, Scene, choose_view
+from pgque.demo.scene import Scene
+from pgque.demo.view import PlainView, choose_view
 from pgque.demo.watch import Figures, Reading
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
@@ -14,11 +14,9 @@ from starlette.routing import Route
 from pgque.browse import PAGE, Browser, Place, Stored, Wanted
 from pgque.calls import SECONDS_A_DAY, find_queue, to_interval
 from pgque.dashboard.answers import Answer, moment, needed, number, page, place, row, text
+from pgque.dashboard.board import board_of
 from pgque.dashboard.looking import reading_connection
 from pgque.errors import PgqueDeadLetterNotFound
-
-if TYPE_CHECKING:
-    from pgque.dashboard.app import Board
 
 COUNTED: Final = 100_000
 
@@ -30,7 +28,7 @@ _PURGEABLE: Final = sql.SQL(
 
 async def about(request: Request) -> Response:
     """Say what may be done, and which database this is."""
-    board = _board(request)
+    board = board_of(request)
     given = conninfo_to_dict(board.dsn)
     host = str(given.get("host") or "")
     parts = [host if not host.startswith("/") else "", str(given.get("dbname") or "")]
@@ -45,12 +43,12 @@ async def about(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     """Return a stream of frames: of ``queue``, or of the overview."""
-    return _board(request).streams.open(text(request, "queue"))
+    return board_of(request).streams.open(text(request, "queue"))
 
 
 async def history(request: Request) -> Response:
     """Return the points of plots: of ``queue``, or of all queues together."""
-    board = _board(request)
+    board = board_of(request)
     board.sampler.start()
     times, lines = await board.in_thread(lambda: board.sampler.history.read(text(request, "queue")))
     plots: dict[str, dict[str, list[float | None]]] = {"rate": {}, "lag": {}, "latency": {}}
@@ -135,13 +133,8 @@ ROUTES: Final = [
 ]
 
 
-def _board(request: Request) -> Board:
-    board: Board = request.app.state.board
-    return board
-
-
 async def _browse(request: Request, look: Callable[[Browser], dict[str, Any]]) -> Answer:
-    board = _board(request)
+    board = board_of(request)
 
     def found() -> dict[str, Any]:
         with reading_connection(board.dsn) as conn:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import Self
 
+from pgque.demo.scene import Scene
 from pgque.demo.tables import GROUP, MEMBERS
-from pgque.demo.view import Scene
 from pgque.demo.watch import Reading
 from pgque.readable import duration
 

@@ -5,27 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import Self
 
+from pgque.demo.scene import Scene
 from pgque.demo.watch import Reading
 from pgque.readable import duration
 
 LINE_EVERY = 1.0
-
-
-@dataclass
-class Scene:
-    """All that there is to show."""
-
-    total: int
-    processes: dict[str, int] = field(default_factory=dict)
-    killed: set[str] = field(default_factory=set)
-    reading: Reading | None = None
-    elapsed: float = 0.0
-    happenings: list[str] = field(default_factory=list)
 
 
 class View(Protocol):

@@ -114,11 +114,15 @@ def test_all_are_replayed_and_what_fails_is_said(look, autoconn, dead):
     page.get_by_text("3 sent again.").wait_for()
 
 
-def test_retries_are_listed(look, autoconn, queue, consumer):
-    send(autoconn, queue, "later")
+def test_retries_are_listed_and_shown_whole(look, autoconn, queue, consumer):
+    send(autoconn, queue, "later " + "x" * 500 + " the end")
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
     nack(autoconn, batch[0], "1 hour")
     ack(autoconn, batch)
     page = look(f"queue/{queue}/retries")
     page.get_by_role("row", name="later").wait_for()
+    page.get_by_role("button", name="Show message").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("the end").wait_for()
+    assert consumer in dialog.inner_text()

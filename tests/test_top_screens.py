@@ -14,6 +14,7 @@ from tests.fix_top import (
     press,
     queue_now,
     sample,
+    seen,
     shown,
 )
 
@@ -136,6 +137,7 @@ def test_a_message_whole():
     async def steps():
         async with shown(source, queue="orders") as pilot:
             await press(pilot, "2")
+            await seen(pilot, "order.placed")
             await press(pilot, "enter")
             await check(pilot, "message")
 

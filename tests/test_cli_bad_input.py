@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 from pgque.cli.app import BROKEN_PIPE, EXIT_STATUS, app, run
 from tests.fix_cli import CHECKOUT, command, environment
 from tests.fix_engine import send
+from tests.running import PATIENCE
 
 NO_SERVER = "host=127.0.0.1 port=1 connect_timeout=2"
 
@@ -217,7 +218,7 @@ def test_a_broken_pipe_of_a_process(dsn, queue, autoconn, shown):
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=4 * PATIENCE,
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")

@@ -11,12 +11,12 @@ import pytest
 import pgque
 from pgque import ClientPool, PgqueClient
 from tests.fix_pooler import directly
-from tests.running import backend_of
+from tests.running import PATIENCE, backend_of
 
 
 @pytest.fixture
 def pool(dsn: str) -> Iterator[ClientPool]:
-    with ClientPool(dsn, min_size=1, max_size=2, timeout=20) as pool:
+    with ClientPool(dsn, min_size=1, max_size=2, timeout=PATIENCE) as pool:
         yield pool
 
 

@@ -29,7 +29,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 Status = dict[str, tuple[str, str]]
 
@@ -93,9 +93,9 @@ def test_p7_a_send_wakes_a_sleeping_ticker_once(new_server: Callable) -> None:
                     send(conn, "q", n)
                 assert value(ticker, "select pgque.ticker()") == 1
                 assert value(ticker, may_sleep) is False, "an open transaction may hold events"
-            assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
+            assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
             send(conn, "q")  # that one was asked to notify too, the next one is not
-            assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
+            assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
             send(conn, "q")
             assert list(ticker.notifies(timeout=0)) == []
             value(ticker, "select pgque.ticker()")

@@ -48,7 +48,8 @@ def left_in_sessions(pooled: str, direct: psycopg.Connection) -> list[str]:
     backends = value(
         direct,
         "select count(*) from pg_stat_activity "
-        "where datname = current_database() and pid <> pg_backend_pid()",
+        "where datname = current_database() and pid <> pg_backend_pid() "
+        "and backend_type = 'client backend'",
     )
     left = []
     with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ from pgque import Consumer, Message, Ticker, metrics
 from pgque.metrics import ConsumerMetrics, Family, Reader, collector
 from tests.fix_cli import CHECKOUT, cli, command, environment, failed
 from tests.fix_engine import ack, nack, receive, send_many, subscribe, tick, value
-from tests.running import PATIENCE, eventually, running
+from tests.running import PATIENCE, eventually, free_port, running
 
 
 @pytest.fixture
@@ -148,8 +148,7 @@ def test_they_are_printed(dsn, queue):
 
 
 def test_they_are_served_until_stopped(dsn, queue):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         command("metrics", "--port", str(port)), env=environment(PGQUE_DSN=dsn), cwd=CHECKOUT
     )

@@ -1,5 +1,6 @@
 """Lists of `pgque top`, which come from a thread while other things happen."""
 
+from pgque.top.app import TopApp
 from pgque.top.browser import Letter
 from tests.fix_top import (
     NOW,
@@ -45,6 +46,17 @@ def test_a_list_that_was_asked_for_before_a_change_is_asked_for_again():
             source.let.set()
             await until(pilot, lambda: "the second" not in text_of(pilot), "the list as it is now")
             assert "the first" in text_of(pilot)
+
+    play(steps())
+
+
+def test_a_sample_that_comes_while_it_ends_is_passed_over():
+    async def steps():
+        async with shown(HeldSource(at(0))) as pilot:
+            # As textual does at the end: the screens are emptied one after the other.
+            pilot.app._running = False
+            await pilot.app.screen.query("#head").remove()
+            pilot.app.on_top_app_looked(TopApp.Looked(at(1)))
 
     play(steps())
 

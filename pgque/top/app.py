@@ -225,6 +225,8 @@ class TopApp(App[None]):
 
     def _watching(self) -> Watching | None:
         """Return the foremost screen with lists that can be seen, if any is ready."""
+        if not self.is_running:
+            return None  # its screens are being taken apart
         for screen in reversed(self.screen_stack):
             if isinstance(screen, Watching):
                 return screen if screen.is_mounted else None

@@ -26,7 +26,7 @@ def send_and_fail(client: PgqueClient, queue: str) -> None:
 
 
 def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[Any]) -> None:
-    killer.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
+    killer.execute("select pg_terminate_backend(%s, 10000)", [backend_of(client.conn)])
     client.send("anywhere", "x")
 
 

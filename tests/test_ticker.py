@@ -158,7 +158,7 @@ def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoco
     ticker = Ticker(dsn)
     with running(ticker):
         eventually(lambda: leader(autoconn))
-        autoconn.execute("select pg_terminate_backend(%s)", [leader(autoconn)])
+        autoconn.execute("select pg_terminate_backend(%s, 10000)", [leader(autoconn)])
         eventually(lambda: ticker.leading)
         send_until_ticked(autoconn, queue)
 

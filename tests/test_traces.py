@@ -353,7 +353,7 @@ def test_spans_end_where_the_connection_breaks_in_a_handler(spans, client, queue
     def break_it(msg: Message, client: PgqueClient) -> None:
         if len(spans.named(f"process {queue}")) == 0:
             pid = client.conn.info.backend_pid
-            autoconn.execute("select pg_terminate_backend(%s)", [pid])
+            autoconn.execute("select pg_terminate_backend(%s, 10000)", [pid])
             client.conn.execute("select 1")
 
     client.send(queue, "x", type="break")

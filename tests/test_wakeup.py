@@ -70,7 +70,7 @@ def test_nothing_is_nothing(wakeup: Wakeup) -> None:
 
 @directly
 def test_a_connection_that_broke_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
-    autoconn.execute("select pg_terminate_backend(%s)", [wakeup.conn.info.backend_pid])
+    autoconn.execute("select pg_terminate_backend(%s, 10000)", [wakeup.conn.info.backend_pid])
     with pytest.raises(pgque.PgqueConnectionError):
         wait_for(wakeup, PATIENCE)
 

@@ -149,7 +149,7 @@ def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer
 
 def test_a_lost_connection(client: PgqueClient, autoconn: psycopg.Connection[Any]) -> None:
     client.queue_info()
-    autoconn.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
+    autoconn.execute("select pg_terminate_backend(%s, 10000)", [backend_of(client.conn)])
     for _ in range(2):
         with pytest.raises(pgque.PgqueConnectionError):
             client.queue_info()

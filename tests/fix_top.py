@@ -7,6 +7,7 @@ difference: `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`.
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,9 +26,6 @@ from tests.running import PATIENCE
 SNAPSHOTS = Path(__file__).parent / "snapshots_top"
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
-
-LAYOUTS = 5
-"""After so many rests a screen is done."""
 
 NEVER = 3600.0
 """An interval in which no sample is taken by itself."""
@@ -108,22 +106,22 @@ class FakeBrowser:
     """Lists that are given."""
 
     def __init__(self, lists: dict[str, Any]) -> None:
-        self._lists = lists
+        self.lists = lists
 
     def messages(self, queue: str, *, limit: int) -> Page[Sent]:
-        return Page(self._lists.get("messages", []))
+        return Page(self.lists.get("messages", []))
 
     def retries(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Retry]:
-        return Page(self._lists.get("retries", []))
+        return Page(self.lists.get("retries", []))
 
     def dead_letters(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Letter]:
-        return Page(self._lists.get("letters", []))
+        return Page(self.lists.get("letters", []))
 
     def message(self, queue: str, place: Place) -> Sent | None:
-        return next((one for one in self._lists["messages"] if one.place == place), None)
+        return next((one for one in self.lists["messages"] if one.place == place), None)
 
     def read(self, query: Any, values: Any) -> list[tuple[Any, ...]]:
-        return self._lists.get("rows", [])
+        return self.lists.get("rows", [])
 
 
 class FakeSource(Source):
@@ -148,6 +146,29 @@ class FakeSource(Source):
 
     def browse(self, ask: Callable[[Any], Any]) -> Any:
         return ask(self._browser)
+
+
+class HeldSource(FakeSource):
+    """A source that finds a list at once and hands it over when it is let."""
+
+    def __init__(self, *samples: Sample, **lists: Any) -> None:
+        super().__init__(*samples, **lists)
+        self.lists = self._browser.lists
+        self.asked = 0
+        self.let = threading.Event()
+        self.let.set()
+
+    def browse(self, ask: Callable[[Any], Any]) -> Any:
+        found = list(super().browse(ask))
+        self.asked += 1
+        assert self.let.wait(PATIENCE)
+        return found
+
+    def change(self, change: Callable[[Any], Any]) -> Any:
+        return change(None)
+
+    def close(self) -> None:
+        self.let.set()
 
 
 @contextlib.asynccontextmanager
@@ -225,10 +246,10 @@ async def check(pilot: Pilot[None], name: str) -> None:
         path.write_text(text_of(pilot), encoding="utf-8")
     assert path.exists(), f"no snapshot {path.name}; tests/fix_top.py says how it is made"
     expected = path.read_text(encoding="utf-8")
-    for _ in range(LAYOUTS):
-        if text_of(pilot) == expected:
-            return
-        await pilot.pause()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while text_of(pilot) != expected and loop.time() < end:
+        await pilot.pause(0.01)
     assert text_of(pilot) == expected
 
 

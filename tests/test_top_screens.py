@@ -17,6 +17,7 @@ from tests.fix_top import (
     queue_now,
     retry,
     sample,
+    seen,
     sent,
     shown,
 )
@@ -137,6 +138,7 @@ def test_a_message_whole():
     async def steps():
         async with shown(source, queue="orders") as pilot:
             await press(pilot, "2")
+            await seen(pilot, "order.placed")
             await press(pilot, "enter")
             await check(pilot, "message")
 

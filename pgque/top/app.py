@@ -185,9 +185,12 @@ class TopApp(App[None]):
 
     def on_top_app_changed(self, event: Changed) -> None:
         """Say what came of a change, and show what is there now."""
-        if (screen := self._watching()) is not None:
-            screen.say(event.text, error=event.error)
-            screen.load()
+        for screen in self.screen_stack:
+            if isinstance(screen, Watching):
+                screen.outdate()
+        if (shown := self._watching()) is not None:
+            shown.say(event.text, error=event.error)
+            shown.load()
 
     def action_pause(self) -> None:
         """Stop taking samples, or go on."""
@@ -222,6 +225,8 @@ class TopApp(App[None]):
 
     def _watching(self) -> Watching | None:
         """Return the foremost screen with lists that can be seen, if any is ready."""
+        if not self.is_running:
+            return None  # its screens are being taken apart
         for screen in reversed(self.screen_stack):
             if isinstance(screen, Watching):
                 return screen if screen.is_mounted else None

@@ -105,8 +105,9 @@ def browser() -> Iterator[Any]:
     """A headless Chromium. While it is open no other test of this process may run a loop."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(CHROMIUM),

@@ -18,8 +18,8 @@ from typing_extensions import Self
 from pgque.demo import DEFAULT_RATE
 from pgque.demo.picture import draw
 from pgque.demo.run import Run, database, tables
+from pgque.demo.scene import Scene
 from pgque.demo.signals import Signals
-from pgque.demo.view import Scene
 
 COLUMNS = 82
 EVERY = 2.5

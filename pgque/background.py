@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from pgque.logs import Fields
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
@@ -29,6 +32,20 @@ class Backoff:
     def reset(self) -> None:
         """Begin anew, after something has worked."""
         self._ceiling = self._first
+
+
+def warn_of_pause(
+    logger: logging.Logger, who: str, error: Exception, pause: float, fields: Fields
+) -> None:
+    """Log what went wrong, and in how many seconds it is tried again."""
+    logger.warning(
+        "%s: %s; again in %.1f s",
+        who,
+        error,
+        pause,
+        extra=fields | Fields(error=str(error), retry_in=pause),
+        stacklevel=2,
+    )
 
 
 @contextmanager

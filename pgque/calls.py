@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
-from pgque.errors import PgqueInvalidArgument, mapped
+from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, mapped
 
 _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
@@ -87,6 +89,40 @@ def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]
     return psycopg.Cursor(conn, row_factory=tuple_row)
 
 
+@contextmanager
+def only_reading(conn: psycopg.Connection[Any], *, seconds: float, **also: str) -> Iterator[None]:
+    """Run the block in a transaction that cannot write, and whose statements end in time.
+
+    ``also`` are settings of the server for this transaction.
+    """
+    settings = {
+        "transaction_read_only": "on",
+        "statement_timeout": f"{seconds:.0f}s",
+        **also,
+    }
+    with conn.transaction():
+        new_cursor(conn).execute(
+            "select set_config(name, value, true)"
+            " from unnest(%s::text[], %s::text[]) as given (name, value)",
+            (list(settings), list(settings.values())),
+            prepare=False,
+        )
+        yield
+
+
+def find_queue(conn: psycopg.Connection[Any], queue: str) -> tuple[int, sql.Identifier]:
+    """Return a queue's id, and the table whose children are its log.
+
+    :raises PgqueQueueNotFound: where there is no such queue.
+    """
+    rows = Calls(conn)._rows(
+        "select queue_id, queue_data_pfx from pgque.queue where queue_name = %s::text", (queue,)
+    )
+    if not rows:
+        raise PgqueQueueNotFound(f"queue not found: {queue}")
+    return rows[0][0], sql.Identifier(*rows[0][1].split("."))
+
+
 def is_pooled(conn: psycopg.Connection[Any]) -> bool:
     """Tell whether a pooler stands between, which may give each transaction another session.
 
@@ -128,6 +164,9 @@ def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
         with mapped:
             conn.execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
     return pooled
+
+
+SECONDS_A_DAY: Final = 86400.0
 
 
 def to_interval(value: timedelta | float, name: str) -> timedelta:

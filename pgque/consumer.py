@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import psycopg
 
-from pgque.background import Backoff, stop_on_signals
+from pgque.background import Backoff, stop_on_signals, warn_of_pause
 from pgque.batches import Batches
 from pgque.calls import to_interval
 from pgque.client import PgqueClient, connect
@@ -221,13 +221,7 @@ class Consumer:
                 if not self._received_once:
                     raise
                 pause = backoff.next()
-                logger.warning(
-                    "consumer %s: %s; again in %.1f s",
-                    self,
-                    error,
-                    pause,
-                    extra=self._fields | Fields(error=str(error), retry_in=pause),
-                )
+                warn_of_pause(logger, f"consumer {self}", error, pause, self._fields)
                 self._stopping.wait(pause)
 
     def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
@@ -361,10 +355,5 @@ def _run_ticker(ticker: Ticker) -> None:
             ticker.run()
         except PgqueError as error:
             pause = backoff.next()
-            logger.warning(
-                "ticker: %s; again in %.1f s",
-                error,
-                pause,
-                extra=Fields(error=str(error), retry_in=pause),
-            )
+            warn_of_pause(logger, "ticker", error, pause, Fields())
             ticker.wait(pause)

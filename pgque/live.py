@@ -6,12 +6,17 @@ Rates are differences between two samples, by the server's clock.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from pgque.calls import Calls
 from pgque.metrics import Reader
+
+LATE: Final = 10.0
+"""Seconds that events wait for a tick when somebody should look for who ticks."""
+STUCK: Final = 600.0
+"""Seconds of lag, or without a sign of life, after which somebody should look at a consumer."""
 
 
 class QueueFigures(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgque.calls import Calls, new_cursor
-from pgque.errors import PgqueQueueNotFound, mapped
+from pgque.calls import Calls, find_queue, new_cursor
+from pgque.errors import mapped
 from pgque.message import Message
 
 _COLUMNS: Final = (
@@ -37,19 +37,16 @@ class Tail(Calls):
         self, conn: psycopg.Connection[Any], queue: str, since: datetime | None = None
     ) -> None:
         super().__init__(conn)
-        rows = self._rows(
-            "select q.queue_data_pfx, coalesce("
-            "(select t.tick_snapshot from pgque.tick t where t.tick_queue = q.queue_id "
+        number, log = find_queue(conn, queue)
+        self._seen = self._value(
+            "select coalesce("
+            "(select t.tick_snapshot from pgque.tick t where t.tick_queue = %s::int "
             "and t.tick_time <= %s::timestamptz order by t.tick_id desc limit 1), "
             "case when %s::timestamptz is not null then (select t.tick_snapshot from pgque.tick t "
-            "where t.tick_queue = q.queue_id order by t.tick_id limit 1) end, "
-            "pg_current_snapshot())::text "
-            "from pgque.queue q where q.queue_name = %s::text",
-            (since, since, queue),
+            "where t.tick_queue = %s::int order by t.tick_id limit 1) end, "
+            "pg_current_snapshot())::text",
+            (number, since, since, number),
         )
-        if not rows:
-            raise PgqueQueueNotFound(f"queue not found: {queue}")
-        log, self._seen = rows[0]
         # What was in progress at the last look is found by its transaction; the rest began later.
         self._query: Final = sql.SQL(
             "with found as ("
@@ -59,7 +56,7 @@ class Tail(Calls):
             "and e.ev_txid = any (array(select pg_snapshot_xip(%(seen)s::pg_snapshot)))"
             ") select pg_current_snapshot()::text, found.* "
             "from (select) one left join found on true order by found.ev_id"
-        ).format(columns=sql.SQL(_COLUMNS), log=sql.Identifier(*log.split(".")))
+        ).format(columns=sql.SQL(_COLUMNS), log=log)
 
     def read(self) -> Iterator[Message]:
         """Yield what was committed since the last call; messages whose ``batch_id`` is 0.

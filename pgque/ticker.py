@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgque.background import Backoff, stop_on_signals
+from pgque.background import Backoff, stop_on_signals, warn_of_pause
 from pgque.client import check_connection
 from pgque.errors import PgqueError, mapped
 from pgque.logs import Fields
@@ -119,12 +119,7 @@ class Ticker:
                     if not connected_before:
                         raise
                     pause = backoff.next()
-                    logger.warning(
-                        "ticker: %s; again in %.1f s",
-                        error,
-                        pause,
-                        extra=Fields(error=str(error), retry_in=pause),
-                    )
+                    warn_of_pause(logger, "ticker", error, pause, Fields())
                     self._stop.wait(pause)
                 finally:
                     self._leading = self._listening = False

@@ -60,10 +60,8 @@ begin
         main_id := pgque._add_subscriber(q.queue_id, consumer, null, pgque._newest_tick(q));
         if main_id is null then
             main_id := (pgque._subscriber(queue, consumer)).sub_id;
-            c := pgque._lock_position(main_id);
-            if c.cur_sub is null then
-                perform pgque._raise_not_subscribed(queue, consumer);
-            elsif exists (select from pgque.subscriber m where m.sub_group = main_id) then
+            c := pgque._lock_subscribed(main_id, queue, consumer);
+            if exists (select from pgque.subscriber m where m.sub_group = main_id) then
                 null;
             elsif not coalesce(convert_normal, false) then
                 raise exception 'consumer % on queue % is already a normal consumer', consumer, queue

@@ -259,10 +259,8 @@ begin
     if not pgque._has_member_work(m, dead_interval) then
         return null;
     end if;
-    c := pgque._lock_position(m.sub_id);
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
-    elsif c.cur_batch is not null then
+    c := pgque._lock_subscribed(m.sub_id, queue, consumer || '.' || subconsumer);
+    if c.cur_batch is not null then
         return c;
     end if;
     if c.cur_next_tick is null then

@@ -126,10 +126,7 @@ begin
     if not pgque._has_member_work(m, dead_interval) then
         return null;
     end if;
-    c := pgque._lock_position(m.sub_id);
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer || '.' || subconsumer);
-    end if;
+    c := pgque._lock_subscribed(m.sub_id, queue, consumer || '.' || subconsumer);
     select * into q from pgque.queue t where t.queue_id = m.sub_queue;
     loop
         if c.cur_next_tick is null and g.cur_sub is null then

@@ -36,16 +36,31 @@ end
 $$;
 comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
 
+create or replace function pgque._lock_subscribed(
+    subscriber_id int, queue text, consumer text, no_wait boolean default false
+)
+returns pgque.cursor
+language plpgsql
+as $$
+declare
+    c pgque.cursor := pgque._lock_position(subscriber_id, no_wait);
+begin
+    if c.cur_sub is null then
+        perform pgque._raise_not_subscribed(queue, consumer);
+    end if;
+    return c;
+end
+$$;
+comment on function pgque._lock_subscribed(int, text, text, boolean) is
+    'Locks a subscriber and returns where it stands; PQ002, with these names, where it is gone.';
+
 create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
 returns pgque.cursor
 language plpgsql
 as $$
 declare
-    c pgque.cursor := pgque._lock_position(s.sub_id, no_wait);
+    c pgque.cursor := pgque._lock_subscribed(s.sub_id, queue, consumer, no_wait);
 begin
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer);
-    end if;
     -- After the lock, for register_subconsumer takes the same one.
     perform pgque._refuse_cooperative(s, consumer);
     return c;
@@ -59,12 +74,9 @@ returns void
 language plpgsql
 as $$
 begin
-    if s.sub_group is not null then
-        raise exception '% is a cooperative subconsumer', consumer
-            using errcode = 'PQ007',
-                hint = 'Use receive_coop, next_batch or unregister_subconsumer with queue, consumer and subconsumer.';
-    elsif exists (select from pgque.subscriber m where m.sub_group = s.sub_id) then
-        raise exception '% is a cooperative main consumer', consumer
+    if s.sub_group is not null or exists (select from pgque.subscriber m where m.sub_group = s.sub_id) then
+        raise exception '% is a cooperative %', consumer,
+            case when s.sub_group is not null then 'subconsumer' else 'main consumer' end
             using errcode = 'PQ007',
                 hint = 'Use receive_coop, next_batch or unregister_subconsumer with queue, consumer and subconsumer.';
     end if;
@@ -274,10 +286,8 @@ begin
         perform pgque._refuse_cooperative(s, consumer);
     end if;
     q := pgque._hold_history(queue);
-    c := pgque._lock_position(s.sub_id);
-    if c.cur_sub is null then
-        perform pgque._raise_not_subscribed(queue, consumer);
-    elsif c.cur_batch is not null or exists (
+    c := pgque._lock_subscribed(s.sub_id, queue, consumer);
+    if c.cur_batch is not null or exists (
         select
         from pgque.subscriber m
         where m.sub_group = s.sub_id

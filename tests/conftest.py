@@ -11,11 +11,18 @@ pytest_plugins = [
     "tests.fix_engine",
     "tests.fix_capture",
     "tests.fix_coop",
+    "tests.fix_consumer",
+    "tests.fix_kit",
     "tests.security.fix_security",
 ]
 
 # Tests talk to a database: how long an example takes says nothing about the code.
-hypothesis.settings.register_profile("pgque", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "pgque",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("pgque")
 
 # What a developer's shell says about PostgreSQL is not what the tests are about.

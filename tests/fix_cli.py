@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pgque
+from tests.running import PATIENCE
 
 CHECKOUT = Path(pgque.__file__).resolve().parent.parent
 
@@ -27,7 +28,7 @@ def cli(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedPr
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=4 * PATIENCE,
     )
 
 

@@ -69,6 +69,13 @@ def send(conn: Connection, queue: str, payload: object = "x") -> int:
     return value(conn, "select pgque.send(%s, %s::text)", queue, str(payload))
 
 
+def send_event(
+    conn: Connection, queue: str, kind: str, payload: str | None, key: str | None = None
+) -> int:
+    call = "select pgque.insert_event(%s, %s, %s, %s, null, null, null)"
+    return value(conn, call, queue, kind, payload, key)
+
+
 def send_many(conn: Connection, queue: str, count: int) -> list[int]:
     """Send the texts 1 to count."""
     return value(
@@ -200,6 +207,16 @@ def configure(conn: Connection, queue: str, **settings: object) -> None:
     for param, setting in settings.items():
         text = None if setting is None else str(setting)
         conn.execute("select pgque.set_queue_config(%s, %s, %s)", [queue, param, text])
+
+
+def let_die(conn: Connection, queue: str, consumer: str, reason: str = "no such address") -> None:
+    """Let the consumer refuse all that is there for good."""
+    configure(conn, queue, max_retries=0)
+    tick(conn, queue)
+    batch = receive(conn, queue, consumer)
+    for message in batch:
+        nack(conn, message, reason=reason)
+    ack(conn, batch)
 
 
 def rotate(conn: Connection, queue: str) -> int:

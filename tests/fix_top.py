@@ -7,6 +7,7 @@ difference: `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`.
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,18 +17,15 @@ from textual.events import Key
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
+from pgque.browse import Letter, Page, Place, Retry, Sent, Wanted
 from pgque.live import ConsumerFigures, QueueFigures, Sample
 from pgque.top.app import TopApp
-from pgque.top.browser import Letter, Listed, Retry, Whole
 from pgque.top.source import Source
 from tests.running import PATIENCE
 
 SNAPSHOTS = Path(__file__).parent / "snapshots_top"
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
-
-LAYOUTS = 5
-"""After so many rests a screen is done."""
 
 NEVER = 3600.0
 """An interval in which no sample is taken by itself."""
@@ -75,26 +73,55 @@ def sample(
     return Sample(NOW.timestamp() + at, ticking, tuple(queues), tuple(consumers))
 
 
+def sent(number: int, txid: int, age: float, *texts: str | None) -> Sent:
+    """Return an event: type, key and payload are its texts."""
+    return Sent(*_stored(number, age, *texts), txid=txid)
+
+
+def retry(number: int, due_in: float, consumer: str, retries: int, *texts: str | None) -> Retry:
+    stored = _stored(number, 60.0, *texts)
+    return Retry(*stored, due=ago(-due_in), retries=retries, consumer=consumer, owner=3)
+
+
+def letter(
+    number: int,
+    age: float,
+    consumer: str,
+    retries: int | None,
+    reason: str | None,
+    *texts: str | None,
+) -> Letter:
+    stored = _stored(number + 1000, age, *texts)
+    return Letter(*stored, number, ago(age), retries, consumer, reason)
+
+
+def _stored(
+    number: int, age: float, kind: str | None, key: str | None, payload: str | None
+) -> tuple[Any, ...]:
+    length = None if payload is None else len(payload)
+    return number, ago(age), kind, key, None, None, None, payload, length
+
+
 class FakeBrowser:
     """Lists that are given."""
 
     def __init__(self, lists: dict[str, Any]) -> None:
-        self._lists = lists
+        self.lists = lists
 
-    def messages(self, queue: str) -> list[Listed]:
-        return self._lists.get("messages", [])
+    def messages(self, queue: str, *, limit: int) -> Page[Sent]:
+        return Page(self.lists.get("messages", []))
 
-    def retries(self, queue: str, consumer: str | None = None) -> list[Retry]:
-        return self._lists.get("retries", [])
+    def retries(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Retry]:
+        return Page(self.lists.get("retries", []))
 
-    def letters(self, queue: str, consumer: str | None = None) -> list[Letter]:
-        return self._lists.get("letters", [])
+    def dead_letters(self, queue: str, wanted: Wanted, *, limit: int) -> Page[Letter]:
+        return Page(self.lists.get("letters", []))
 
-    def settings(self, queue: str) -> list[tuple[str, object]]:
-        return self._lists.get("settings", [])
+    def message(self, queue: str, place: Place) -> Sent | None:
+        return next((one for one in self.lists["messages"] if one.place == place), None)
 
-    def message(self, queue: str, txid: int, number: int) -> Whole | None:
-        return self._lists.get("whole")
+    def read(self, query: Any, values: Any) -> list[tuple[Any, ...]]:
+        return self.lists.get("rows", [])
 
 
 class FakeSource(Source):
@@ -119,6 +146,29 @@ class FakeSource(Source):
 
     def browse(self, ask: Callable[[Any], Any]) -> Any:
         return ask(self._browser)
+
+
+class HeldSource(FakeSource):
+    """A source that finds a list at once and hands it over when it is let."""
+
+    def __init__(self, *samples: Sample, **lists: Any) -> None:
+        super().__init__(*samples, **lists)
+        self.lists = self._browser.lists
+        self.asked = 0
+        self.let = threading.Event()
+        self.let.set()
+
+    def browse(self, ask: Callable[[Any], Any]) -> Any:
+        found = list(super().browse(ask))
+        self.asked += 1
+        assert self.let.wait(PATIENCE)
+        return found
+
+    def change(self, change: Callable[[Any], Any]) -> Any:
+        return change(None)
+
+    def close(self) -> None:
+        self.let.set()
 
 
 @contextlib.asynccontextmanager
@@ -196,10 +246,10 @@ async def check(pilot: Pilot[None], name: str) -> None:
         path.write_text(text_of(pilot), encoding="utf-8")
     assert path.exists(), f"no snapshot {path.name}; tests/fix_top.py says how it is made"
     expected = path.read_text(encoding="utf-8")
-    for _ in range(LAYOUTS):
-        if text_of(pilot) == expected:
-            return
-        await pilot.pause()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + PATIENCE
+    while text_of(pilot) != expected and loop.time() < end:
+        await pilot.pause(0.01)
     assert text_of(pilot) == expected
 
 

@@ -1,6 +1,8 @@
 """Running consumers and tickers in threads and processes, and waiting for conditions."""
 
 import contextlib
+import random
+import socket
 import subprocess
 import sys
 import textwrap
@@ -23,6 +25,15 @@ def eventually(condition: Callable[[], object], what: str = "the condition") -> 
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come true within {PATIENCE:.0f} s")
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has, and that the system gives to nobody by itself."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def backend_of(conn: psycopg.Connection[Any]) -> int:

@@ -38,7 +38,7 @@ import pgque
 from pgque import embedded
 from pgque.embedded.binaries import find_binaries
 from tests.fix_server import wanted_version
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,7 +131,7 @@ class Background:
         if self._process.poll() is None:
             self._process.send_signal(how)
         try:
-            return self._process.wait(20)
+            return self._process.wait(2 * PATIENCE)
         finally:
             self._process.kill()
             self._reader.join()
@@ -166,7 +166,7 @@ class Psql:
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self._process.communicate(timeout=20)
+            self._process.communicate(timeout=2 * PATIENCE)
 
 
 @dataclass
@@ -256,7 +256,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=30,
+            timeout=4 * PATIENCE,
         )
         assert done.returncode == 0, done.stdout
         self.printed = done.stdout

@@ -11,6 +11,7 @@ from bench.measure import Context, WorkloadFailed
 from bench.old import old_transaction
 from bench.paced import Board, Load, Session, lanes_for, percentile
 from bench.workloads import horizon, latency, soak
+from tests.running import PATIENCE
 
 # What others' packages warn about is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -64,7 +65,7 @@ def working(run):
         yield
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

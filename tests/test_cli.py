@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from pgque.cli import app
 from pgque.install import SCHEMA_VERSION, schema_version, script
 from tests.fix_cli import CHECKOUT, cli, command, environment, failed
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     assert dsn in second.stderr
     assert len(second.stderr.splitlines()) == 1
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     assert output.strip() == "Stopping."
@@ -211,7 +211,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     with psycopg.connect(dsn) as conn:
         assert conn.execute("select queue_name from pgque.queue").fetchall() == [("kept",)]
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0
 
 
@@ -246,7 +246,7 @@ def test_ticker_ticks_until_stopped(
     receive = "select payload from pgque.receive(%s, %s)"
     eventually(lambda: autoconn.execute(receive, [queue, consumer]).fetchall() == [("hello",)])
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
 

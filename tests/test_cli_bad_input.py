@@ -18,6 +18,7 @@ from psycopg.conninfo import make_conninfo
 from pgque.cli.app import BROKEN_PIPE, EXIT_STATUS, app, run
 from tests.fix_cli import CHECKOUT, command, environment
 from tests.fix_engine import send
+from tests.running import PATIENCE, eventually
 
 NO_SERVER = "host=127.0.0.1 port=1 connect_timeout=2"
 
@@ -217,7 +218,7 @@ def test_a_broken_pipe_of_a_process(dsn, queue, autoconn, shown):
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=4 * PATIENCE,
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
@@ -252,6 +253,7 @@ def test_service_files_and_password_files_are_those_of_libpq(
     passwords = tmp_path / "passwords"
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
     monkeypatch.setenv("PGPASSFILE", str(passwords))
+    eventually(lambda: said("version", "service=shop")[0], "the server to ask for a password")
     assert "no password supplied" in one_line(said("version", "service=shop")[2])
     passwords.write_text("*:*:*:pgque_secret:rosebud\n")
     passwords.chmod(0o600)

@@ -12,7 +12,7 @@ import yaml
 
 from pgque import Ticker
 from pgque.cli.app import app
-from tests.running import eventually, running
+from tests.running import PATIENCE, eventually, running
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,4 +70,4 @@ def test_worker_prints_messages(
         autoconn.execute("select pgque.send('jobs', 'hello')")
         assert worker.stdout.readline() == "default hello\n"
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(PATIENCE) == 0

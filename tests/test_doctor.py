@@ -212,7 +212,7 @@ def test_a_log_that_is_not_rotated(dsn, queue, consumer, autoconn):
     advance(autoconn, timedelta(weeks=1))
     found = finding(dsn, "rotation")
     assert found.status is Status.WARNING
-    assert "7 days ago" in found.detail
+    assert "7 d ago" in found.detail
 
 
 def test_a_dump_that_was_restored(dsn, queue, autoconn):

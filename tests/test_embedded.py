@@ -20,7 +20,7 @@ import pytest
 import pgque
 from pgque.embedded import EmbeddedError, Server, binaries
 from tests.fix_server import temporary_in
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 CHECKOUT = Path(pgque.__file__).resolve().parent.parent
 FAST = {"fsync": "off"}
@@ -254,7 +254,7 @@ def test_no_server_outlives_its_owner(made: Path, number: int) -> None:
     with owner(made) as process:
         assert process.stdout.readline() == "running\n"
         process.send_signal(number)
-        process.wait(20)
+        process.wait(2 * PATIENCE)
     eventually(lambda: not servers_in(made))
     assert not (made / "data" / "postmaster.pid").exists(), "was not shut down in order"
 
@@ -286,7 +286,7 @@ def test_ctrl_c_reaches_the_owner_alone(made: Path) -> None:
     with owner(made, start_new_session=True) as process:
         assert process.stdout.readline() == "running\n"
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(20)
+        process.wait(2 * PATIENCE)
     eventually(lambda: not servers_in(made))
     assert not (made / "data" / "postmaster.pid").exists()
 

@@ -19,7 +19,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 NAMES = {
     "57 bytes": "q" * 57,
@@ -43,7 +43,7 @@ def test_a_queue_of_any_name_works_from_send_to_notify(shared, name):
     shared.execute(f"listen {quoted}".encode())
     send(shared, name, "hello")
     assert payloads(drain(shared, name, name + name)) == ["hello"]
-    [notification] = shared.notifies(timeout=10, stop_after=1)
+    [notification] = shared.notifies(timeout=PATIENCE, stop_after=1)
     assert (notification.channel, notification.payload) == (f"pgque_{name}", "2")
     assert value(shared, "select pgque.drop_queue(%s, true)", name) == 1
 

@@ -5,7 +5,6 @@ What TCP itself does with lost packets is tried in bench/chaos; here is what it 
 
 import random
 import signal
-import socket
 import threading
 
 import psycopg
@@ -19,7 +18,7 @@ from pgque.background import LONGEST_PAUSE, Backoff
 from pgque.calls import connection_defaults
 from pgque.install import install
 from pgque.wakeup import Wakeup
-from tests.running import eventually, process, running
+from tests.running import eventually, free_port, process, running
 
 TICKER = """
     import sys, pgque
@@ -98,12 +97,6 @@ def tcp_dsn(new_server):
     with psycopg.connect(server.dsn, autocommit=True) as conn:
         conn.execute("alter role postgres password 'secret'")
     return psycopg.conninfo.make_conninfo("", **given | {"host": "127.0.0.1", "password": "secret"})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_pauses_between_attempts_stay_short():

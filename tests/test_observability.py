@@ -16,6 +16,7 @@ import typer.main
 
 from pgque import metrics
 from pgque.cli.app import app
+from tests.running import PATIENCE
 from tests.samples import ROOT
 
 DOCS = ROOT / "docs"
@@ -169,7 +170,7 @@ def test_labels_in_an_alert_are_those_of_its_metrics(script):
 def test_promtool_finds_no_fault_and_alerts_fire_when_they_should():
     for arguments in (["check", "docs/alerts.yml"], ["test", "tests/alerts.test.yml"]):
         call = ["promtool", arguments[0], "rules", arguments[1]]
-        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -37,22 +37,6 @@ class Diary(Observer):
         return [told[1:] for told in self.told if told[0] == what]
 
 
-@pytest.fixture
-def client(dsn, queue, consumer):
-    with pgque.connect(dsn, autocommit=True) as client:
-        yield client
-
-
-@pytest.fixture
-def new(dsn, queue, consumer):
-    """Make a consumer of the test's queue."""
-
-    def new(**options) -> Consumer:
-        return Consumer(dsn, **{"queue": queue, "name": consumer, "retry_after": 0, **options})
-
-    return new
-
-
 def test_it_is_told_of_batches_and_messages_in_their_order(client, new, queue, consumer):
     client.send_batch(queue, "default", ["a", "b"])
     one = new()

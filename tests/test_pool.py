@@ -11,12 +11,12 @@ import pytest
 import pgque
 from pgque import ClientPool, PgqueClient
 from tests.fix_pooler import directly
-from tests.running import backend_of
+from tests.running import PATIENCE, backend_of
 
 
 @pytest.fixture
 def pool(dsn: str) -> Iterator[ClientPool]:
-    with ClientPool(dsn, min_size=1, max_size=2, timeout=20) as pool:
+    with ClientPool(dsn, min_size=1, max_size=2, timeout=PATIENCE) as pool:
         yield pool
 
 
@@ -26,7 +26,7 @@ def send_and_fail(client: PgqueClient, queue: str) -> None:
 
 
 def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[Any]) -> None:
-    killer.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
+    killer.execute("select pg_terminate_backend(%s, 10000)", [backend_of(client.conn)])
     client.send("anywhere", "x")
 
 

@@ -29,7 +29,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 Status = dict[str, tuple[str, str]]
 
@@ -93,9 +93,9 @@ def test_p7_a_send_wakes_a_sleeping_ticker_once(new_server: Callable) -> None:
                     send(conn, "q", n)
                 assert value(ticker, "select pgque.ticker()") == 1
                 assert value(ticker, may_sleep) is False, "an open transaction may hold events"
-            assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
+            assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
             send(conn, "q")  # that one was asked to notify too, the next one is not
-            assert len(list(ticker.notifies(timeout=5, stop_after=1))) == 1
+            assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
             send(conn, "q")
             assert list(ticker.notifies(timeout=0)) == []
             value(ticker, "select pgque.ticker()")
@@ -117,22 +117,29 @@ def test_set_tick_period_ms_takes_1_to_1000(autoconn):
     assert value(autoconn, period) == 1000
 
 
-def test_ticker_loop_ticks_and_maintains_until_its_slot_ends(connect, autoconn, queue, consumer):
-    autoconn.execute("update pgque.config set slot_seconds = 2, tick_period_ms = 1")
-    looping = connect(autocommit=True)
-    loop = Thread(lambda: looping.execute("call pgque.ticker_loop()"))
-    eventually(lambda: status(autoconn)["ticker"][0] == "running")
+def test_ticker_loop_ticks_and_maintains_where_no_other_does(connect, autoconn, queue, consumer):
+    autoconn.execute("update pgque.config set slot_seconds = 600, tick_period_ms = 1")
+    both = [connect(autocommit=True) for _ in range(2)]
+    loops = [Thread(conn.execute, "call pgque.ticker_loop()") for conn in both]
+    # Which of them is a matter of chance: between two transactions none leads.
+    eventually(lambda: sum(loop.is_alive() for loop in loops) == 1, "the end of one")
+    looping, loop = next(pair for pair in zip(both, loops, strict=True) if pair[1].is_alive())
     leads = f"backend {looping.info.backend_pid} leads"
-    eventually(lambda: status(autoconn)["ticker"][1] == leads)  # none does between two transactions
-    other = connect(autocommit=True)
-    other.execute("call pgque.ticker_loop()")
+    eventually(lambda: status(autoconn)["ticker"] == ("running", leads))
     send(autoconn, queue, "ticked")
     eventually(lambda: receive(autoconn, queue, consumer))
     [message] = receive(autoconn, queue, consumer)
     nack(autoconn, message)
     ack(autoconn, message.batch_id)
     eventually(lambda: receive(autoconn, queue, consumer))
-    loop.outcome()
+    looping.cancel()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        loop.outcome()
+
+
+def test_ticker_loop_ends_with_its_slot(autoconn):
+    autoconn.execute("update pgque.config set slot_seconds = 1")
+    autoconn.execute("call pgque.ticker_loop()")
     assert status(autoconn)["ticker"] == (
         "none",
         'run "pgque ticker", or pgque.start() with pg_cron',

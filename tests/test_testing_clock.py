@@ -16,13 +16,6 @@ NOT_MOVED = {
 
 
 @pytest.fixture
-def kit(dsn):
-    with Kit(dsn) as kit:
-        kit.queue("orders", "shipping")
-        yield kit
-
-
-@pytest.fixture
 def client(kit):
     return kit.client
 
@@ -49,11 +42,11 @@ def test_every_column_with_a_time_is_moved_or_has_a_reason_not_to_be(autoconn):
 
 
 def test_a_retry_is_due_after_its_time_and_not_before(kit, client):
-    sent = failed_once(kit)
-    kit.advance(MINUTE - timedelta(seconds=5))
+    sent = failed_once(kit, timedelta(hours=1))
+    kit.advance(timedelta(minutes=55))
     kit.tick()
     assert client.receive("orders", "shipping") == []
-    kit.advance(5)
+    kit.advance(5 * MINUTE)
     kit.tick()
     [again] = client.receive("orders", "shipping")
     assert (again.msg_id, again.retry_count) == (sent, 1)

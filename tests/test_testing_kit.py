@@ -23,13 +23,6 @@ NOWHERE = "postgresql://nobody@nowhere.invalid/nothing"
 
 
 @pytest.fixture
-def kit(dsn):
-    with Kit(dsn) as kit:
-        kit.queue("orders", "shipping")
-        yield kit
-
-
-@pytest.fixture
 def client(kit):
     return kit.client
 

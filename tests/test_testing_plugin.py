@@ -15,7 +15,7 @@ from pgque.embedded import EmbeddedError
 from pgque.testing import find_server, server, shared, shared_server
 from tests.fix_cli import CHECKOUT
 from tests.fix_pooler import directly
-from tests.running import eventually, process
+from tests.running import PATIENCE, eventually, process
 
 Suite = Callable[..., str]
 
@@ -41,7 +41,7 @@ def suite(tmp_path: Path, server_dsn: str) -> Suite:
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=4 * PATIENCE,
         )
         assert done.returncode == (1 if failing else 0), done.stdout + done.stderr
         if failing:

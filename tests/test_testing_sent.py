@@ -10,13 +10,6 @@ from pgque.testing import Kit
 
 
 @pytest.fixture
-def kit(dsn):
-    with Kit(dsn) as kit:
-        kit.queue("orders", "shipping")
-        yield kit
-
-
-@pytest.fixture
 def client(kit):
     return kit.client
 

@@ -20,7 +20,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 
 def ticks(conn, queue) -> int:
@@ -244,7 +244,7 @@ def test_every_tick_notifies_with_its_id_in_its_own_transaction(connect, autocon
     listener.execute("select 1")
     assert list(listener.notifies(timeout=0)) == []
     ticker.commit()
-    [notification] = listener.notifies(timeout=10, stop_after=1)
+    [notification] = listener.notifies(timeout=PATIENCE, stop_after=1)
     assert (notification.channel, notification.payload) == (f"pgque_{queue}", "2")
 
 

@@ -61,7 +61,8 @@ def test_figures_move_with_the_queue(source, autoconn, queue, consumer):
             tick(autoconn, queue)
             row = lambda: pilot.app.history.queues[queue]  # noqa: E731
             await until(pilot, lambda: row().pending == 41, "41 pending")
-            assert any(queue in line and " 41 " in line for line in text_of(pilot).splitlines())
+            line = lambda: next(x for x in text_of(pilot).splitlines() if queue in x)  # noqa: E731
+            await until(pilot, lambda: " 41 " in line(), "41 on the screen")
             drain(autoconn, queue, consumer)
             await until(pilot, lambda: row().pending == 0, "nothing pending")
             assert max(rate for rate in row().trend if rate is not None) > 0
@@ -108,9 +109,9 @@ def test_a_dead_letter_is_sent_again_after_a_yes(source, autoconn, queue, consum
             await settled(pilot)
             assert dead(autoconn) == 2
             await press(pilot, "r", "y")
-            await until(pilot, lambda: "was sent again as event" in text_of(pilot), "word of it")
-            await settled(pilot)
-            assert [x.reason for x in pilot.app.screen.page.listing.shown] == ["cannot first"]
+            await seen(pilot, "was sent again as event")
+            left = pilot.app.screen.page.listing
+            await until(pilot, lambda: [x.reason for x in left.shown] == ["cannot first"], "one")
 
     play(steps())
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ["second"]
@@ -122,8 +123,9 @@ def test_a_dead_letter_is_sent_again_from_its_own_screen(source, autoconn, queue
     async def steps():
         async with shown(source, queue=queue) as pilot:
             await press(pilot, "4")
-            await press(pilot, "enter")
             await seen(pilot, "cannot only")
+            await press(pilot, "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
             await press(pilot, "r")
             await press(pilot, "y")
             await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
@@ -181,6 +183,7 @@ def test_a_role_that_may_only_look_sees_all_and_is_told_what_it_needs(
             await press(pilot, "2", "enter")
             await seen(pilot, f"{consumer}")
             await press(pilot, "escape", "4")
+            await seen(pilot, "cannot first")
             needs = {"r": "pgque_writer", "R": "pgque_writer"}
             for key, role in needs.items():
                 await press(pilot, key, "y")
@@ -246,22 +249,36 @@ def board(count=1000):
     return sample(queues, [consumer_now(q.queue, "c") for q in queues])
 
 
-def names(pilot):
-    return [row.now.queue for row in pilot.app.screen.page.listing.shown]
+async def listed(pilot, *names):
+    """Wait until the list begins with these queues."""
+
+    def begins():
+        shown = pilot.app.screen.page.listing.shown
+        return [row.now.queue for row in shown[: len(names)]] == [*names]
+
+    await until(pilot, begins, repr(names))
+
+
+async def counted(pilot, count):
+    """Wait until the list has so many lines."""
+    await until(pilot, lambda: len(pilot.app.screen.page.listing.shown) == count, f"{count} lines")
 
 
 def test_a_thousand_queues_are_filtered_as_one_types():
     async def steps():
         async with shown(FakeSource(board())) as pilot:
-            assert len(names(pilot)) == 1000
+            await counted(pilot, 1000)
             await press(pilot, "slash", *"E-099")
-            assert names(pilot) == [f"queue-099{n}" for n in range(10)]
+            await counted(pilot, 10)
+            await listed(pilot, *(f"queue-099{n}" for n in range(10)))
             await press(pilot, "enter", "down", "down", "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the queue")
             assert pilot.app.screen.queue == "queue-0992"
             await press(pilot, "escape")
-            assert len(names(pilot)) == 10
+            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "all queues")
+            await counted(pilot, 10)
             await press(pilot, "escape")
-            assert len(names(pilot)) == 1000
+            await counted(pilot, 1000)
 
     play(steps())
 
@@ -274,7 +291,6 @@ def test_a_page_that_comes_to_the_front_leaves_the_keys_to_a_filter_begun_alread
                 await pilot.pause(0)
             await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the queue")
             await seen(pilot, "queue-0992")
-            await settled(pilot)
             assert pilot.app.screen.queue == "queue-0992"
 
     play(steps())
@@ -284,12 +300,12 @@ def test_sorting_goes_from_column_to_column_and_turns_round():
     async def steps():
         async with shown(FakeSource(board(20))) as pilot:
             await press(pilot, "s")  # from the last column to the first
-            assert names(pilot)[0] == "queue-0000"
+            await listed(pilot, "queue-0000")
             await press(pilot, "S")
-            assert names(pilot)[0] == "queue-0019"
+            await listed(pilot, "queue-0019")
             await press(pilot, "s")
             await seen(pilot, "by IN/S ▼")
-            assert names(pilot)[:3] == ["queue-0006", "queue-0013", "queue-0005"]
+            await listed(pilot, "queue-0006", "queue-0013", "queue-0005")
 
     play(steps())
 
@@ -303,10 +319,11 @@ def test_the_cursor_stays_with_its_queue_when_the_order_changes():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await press(pilot, "s", "s", "end")
             listing = pilot.app.screen.page.listing
-            assert (listing.selected.now.queue, listing.cursor) == ("c", 2)
+            at = lambda: (listing.selected.now.queue, listing.cursor)  # noqa: E731
+            await until(pilot, lambda: at() == ("c", 2), "the last line")
             await looked(pilot)
-            assert names(pilot) == ["c", "b", "a"]
-            assert (listing.selected.now.queue, listing.cursor) == ("c", 0)
+            await listed(pilot, "c", "b", "a")
+            assert at() == ("c", 0)
 
     play(steps())
 
@@ -315,7 +332,9 @@ def test_on_the_first_line_the_cursor_stays_on_the_first_line():
     async def steps():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await press(pilot, "s", "s")
+            await listed(pilot, "a", "b", "c")
             await looked(pilot)
+            await listed(pilot, "c", "b", "a")
             assert pilot.app.screen.page.listing.selected.now.queue == "c"
 
     play(steps())
@@ -332,7 +351,7 @@ def test_pause_and_the_time_between_samples():
             await looked(pilot)
             assert source.looks == before
             await press(pilot, "space")
-            assert source.looks == before + 1
+            await until(pilot, lambda: source.looks == before + 1, "a sample")
             await press(pilot, "plus")
             await seen(pilot, "every 1 min")
             await press(pilot, *["plus"] * 20)

@@ -31,7 +31,7 @@ class Terminal:
     def wait_for(self, text: str) -> None:
         while text.encode() not in self.screen:
             assert select.select([self._ours], [], [], PATIENCE)[0], self.screen
-            self._read()
+            assert self._read(), self.screen
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())

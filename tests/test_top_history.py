@@ -2,7 +2,6 @@
 
 import pytest
 
-from pgque.cli.output import compact, compact_time
 from pgque.top.history import KEEP, History
 from pgque.top.message import laid_out
 from pgque.top.spark import spark
@@ -102,43 +101,6 @@ def test_a_sparkline_reaches_from_nothing_to_its_greatest_value():
     assert spark([1.0, 0.0, 8.0], 2) == ["▁█"]
     assert spark([8.0, 16.0], 2, 2) == [" █", "██"]
     assert spark([0.0, 0.0], 2) == ["▁▁"]
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0"),
-        (0.44, "0.4"),
-        (9.96, "10"),
-        (999, "999"),
-        (999.6, "1k"),
-        (1240, "1.2k"),
-        (99_500, "100k"),
-        (12_345_678, "12M"),
-        (4e12, "4T"),
-    ],
-)
-def test_short_numbers(number, text):
-    assert compact(number) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.0123, "12 ms"),
-        (0.9996, "1 s"),
-        (1.25, "1.2 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (5400, "1.5 h"),
-        (86400, "24 h"),
-        (200_000, "2.3 d"),
-        (864_000, "10 d"),
-    ],
-)
-def test_short_times(seconds, text):
-    assert compact_time(seconds) == text
 
 
 def test_long_names_keep_both_their_ends():

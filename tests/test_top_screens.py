@@ -1,19 +1,24 @@
 """What the screens of `pgque top` look like: tests/fix_top.py says how the snapshots are made."""
 
+import dataclasses
+from datetime import timedelta
+
 import pytest
 
 from pgque.errors import PgqueConnectionError
-from pgque.top.browser import Letter, Listed, Retry, Whole
 from tests.fix_top import (
     FakeSource,
-    ago,
     check,
     consumer_now,
+    letter,
     looked,
     play,
     press,
     queue_now,
+    retry,
     sample,
+    seen,
+    sent,
     shown,
 )
 
@@ -90,8 +95,8 @@ def test_a_queue_with_its_consumers():
 
 def test_a_consumer_with_its_retries():
     retries = [
-        Retry(77, 3, ago(-90), "books", 2, "invoice.created", "k7", '{"invoice": 77}'),
-        Retry(78, 3, ago(5), "books", 5, "invoice.created", None, "line\nbreak \x1b[2J"),
+        retry(77, 90, "books", 2, "invoice.created", "k7", '{"invoice": 77}'),
+        retry(78, -5, "books", 5, "invoice.created", None, "line\nbreak \x1b[2J"),
     ]
 
     async def steps():
@@ -104,9 +109,9 @@ def test_a_consumer_with_its_retries():
 
 
 MESSAGES = [
-    Listed(5000, 9, ago(0.3), "order.placed", "anna", '{"order": 5000, "items": [1, 2]}'),
-    Listed(4998, 9, ago(7), "order.placed", None, "[red]no markup[/red] \x1b[31m" + "x" * 99),
-    Listed(4997, 8, ago(4000), None, "日本語のとても長いキーです", None),
+    sent(5000, 9, 0.3, "order.placed", "anna", '{"order": 5000, "items": [1, 2]}'),
+    sent(4998, 9, 7, "order.placed", None, "[red]no markup[/red] \x1b[31m" + "x" * 99),
+    sent(4997, 8, 4000, None, "日本語のとても長いキーです", None),
 ]
 
 
@@ -120,22 +125,20 @@ def test_the_newest_messages_of_a_queue():
 
 
 def test_a_message_whole():
-    facts = (
-        ("event", 1234567),
-        ("queue", "orders"),
-        ("created", "2026-03-01 11:59:59+00:00"),
-        ("type", "order.placed"),
-        ("pickers", "has it before it"),
-        ("billing\x1b", "waits for retry 2"),
-    )
     payload = (
         '{"order": 1.10, "lines": [{"sku": "a\\"b", "n": 1}, {}], "note": "ü\\u001b", "e": []}'
     )
-    source = FakeSource(busy(), messages=MESSAGES, whole=Whole(facts, payload))
+    message = dataclasses.replace(
+        sent(1234567, 9, 1, "order.placed", None, payload),
+        created=None,  # it would be said in the time zone of this machine
+    )
+    standing = [("pickers", "has it before it"), ("billing\x1b", "waits for retry 2")]
+    source = FakeSource(busy(), messages=[message], rows=standing)
 
     async def steps():
         async with shown(source, queue="orders") as pilot:
             await press(pilot, "2")
+            await seen(pilot, "order.placed")
             await press(pilot, "enter")
             await check(pilot, "message")
 
@@ -143,8 +146,8 @@ def test_a_message_whole():
 
 
 LETTERS = [
-    Letter(31, ago(4), "pickers", 5, "ValueError: no such shelf", "order.placed", None, '{"o": 9}'),
-    Letter(30, ago(86400 * 3), "pickers", None, None, None, None, None),
+    letter(31, 4, "pickers", 5, "ValueError: no such shelf", "order.placed", None, '{"o": 9}'),
+    letter(30, 86400 * 3, "pickers", None, None, None, None, None),
 ]
 
 
@@ -169,10 +172,11 @@ def test_a_replay_is_asked_about():
 
 
 def test_settings_of_a_queue():
-    settings = [("max_retries", 5), ("ticker_paused", False), ("ticker_max_lag", "1 second")]
+    minute = timedelta(minutes=1)
+    rows = [(5, False, False, False, timedelta(seconds=1), 500, minute, 120 * minute)]
 
     async def steps():
-        async with shown(FakeSource(busy(), settings=settings), queue="orders") as pilot:
+        async with shown(FakeSource(busy(), rows=rows), queue="orders") as pilot:
             await press(pilot, "5")
             await check(pilot, "settings")
 

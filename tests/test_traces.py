@@ -13,7 +13,7 @@ import pgque
 from pgque import Consumer, Message, PgqueClient
 from pgque.observers import Batch, Observer
 from tests.fix_engine import column, log_of
-from tests.running import eventually, process, running
+from tests.running import PATIENCE, eventually, process, running
 
 
 class Spans:
@@ -34,12 +34,6 @@ def spans(monkeypatch):
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     yield Spans(provider)
     provider.shutdown()
-
-
-@pytest.fixture
-def client(dsn, queue, consumer):
-    with pgque.connect(dsn, autocommit=True) as client:
-        yield client
 
 
 @pytest.fixture
@@ -337,7 +331,7 @@ def test_who_does_not_use_opentelemetry_does_not_import_it(dsn, queue, consumer)
         print([name for name in sys.modules if name.startswith("opentelemetry")])
     """
     with process(script, dsn, queue, consumer) as child:
-        assert child.communicate(timeout=30)[0] == "[]\n"
+        assert child.communicate(timeout=2 * PATIENCE)[0] == "[]\n"
 
 
 def test_where_no_provider_is_set_a_consumer_makes_no_spans(client, queue, one, monkeypatch):
@@ -353,7 +347,7 @@ def test_spans_end_where_the_connection_breaks_in_a_handler(spans, client, queue
     def break_it(msg: Message, client: PgqueClient) -> None:
         if len(spans.named(f"process {queue}")) == 0:
             pid = client.conn.info.backend_pid
-            autoconn.execute("select pg_terminate_backend(%s)", [pid])
+            autoconn.execute("select pg_terminate_backend(%s, 10000)", [pid])
             client.conn.execute("select 1")
 
     client.send(queue, "x", type="break")

@@ -10,6 +10,7 @@ import pytest
 import pgque
 from pgque.wakeup import Wakeup
 from tests.fix_pooler import directly
+from tests.running import PATIENCE
 
 
 @pytest.fixture
@@ -30,14 +31,14 @@ def wait_for(wakeup: Wakeup, seconds: float) -> None:
 @directly
 def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
     threading.Timer(0.1, autoconn.execute, ["notify a"]).start()
-    assert wakeup.wait(20) == {"a"}
+    assert wakeup.wait(PATIENCE) == {"a"}
     assert wakeup.wait(0) == set()
     autoconn.execute("notify a")
     autoconn.execute("notify b")
     autoconn.execute("notify c")
     heard: set[str] = set()
     while heard != {"a", "b"}:
-        heard |= wakeup.wait(20)
+        heard |= wakeup.wait(PATIENCE)
 
 
 @directly
@@ -47,8 +48,8 @@ def test_what_comes_with_the_answer_to_a_query_is_heard(
     autoconn.execute("notify b")
     wakeup.conn.execute("select 1")
     began = time.monotonic()
-    assert wakeup.wait(20) == {"b"}
-    assert time.monotonic() - began < 5
+    assert wakeup.wait(PATIENCE) == {"b"}
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_a_ring_ends_the_wait(wakeup: Wakeup) -> None:
@@ -57,8 +58,8 @@ def test_a_ring_ends_the_wait(wakeup: Wakeup) -> None:
     wait_for(wakeup, 0.2)
     threading.Timer(0.1, wakeup.ring).start()
     began = time.monotonic()
-    assert wakeup.wait(20) == set()
-    assert time.monotonic() - began < 5
+    assert wakeup.wait(PATIENCE) == set()
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_nothing_is_nothing(wakeup: Wakeup) -> None:
@@ -69,9 +70,9 @@ def test_nothing_is_nothing(wakeup: Wakeup) -> None:
 
 @directly
 def test_a_connection_that_broke_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
-    autoconn.execute("select pg_terminate_backend(%s)", [wakeup.conn.info.backend_pid])
+    autoconn.execute("select pg_terminate_backend(%s, 10000)", [wakeup.conn.info.backend_pid])
     with pytest.raises(pgque.PgqueConnectionError):
-        wait_for(wakeup, 20)
+        wait_for(wakeup, PATIENCE)
 
 
 def test_a_closed_one_may_be_rung(wakeup: Wakeup) -> None:

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from pgque.cli.app import run
+from pgque.ticker import LEADER
 from tests.fix_cli import CHECKOUT, command, environment
 from tests.fix_engine import send, value
-from tests.running import eventually
+from tests.running import PATIENCE, eventually
 
 SHOP = """
 import os, signal, time
@@ -98,7 +99,7 @@ class Worker:
         self.process.send_signal(number)
 
     def ends(self, status: int = 0) -> str:
-        assert self.process.wait(30) == status, self.log
+        assert self.process.wait(PATIENCE) == status, self.log
         assert "Traceback" not in self.log
         return self.log
 
@@ -163,10 +164,12 @@ def test_processes_are_members_of_one_group_and_one_of_them_ticks(
         "select array_agg(consumer_name) from pgque.get_consumer_info() where consumer_name ~ '-'"
     )
     assert sorted(value(autoconn, names)) == ["group.web-1", "group.web-2"]
-    leaders = "select count(*) from pg_locks where classid = 1885827447 and objid = 0 and granted"
-    assert value(autoconn, leaders) == 1
-    sessions = "select count(*) from pg_stat_activity where application_name = 'pgque shop:group-2'"
-    assert value(autoconn, sessions) == 2  # the consumer's and its ticker's
+    assert len(autoconn.execute(LEADER).fetchall()) == 1
+    sessions = (
+        "select count(*) from pg_stat_activity where application_name = 'pgque shop:group-2' "
+        "and datname = current_database()"
+    )
+    eventually(lambda: value(autoconn, sessions) == 2)  # the consumer's and its ticker's
     one.signal(signal.SIGINT)
     assert "INFO shop:group-1 starts: " in one.ends()
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pgque.calls import SECONDS_A_DAY
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.cli.queue import Queue, Yes
@@ -27,8 +28,6 @@ AllOf = Annotated[
     str | None, typer.Option("--all", metavar="QUEUE", help="All of a queue.", show_default=False)
 ]
 Days = Annotated[float, typer.Option("--days", min=0, help="Those older than so many days.")]
-
-SECONDS_A_DAY = 86400.0
 
 
 @app.command("list")

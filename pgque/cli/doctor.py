@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from pgque.cli.options import Dsn
-from pgque.cli.output import AsJson, print_json, readable
+from pgque.cli.output import AsJson, print_json
+from pgque.readable import readable
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from pgque.cli.options import Dsn
-from pgque.cli.output import AsJson, readable
+from pgque.cli.output import AsJson
 from pgque.cli.queue import Queue
 from pgque.message import Message
+from pgque.readable import readable
 
 Type = Annotated[str | None, typer.Option("--type", help="Only of this type.", show_default=False)]
 Key = Annotated[str | None, typer.Option("--key", help="Only with this key.", show_default=False)]

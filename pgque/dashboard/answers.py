@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from pgque.browse import Page, Place, Stored
 from pgque.errors import (
     PgqueConnectionError,
     PgqueDeadLetterNotFound,
@@ -20,6 +22,8 @@ from pgque.errors import (
 
 LONGEST_BODY: Final = 64 * 1024
 CANCELED: Final = "57014"
+
+_IDS: Final = ("id", "txid", "owner", "letter")
 
 _STATUS: Final[tuple[tuple[type[PgqueError], int], ...]] = (
     (PgqueQueueNotFound, 404),
@@ -90,16 +94,14 @@ def moment(request: Request, name: str) -> datetime | None:
     return found
 
 
-def place(value: str | None, name: str, parts: int) -> str | None:
-    """Return where a list goes on, checked; None where it is missing."""
+def place(value: str | None, name: str, parts: int) -> Place | None:
+    """Return a place in a list, as `row` writes it, checked; None where it is missing."""
     if value is None:
         return None
     found = value.split("-")
     if len(found) != parts or not all(part.isascii() and part.isdigit() for part in found):
         raise PgqueInvalidArgument(f"{name} is not a place in a list")
-    for part in found:
-        number(part, name)
-    return value
+    return tuple(number(part, name) for part in found)
 
 
 async def body(request: Request) -> dict[str, Any]:
@@ -116,6 +118,25 @@ async def body(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PgqueInvalidArgument("what was sent is not a JSON object")
     return value
+
+
+def page(found: Page[Any]) -> dict[str, Any]:
+    """Return a page of a list as the page of the dashboard takes it."""
+    return {
+        "rows": [row(one) for one in found.rows],
+        "more": None if found.more is None else _written(found.more),
+        "looked_at": found.looked_at,
+    }
+
+
+def row(found: Stored) -> dict[str, Any]:
+    """Return an event, a retry or a dead letter; its ids as text, since JavaScript rounds them."""
+    ids = {name: str(value) for name in _IDS if (value := getattr(found, name, None)) is not None}
+    return {**asdict(found), **ids, "place": _written(found.place)}
+
+
+def _written(where: Place) -> str:
+    return "-".join(map(str, where))
 
 
 def _plain(value: object) -> object:

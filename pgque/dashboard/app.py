@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -20,35 +19,13 @@ from starlette.staticfiles import StaticFiles
 
 from pgque.dashboard import changes, reads
 from pgque.dashboard.answers import on_pgque_error
+from pgque.dashboard.board import Board
 from pgque.dashboard.sampler import Sampler
 from pgque.dashboard.security import LOOPBACK, SHORTEST_TOKEN, ApiGuard, Guard
 from pgque.dashboard.stream import LENGTH, Streams
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
 
 STATIC: Final = Path(__file__).with_name("static")
-AT_ONCE: Final = 4
-"""How many connections viewers have together beside the one that takes samples."""
-
-T = TypeVar("T")
-
-
-class Board:
-    """What the requests of one application share."""
-
-    def __init__(self, dsn: str, sampler: Sampler, streams: Streams, *, can_change: bool) -> None:
-        self.dsn = dsn
-        self.sampler = sampler
-        self.streams = streams
-        self.can_change = can_change
-        self._limiter: anyio.CapacityLimiter | None = None
-        self._guard = threading.Lock()
-
-    async def in_thread(self, function: Callable[[], T]) -> T:
-        """Call what waits for the database in a thread, a few at a time."""
-        with self._guard:
-            if self._limiter is None:
-                self._limiter = anyio.CapacityLimiter(AT_ONCE)
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
 
 def create_app(

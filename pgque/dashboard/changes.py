@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pgque.calls import SECONDS_A_DAY
 from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
-from pgque.dashboard.browse import SECONDS_A_DAY
+from pgque.dashboard.board import board_of
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
 from pgque.logs import Fields
-
-if TYPE_CHECKING:
-    from pgque.dashboard.app import Board
 
 logger = logging.getLogger("pgque.dashboard")
 
@@ -105,7 +103,7 @@ ROUTES: Final = [
 
 
 async def _change(request: Request, change: Callable[[PgqueClient], dict[str, Any]]) -> Answer:
-    board: Board = request.app.state.board
+    board = board_of(request)
 
     def done() -> dict[str, Any]:
         with connect(board.dsn, autocommit=True) as client:

@@ -8,12 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from pgque.calls import Calls, connection_defaults, new_cursor, settle_for_pooler
+from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
-from pgque.live import ConsumerFigures, Live, QueueFigures, Sample
-
-LATE: Final = 10.0
-"""Seconds after which events that no tick covers are worth a warning, as in `pgque doctor`."""
+from pgque.live import LATE, ConsumerFigures, Live, QueueFigures, Sample
 
 # An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
 # cursor the newest four rows are read, however long the ledger is.
@@ -134,16 +131,6 @@ def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         settle_for_pooler(conn)
         conn.read_only = True
         yield conn
-
-
-@contextmanager
-def only_reading(conn: psycopg.Connection[Any], *, seconds: float) -> Iterator[None]:
-    """Run the block in a transaction that cannot write, and whose statements end in time."""
-    with conn.transaction():
-        new_cursor(conn).execute(
-            "select set_config('statement_timeout', %s, true)", (f"{seconds:.0f}s",), prepare=False
-        )
-        yield
 
 
 def is_late(queue: QueueFigures) -> bool:

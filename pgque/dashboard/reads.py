@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pgque.dashboard.answers import Answer, moment, needed, number, place, text
-from pgque.dashboard.browse import PAGE, Browser, Page, Wanted
+from pgque.browse import PAGE, Browser, Place, Stored, Wanted
+from pgque.calls import SECONDS_A_DAY, find_queue, to_interval
+from pgque.dashboard.answers import Answer, moment, needed, number, page, place, row, text
+from pgque.dashboard.board import board_of
 from pgque.dashboard.looking import reading_connection
+from pgque.errors import PgqueDeadLetterNotFound
 
-if TYPE_CHECKING:
-    from pgque.dashboard.app import Board
+COUNTED: Final = 100_000
+
+_PURGEABLE: Final = sql.SQL(
+    "select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = %s::int "
+    "and d.dl_time <= clock_timestamp() - %s::interval limit %s::int) counted"
+)
 
 
 async def about(request: Request) -> Response:
     """Say what may be done, and which database this is."""
-    board = _board(request)
+    board = board_of(request)
     given = conninfo_to_dict(board.dsn)
     host = str(given.get("host") or "")
     parts = [host if not host.startswith("/") else "", str(given.get("dbname") or "")]
@@ -35,12 +43,12 @@ async def about(request: Request) -> Response:
 
 async def stream(request: Request) -> Response:
     """Return a stream of frames: of ``queue``, or of the overview."""
-    return _board(request).streams.open(text(request, "queue"))
+    return board_of(request).streams.open(text(request, "queue"))
 
 
 async def history(request: Request) -> Response:
     """Return the points of plots: of ``queue``, or of all queues together."""
-    board = _board(request)
+    board = board_of(request)
     board.sampler.start()
     times, lines = await board.in_thread(lambda: board.sampler.history.read(text(request, "queue")))
     plots: dict[str, dict[str, list[float | None]]] = {"rate": {}, "lag": {}, "latency": {}}
@@ -55,15 +63,14 @@ async def messages(request: Request) -> Response:
     until = moment(request, "until")
     after = place(text(request, "after"), "after", 2)
     return await _browse(
-        request, lambda b: _page(b.messages(queue, wanted, until=until, after=after, limit=limit))
+        request, lambda b: page(b.messages(queue, wanted, until=until, after=after, limit=limit))
     )
 
 
 async def message(request: Request) -> Response:
     """Return one message, whole."""
-    queue = needed(request, "queue")
-    where = place(needed(request, "place"), "place", 2) or ""
-    return await _browse(request, lambda b: {"row": b.message(queue, where)})
+    queue, where = needed(request, "queue"), _place(request)
+    return await _browse(request, lambda b: _whole(b.message(queue, where)))
 
 
 async def dead_letters(request: Request) -> Response:
@@ -71,27 +78,45 @@ async def dead_letters(request: Request) -> Response:
     queue, wanted, limit = _search(request)
     after = place(text(request, "after"), "after", 1)
     return await _browse(
-        request, lambda b: _page(b.dead_letters(queue, wanted, after=after, limit=limit))
+        request, lambda b: page(b.dead_letters(queue, wanted, after=after, limit=limit))
     )
 
 
 async def dead_letter(request: Request) -> Response:
     """Return one dead letter, whole."""
     letter = number(needed(request, "letter"), "letter")
-    return await _browse(request, lambda b: {"row": b.dead_letter(letter)})
+
+    def look(browser: Browser) -> dict[str, Any]:
+        found = browser.dead_letter(letter)
+        if found is None:
+            raise PgqueDeadLetterNotFound(f"dead letter entry not found: {letter}")
+        return _whole(found)
+
+    return await _browse(request, look)
 
 
 async def retries(request: Request) -> Response:
     """Return events of a queue that wait to be delivered again."""
     queue, wanted, limit = _search(request)
-    return await _browse(request, lambda b: _page(b.retries(queue, wanted, limit=limit)))
+    return await _browse(request, lambda b: page(b.retries(queue, wanted, limit=limit)))
+
+
+async def retry(request: Request) -> Response:
+    """Return one event that waits to be delivered again, whole."""
+    where = _place(request)
+    return await _browse(request, lambda b: _whole(b.retry(where)))
 
 
 async def purgeable(request: Request) -> Response:
-    """Count what a purge would delete."""
+    """Count the dead letters that a purge would delete, up to `COUNTED`."""
     queue = needed(request, "queue")
-    days = number(needed(request, "days"), "days", float)
-    return await _browse(request, lambda b: {"count": b.count_purgeable(queue, days)})
+    age = to_interval(number(needed(request, "days"), "days", float) * SECONDS_A_DAY, "days")
+
+    def count(browser: Browser) -> dict[str, Any]:
+        values = (find_queue(browser.conn, queue)[0], age, COUNTED)
+        return {"count": browser.read(_PURGEABLE, values)[0][0]}
+
+    return await _browse(request, count)
 
 
 ROUTES: Final = [
@@ -103,17 +128,13 @@ ROUTES: Final = [
     Route("/dead", dead_letters),
     Route("/letter", dead_letter),
     Route("/retries", retries),
+    Route("/retry", retry),
     Route("/purgeable", purgeable),
 ]
 
 
-def _board(request: Request) -> Board:
-    board: Board = request.app.state.board
-    return board
-
-
 async def _browse(request: Request, look: Callable[[Browser], dict[str, Any]]) -> Answer:
-    board = _board(request)
+    board = board_of(request)
 
     def found() -> dict[str, Any]:
         with reading_connection(board.dsn) as conn:
@@ -122,11 +143,15 @@ async def _browse(request: Request, look: Callable[[Browser], dict[str, Any]]) -
     return Answer(await board.in_thread(found))
 
 
+def _place(request: Request) -> Place:
+    return place(needed(request, "place"), "place", 2) or ()
+
+
+def _whole(found: Stored | None) -> dict[str, Any]:
+    return {"row": None if found is None else row(found)}
+
+
 def _search(request: Request) -> tuple[str, Wanted, int]:
     wanted = Wanted(**{name: text(request, name) for name in ("type", "key", "text", "consumer")})
     limit = number(text(request, "limit") or PAGE, "limit")
     return needed(request, "queue"), wanted, limit
-
-
-def _page(page: Page) -> dict[str, Any]:
-    return page._asdict()

@@ -24,7 +24,8 @@ logger = logging.getLogger("pgque.dashboard")
 LINGER: Final = 1800.0
 """Seconds for which samples are taken after the last one who looked."""
 REST: Final = 9.0
-"""A sample of thousands of queues takes long: after it there is a pause so many times as long."""
+"""A sample of thousands of queues takes long: after it there is a pause so many times as long. The
+quicker of the last two counts, as a slow moment may be over."""
 
 
 class State(NamedTuple):
@@ -128,12 +129,14 @@ class Sampler:
             try:
                 with reading_connection(self._dsn) as conn:
                     eye = Eye(conn)
+                    before = 0.0
                     while self._goes_on():
                         began = time.monotonic()
                         self._show(eye.look())
                         backoff.reset()
                         took = time.monotonic() - began
-                        self._stop.wait(max(self._every - took, took * REST))
+                        self._stop.wait(max(self._every - took, min(took, before) * REST))
+                        before = took
                 return
             except Exception as error:
                 if not isinstance(error, PgqueError):

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import Self
 
+from pgque.demo.scene import Scene
 from pgque.demo.tables import GROUP, MEMBERS
-from pgque.demo.view import Scene, show_time
 from pgque.demo.watch import Reading
+from pgque.readable import duration
 
 CARRIERS = 5
 HAPPENINGS = 3
@@ -87,7 +88,7 @@ def _consumers(scene: Scene, reading: Reading) -> RenderableType:
             f"[cyan]{name}[/cyan]",
             _processes(scene, name),
             f"[b]{figures.delivered:,}[/b]",
-            *(show_time(seconds) for seconds in (figures.lag, figures.median, figures.p99)),
+            *(duration(seconds) for seconds in (figures.lag, figures.median, figures.p99)),
             str(reading.retries if audit else 0),
             f"[red]{reading.dead}[/red]" if audit and reading.dead else "0",
         )

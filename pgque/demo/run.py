@@ -10,10 +10,11 @@ from pgque.client import PgqueClient, connect
 from pgque.demo.check import Verdict, compare, sum_up
 from pgque.demo.crew import Crew
 from pgque.demo.report import report
+from pgque.demo.scene import Scene
 from pgque.demo.signals import Signals
 from pgque.demo.tables import MAX_RETRIES, MEMBERS, set_up, take_lock, tear_down
 from pgque.demo.takeover import Takeover
-from pgque.demo.view import Scene, View
+from pgque.demo.view import View
 from pgque.demo.watch import Note, Reading, Watch
 from pgque.errors import PgqueConnectionError, PgqueError, PgqueSchemaMissing
 from pgque.install import check_schema, install

@@ -5,26 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import Self
 
+from pgque.demo.scene import Scene
 from pgque.demo.watch import Reading
+from pgque.readable import duration
 
 LINE_EVERY = 1.0
-
-
-@dataclass
-class Scene:
-    """All that there is to show."""
-
-    total: int
-    processes: dict[str, int] = field(default_factory=dict)
-    killed: set[str] = field(default_factory=set)
-    reading: Reading | None = None
-    elapsed: float = 0.0
-    happenings: list[str] = field(default_factory=list)
 
 
 class View(Protocol):
@@ -94,17 +83,7 @@ def _describe(scene: Scene, reading: Reading) -> Iterator[str]:
     yield f"{scene.elapsed:5.1f} s"
     yield f"sent {reading.sent:,}/{scene.total:,}"
     for name, figures in reading.consumers.items():
-        times = (show_time(s) for s in (figures.lag, figures.median, figures.p99))
+        times = (duration(s) for s in (figures.lag, figures.median, figures.p99))
         yield f"{name} {figures.delivered:,} ({', '.join(times)})"
     yield f"retries {reading.retries}"
     yield f"dead letters {reading.dead}"
-
-
-def show_time(seconds: float | None) -> str:
-    """Return a time with its unit: milliseconds below a second."""
-    if seconds is None:
-        return "-"
-    if seconds >= 0.9995:
-        return f"{seconds:.1f} s"
-    decimals = 1 if 0 < seconds < 0.01 else 0
-    return f"{seconds * 1000:.{decimals}f} ms"

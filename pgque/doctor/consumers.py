@@ -7,9 +7,11 @@ from datetime import timedelta
 
 from psycopg import sql
 
-from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque import live
+from pgque.doctor.finding import Examination, Finding, fault, ok, warning
+from pgque.readable import duration
 
-SILENT = timedelta(minutes=10)
+SILENT = timedelta(seconds=live.STUCK)
 OVERDUE = timedelta(minutes=1)
 RECENT = timedelta(hours=1)
 
@@ -30,8 +32,8 @@ def stuck(x: Examination) -> Iterator[Finding]:
             continue
         yield warning(
             "consumers",
-            f"{name} of {queue} was last seen {long(seen)} ago, with {pending:,} events before "
-            f"it, {long(lag)} behind: {_log_of(x, queue)} is kept for it",
+            f"{name} of {queue} was last seen {duration(seen)} ago, with {pending:,} events before "
+            f"it, {duration(lag)} behind: {_log_of(x, queue)} is kept for it",
             f"start it, or pgque consumer unsubscribe {queue} {name}",
         )
     if not rows:
@@ -44,7 +46,7 @@ def _silent_member(x: Examination, queue: str, name: str, seen: timedelta) -> Fi
     call = sql.SQL("select pgque.unsubscribe_subconsumer({}, {}, {}, 1)")
     return warning(
         "consumers",
-        f"{member}, a member of {group} of {queue}, was last seen {long(seen)} ago and holds a "
+        f"{member}, a member of {group} of {queue}, was last seen {duration(seen)} ago and holds a "
         "batch, which waits for it where its siblings have no dead_interval",
         "start it, or " + call.format(queue, group, member).as_string(x.conn),
     )
@@ -71,7 +73,7 @@ def retries(x: Examination) -> Iterator[Finding]:
     if overdue:
         yield fault(
             "retries",
-            f"{overdue:,} have been due for more than {long(OVERDUE)}",
+            f"{overdue:,} have been due for more than {duration(OVERDUE)}",
             "select pgque.maint_retry_events()",
         )
     else:
@@ -89,8 +91,8 @@ def dead_letters(x: Examination) -> Iterator[Finding]:
     for queue, count in rows:
         yield warning(
             "dead letters",
-            f"{count:,} more in {queue} within {long(RECENT)}",
+            f"{count:,} more in {queue} within {duration(RECENT)}",
             f"pgque dead list {queue}",
         )
     if not rows:
-        yield ok("dead letters", f"none within {long(RECENT)}")
+        yield ok("dead letters", f"none within {duration(RECENT)}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque import live
+from pgque.doctor.finding import Examination, Finding, fault, ok, warning
+from pgque.readable import duration
 from pgque.ticker import LEADER
 
-LATE = timedelta(seconds=10)
+LATE = timedelta(seconds=live.LATE)
 """So long after a tick was due nobody seems to take it."""
 
 
@@ -20,7 +22,7 @@ def ticker(x: Examination) -> Iterator[Finding]:
     for name, new, lag in late[:3]:
         yield fault(
             "ticker",
-            f"{new:,} events in {name} wait for a tick; its last was {long(lag)} ago",
+            f"{new:,} events in {name} wait for a tick; its last was {duration(lag)} ago",
             "pgque ticker" if not leader else f"select pg_terminate_backend({leader[0]})",
         )
     if late:
@@ -126,11 +128,11 @@ def rotation(x: Examination) -> Iterator[Finding]:
     )
     for name, since, consumer, lag in rows:
         if consumer is not None and lag is not None and lag > since / 3:
-            held, mend = f"{consumer}, {long(lag)} behind", f"pgque consumer list {name}"
+            held, mend = f"{consumer}, {duration(lag)} behind", f"pgque consumer list {name}"
         else:
             held, mend = "an old transaction, or nobody maintains", "select pgque.maint()"
         yield warning(
-            "rotation", f"{name} was last rotated {long(since)} ago: held by {held}", mend
+            "rotation", f"{name} was last rotated {duration(since)} ago: held by {held}", mend
         )
     if not rows:
         yield ok("rotation", "space comes back")

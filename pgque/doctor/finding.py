@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -93,12 +92,3 @@ def warning(check: str, detail: str, mend: str) -> Finding:
 def fault(check: str, detail: str, mend: str, *, ends_all: bool = False) -> Finding:
     """Return a finding that something does not work."""
     return Finding(check, Status.FAULT, detail, mend, ends_all)
-
-
-def long(time: timedelta) -> str:
-    """Return a duration as people say it."""
-    seconds = time.total_seconds()
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:,.0f} s"

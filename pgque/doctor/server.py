@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from psycopg import sql
 
-from pgque.doctor.finding import Examination, Finding, fault, long, ok, warning
+from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.install import OLDEST_SERVER, SCHEMA_VERSION
+from pgque.readable import duration
 
 NOTIFY_PATIENCE = 3.0
 """Seconds."""
@@ -159,7 +160,7 @@ def notifications(x: Examination) -> Iterator[Finding]:
         began = time.monotonic()
         _notify(x, channel)
         for _ in x.conn.notifies(timeout=NOTIFY_PATIENCE, stop_after=1):
-            yield ok("notify", f"heard after {(time.monotonic() - began) * 1000:.1f} ms")
+            yield ok("notify", f"heard after {duration(time.monotonic() - began)}")
             return
     finally:
         x.conn.execute("unlisten *")
@@ -188,7 +189,7 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
         found = True
         yield warning(
             "transactions",
-            f"one of {user} has been open for {long(age)}",
+            f"one of {user} has been open for {duration(age)}",
             f"select pg_terminate_backend({pid})",
         )
     for gid, age in x.rows(
@@ -201,7 +202,7 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
         literal = sql.Literal(gid).as_string(x.conn)
         yield warning(
             "transactions",
-            f"{gid} has been prepared for {long(age)}",
+            f"{gid} has been prepared for {duration(age)}",
             f"commit prepared {literal}, or rollback prepared {literal}",
         )
     if not found:
@@ -210,4 +211,4 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
             if x.value("select pg_has_role('pg_read_all_stats', 'usage')")
             else f" of those of {x.conn.info.user}; grant pg_read_all_stats to it to see all"
         )
-        yield ok("transactions", f"none is older than {long(OLD)}{others}")
+        yield ok("transactions", f"none is older than {duration(OLD)}{others}")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgque.calls import new_cursor, to_interval
+from pgque.calls import find_queue, new_cursor, to_interval
 from pgque.errors import PgqueBusy, PgqueInvalidArgument, PgquePermissionDenied, mapped
 
 MOVED: Final = {
@@ -46,8 +46,8 @@ def advance(conn: psycopg.Connection[Any], span: timedelta | float) -> None:
         with mapped, conn.transaction():
             cursor = new_cursor(conn)
             cursor.execute(_PATIENCE)
-            cursor.execute("select queue_data_pfx from pgque.queue")
-            logs = [sql.Identifier(*log.split(".")) for (log,) in cursor.fetchall()]
+            queues = cursor.execute("select queue_name from pgque.queue").fetchall()
+            logs = [find_queue(conn, queue)[1] for (queue,) in queues]
             for table, columns in MOVED.items():
                 cursor.execute(_move(sql.Identifier("pgque", table), *columns), {"span": interval})
             for log in logs:

@@ -13,6 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 FILE_COPY_SINCE: Final = 150000
+ENDS_WITHIN: Final = 30_000
+"""Milliseconds that a session is given to end."""
 
 _numbers = itertools.count(1)
 
@@ -46,8 +48,8 @@ class Databases:
         name = _name(dsn)
         self._run(
             sql.SQL(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = {}"
-            ).format(sql.Literal(name))
+                "select pg_terminate_backend(pid, {}) from pg_stat_activity where datname = {}"
+            ).format(sql.Literal(ENDS_WITHIN), sql.Literal(name))
         )
         return name
 

@@ -12,8 +12,8 @@ from unittest.mock import ANY
 import psycopg
 from psycopg import sql
 
-from pgque.calls import new_cursor
-from pgque.errors import PgquePayloadError, PgqueQueueNotFound, mapped
+from pgque.calls import find_queue, new_cursor
+from pgque.errors import PgquePayloadError, mapped
 from pgque.message import Message, encode_payload
 
 SHOWN: Final = 20
@@ -39,7 +39,7 @@ def sent(conn: psycopg.Connection[Any], queue: str) -> list[Message]:
     What this connection's transaction has sent is among them. Raises `PgqueQueueNotFound`.
     """
     with mapped:
-        rows = new_cursor(conn).execute(_EVENTS.format(_log(conn, queue))).fetchall()
+        rows = new_cursor(conn).execute(_EVENTS.format(find_queue(conn, queue)[1])).fetchall()
     return [Message(*row) for row in rows]
 
 
@@ -164,14 +164,6 @@ def _pretty(text: str | None) -> list[str]:
 
 def _uncommitted(conn: psycopg.Connection[Any], queue: str) -> int:
     with mapped:
-        log = _log(conn, queue).as_string(conn)
+        log = find_queue(conn, queue)[1].as_string(conn)
         row = new_cursor(conn).execute(_UNCOMMITTED, [log]).fetchone()
     return int(row[0]) if row else 0
-
-
-def _log(conn: psycopg.Connection[Any], queue: str) -> sql.Identifier:
-    query = "select queue_data_pfx from pgque.queue where queue_name = %s"
-    row = new_cursor(conn).execute(query, [queue]).fetchone()
-    if row is None:
-        raise PgqueQueueNotFound(f"queue not found: {queue}")
-    return sql.Identifier(*row[0].split("."))

@@ -15,10 +15,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.timer import Timer
 
-from pgque.cli.output import compact_time
 from pgque.client import PgqueClient
 from pgque.errors import PgqueConnectionError, PgqueError, PgquePermissionDenied
 from pgque.live import Sample
+from pgque.readable import duration
 from pgque.top.board import Board
 from pgque.top.dialogs import Help
 from pgque.top.history import History
@@ -154,7 +154,7 @@ class TopApp(App[None]):
             return
         if not self.lost:
             self._lost_at = time.monotonic()
-        since = compact_time(time.monotonic() - self._lost_at)
+        since = duration(time.monotonic() - self._lost_at)
         self.lost = f" !! no connection for {since}, trying again: {' '.join(text.split())}"
         if screen is not None:
             screen.show_lost()
@@ -185,9 +185,12 @@ class TopApp(App[None]):
 
     def on_top_app_changed(self, event: Changed) -> None:
         """Say what came of a change, and show what is there now."""
-        if (screen := self._watching()) is not None:
-            screen.say(event.text, error=event.error)
-            screen.load()
+        for screen in self.screen_stack:
+            if isinstance(screen, Watching):
+                screen.outdate()
+        if (shown := self._watching()) is not None:
+            shown.say(event.text, error=event.error)
+            shown.load()
 
     def action_pause(self) -> None:
         """Stop taking samples, or go on."""
@@ -222,6 +225,8 @@ class TopApp(App[None]):
 
     def _watching(self) -> Watching | None:
         """Return the foremost screen with lists that can be seen, if any is ready."""
+        if not self.is_running:
+            return None  # its screens are being taken apart
         for screen in reversed(self.screen_stack):
             if isinstance(screen, Watching):
                 return screen if screen.is_mounted else None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from pgque.cli.output import compact, compact_time, readable
-from pgque.top.browser import Letter, Listed, Retry
+from pgque.browse import Letter, Retry, Sent
+from pgque.readable import compact, duration, readable
 from pgque.top.history import ConsumerRow, QueueRow, Trend
 from pgque.top.spark import spark
 from pgque.top.states import STYLES, of_lag
@@ -37,7 +37,7 @@ def _count(
 
 def _time(title: str, seconds: Callable[[T], float], from_width: int = 0) -> Column[T]:
     def cell(thing: T, width: int) -> Cell:
-        return Cell(compact_time(seconds(thing)))
+        return Cell(duration(seconds(thing)))
 
     return Column(title, cell, seconds, 7, from_width=from_width)
 
@@ -46,7 +46,7 @@ def _lag(lag: Callable[[T], float]) -> Column[T]:
     def cell(thing: T, width: int) -> Cell:
         seconds = lag(thing)
         level = of_lag(seconds)
-        return Cell(compact_time(seconds), STYLES[level] if level else "")
+        return Cell(duration(seconds), STYLES[level] if level else "")
 
     return Column("LAG", cell, lag, 7)
 
@@ -89,15 +89,16 @@ def _text(
     return Column(title, cell, text, width, left=True, largest_first=False, from_width=from_width)
 
 
-def _id(title: str) -> Column[Any]:
-    return Column(title, lambda thing, width: Cell(str(thing.id)), lambda thing: thing.id, 9)
+def _id(title: str, number: Callable[[T], int]) -> Column[T]:
+    return Column(title, lambda thing, width: Cell(str(number(thing))), number, 9)
 
 
-def _age(title: str, at: Callable[[T], datetime], now: Callable[[], float]) -> Column[T]:
-    def age(thing: T) -> float:
-        return max(0.0, now() - at(thing).timestamp())
+def _age(title: str, at: Callable[[T], datetime | None], now: Callable[[], float]) -> Column[T]:
+    def age(thing: T) -> float | None:
+        moment = at(thing)
+        return None if moment is None else max(0.0, now() - moment.timestamp())
 
-    return Column(title, lambda thing, width: Cell(compact_time(age(thing))), age, 7)
+    return Column(title, lambda thing, width: Cell(duration(age(thing))), age, 7)
 
 
 def _half(room: int) -> int:
@@ -141,10 +142,10 @@ CONSUMERS: Final = [_CONSUMER, _name("QUEUE", lambda row: row.now.queue), *_CONS
 CONSUMERS_OF_QUEUE: Final = [_CONSUMER, *_CONSUMERS]
 
 
-def messages(now: Callable[[], float]) -> list[Column[Listed]]:
+def messages(now: Callable[[], float]) -> list[Column[Sent]]:
     """Return the columns of a queue's events; ``now`` is the server's time."""
     return [
-        _id("EVENT"),
+        _id("EVENT", lambda event: event.id),
         _age("AGE", lambda event: event.created, now),
         _text("TYPE", lambda event: event.type, lambda room: _half(room) + 4),
         _text("KEY", lambda event: event.key, _half),
@@ -160,10 +161,10 @@ def retries(now: Callable[[], float]) -> list[Column[Retry]]:
 
     def when(retry: Retry, width: int) -> Cell:
         seconds = due(retry)
-        return Cell(f"in {compact_time(seconds)}") if seconds > 0 else Cell("now")
+        return Cell(f"in {duration(seconds)}") if seconds > 0 else Cell("now")
 
     return [
-        _id("EVENT"),
+        _id("EVENT", lambda retry: retry.id),
         Column("DUE", when, due, 10, largest_first=False),
         _count("NTH", lambda retry: retry.retries, 3),
         _text("CONSUMER", lambda retry: retry.consumer, _half),
@@ -175,7 +176,7 @@ def retries(now: Callable[[], float]) -> list[Column[Retry]]:
 def letters(now: Callable[[], float]) -> list[Column[Letter]]:
     """Return the columns of dead letters."""
     return [
-        _id("LETTER"),
+        _id("LETTER", lambda letter: letter.letter),
         _age("AGE", lambda letter: letter.died, now),
         _text("CONSUMER", lambda letter: letter.consumer, _half),
         _text("TYPE", lambda letter: letter.type, _half),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.cli.output import printable
+from pgque.readable import printable
 from pgque.top.letters import Letters, letters_page, retries_page
 from pgque.top.summary import of_consumer
 

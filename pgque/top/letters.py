@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pgque.cli.output import printable
+from pgque.browse import LOOKED_AT, PAGE_AT_MOST, Letter, Retry, Wanted
+from pgque.calls import SECONDS_A_DAY
 from pgque.info import ReplayResult
-from pgque.top import columns
-from pgque.top.browser import Letter, Retry
+from pgque.readable import printable
+from pgque.top import columns, facts
 from pgque.top.dialogs import AskDays, Confirm
 from pgque.top.message import MessageScreen
 from pgque.top.screen import Page, Watching
@@ -17,18 +18,22 @@ from pgque.top.table import Listing
 if TYPE_CHECKING:
     from pgque.top.app import TopApp
 
-SECONDS_A_DAY = 86400.0
-
 
 def retries_page(queue: str, consumer: str | None, now: Callable[[], float]) -> Page[Retry]:
     """Return a page with the retries of a queue, or of one of its consumers."""
     listing = Listing[Retry](
         columns.retries(now),
-        identify=lambda retry: (retry.owner, retry.id),
+        identify=lambda retry: retry.place,
         search=lambda retry: f"{retry.id} {retry.consumer} {retry.type} {retry.payload}",
     )
+    wanted = Wanted(consumer=consumer)
     return Page(
-        "Retries", listing, "Nothing waits for a retry.", lambda b: b.retries(queue, consumer)
+        "Retries",
+        listing,
+        "Nothing waits for a retry."
+        if consumer is None
+        else f"None of the next {LOOKED_AT:,} retries of the queue is for this consumer.",
+        lambda b: b.retries(queue, wanted, limit=PAGE_AT_MOST).rows,
     )
 
 
@@ -36,11 +41,17 @@ def letters_page(queue: str, consumer: str | None, now: Callable[[], float]) -> 
     """Return a page with the dead letters of a queue, or of one of its consumers."""
     listing = Listing[Letter](
         columns.letters(now),
-        identify=lambda letter: letter.id,
-        search=lambda x: f"{x.id} {x.consumer} {x.type} {x.reason} {x.payload}",
+        identify=lambda letter: letter.place,
+        search=lambda x: f"{x.letter} {x.consumer} {x.type} {x.reason} {x.payload}",
     )
+    wanted = Wanted(consumer=consumer)
     return Page(
-        "Dead letters", listing, "There are no dead letters.", lambda b: b.letters(queue, consumer)
+        "Dead letters",
+        listing,
+        "There are no dead letters."
+        if consumer is None
+        else f"None of the newest {LOOKED_AT:,} dead letters of the queue is of this consumer.",
+        lambda b: b.dead_letters(queue, wanted, limit=PAGE_AT_MOST).rows,
     )
 
 
@@ -60,11 +71,12 @@ class Letters(Watching):
     def open_letter_or_retry(self, thing: Letter | Retry) -> None:
         """Show a dead letter, which can be replayed there, or a retry."""
         if isinstance(thing, Retry):
-            self.app.push_screen(MessageScreen(lambda b: b.retry(thing)))
+            self.app.push_screen(MessageScreen(lambda b: facts.of_retry(b, thing.place)))
         else:
-            number = thing.id
+            number = thing.letter
             screen = MessageScreen(
-                lambda b: b.letter(number), lambda: ask_to_replay(self.top, self.queue, number)
+                lambda b: facts.of_letter(b, number),
+                lambda: ask_to_replay(self.top, self.queue, number),
             )
             self.app.push_screen(screen)
 
@@ -83,7 +95,7 @@ class Letters(Watching):
         """Send the dead letter under the cursor again."""
         letter = self.page.listing.selected
         if isinstance(letter, Letter):
-            ask_to_replay(self.top, self.queue, letter.id)
+            ask_to_replay(self.top, self.queue, letter.letter)
 
     def action_replay_all(self) -> None:
         """Send all dead letters of the queue again."""

@@ -16,9 +16,10 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from pgque.cli.output import printable, readable
+from pgque.browse import Browser
 from pgque.errors import PgqueError
-from pgque.top.browser import Browser, Whole
+from pgque.readable import printable, readable
+from pgque.top.facts import Whole
 
 if TYPE_CHECKING:
     from pgque.top.app import TopApp
@@ -116,18 +117,21 @@ def described(whole: Whole) -> Text:
     if whole.payload is None:
         text.append("no payload", "dim")
         return text
-    for line in laid_out(whole.payload).splitlines():
+    for line in laid_out(whole.payload, whole.length).splitlines():
         text.append(f"{printable(line)}\n")
     return text
 
 
-def laid_out(payload: str) -> str:
+def laid_out(payload: str, length: int | None = None) -> str:
     """Return JSON with a line for each part, anything else as it is; the beginning, if it is long.
 
     Nothing but the space between its parts is changed.
+
+    :param length: how long it is where only its beginning is given.
     """
-    if len(payload) > LONGEST:
-        return f"{payload[:LONGEST]}\n… and {len(payload) - LONGEST:,} characters more"
+    length = len(payload) if length is None else length
+    if length > LONGEST:
+        return f"{payload[:LONGEST]}\n… and {length - LONGEST:,} characters more"
     try:
         json.loads(payload)
     except (ValueError, RecursionError):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.cli.output import printable
-from pgque.top import columns
-from pgque.top.browser import Letter, Listed, Retry
+from pgque.browse import PAGE_AT_MOST, Letter, Retry, Sent
+from pgque.readable import printable
+from pgque.top import columns, facts
 from pgque.top.consumer import ConsumerScreen
 from pgque.top.history import ConsumerRow
 from pgque.top.letters import Letters, letters_page, retries_page
@@ -38,9 +38,9 @@ class QueueScreen(Letters):
             search=lambda row: f"{row.now.consumer} {row.state.text}",
             sort="STATE",
         )
-        events = Listing[Listed](
+        events = Listing[Sent](
             columns.messages(lambda: self.top.now),
-            identify=lambda event: (event.txid, event.id),
+            identify=lambda event: event.place,
             search=lambda event: f"{event.id} {event.type} {event.key} {event.payload}",
         )
         settings = Listing[tuple[str, object]](
@@ -53,10 +53,20 @@ class QueueScreen(Letters):
             None,
             [
                 Page("Consumers", self._consumers, nobody),
-                Page("Messages", events, "No event is kept.", lambda b: b.messages(queue)),
+                Page(
+                    "Messages",
+                    events,
+                    "No event is kept.",
+                    lambda b: b.messages(queue, limit=PAGE_AT_MOST).rows,
+                ),
                 retries_page(queue, None, lambda: self.top.now),
                 letters_page(queue, None, lambda: self.top.now),
-                Page("Settings", settings, "The queue is gone.", lambda b: b.settings(queue)),
+                Page(
+                    "Settings",
+                    settings,
+                    "The queue is gone.",
+                    lambda b: facts.of_settings(b, queue),
+                ),
             ],
         )
 
@@ -76,8 +86,8 @@ class QueueScreen(Letters):
         """Show a consumer, an event, a retry or a dead letter by itself."""
         if isinstance(thing, ConsumerRow):
             self.app.push_screen(ConsumerScreen(*thing.key))
-        elif isinstance(thing, Listed):
+        elif isinstance(thing, Sent):
             queue = self.queue
-            self.app.push_screen(MessageScreen(lambda b: b.message(queue, thing.txid, thing.id)))
+            self.app.push_screen(MessageScreen(lambda b: facts.of_message(b, queue, thing.place)))
         elif isinstance(thing, Letter | Retry):
             self.open_letter_or_retry(thing)

@@ -14,9 +14,9 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane, Tabs
 
-from pgque.cli.output import printable
+from pgque.browse import Browser
 from pgque.errors import PgqueError
-from pgque.top.browser import Browser
+from pgque.readable import printable
 from pgque.top.table import Listing
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ class Watching(Screen[None]):
     """
 
     class Loaded(Message):
-        """A list came from the database."""
+        """A list came from the database, or None: it could not be asked."""
 
-        def __init__(self, page: Page[Any], rows: Sequence[Any]) -> None:
+        def __init__(self, page: Page[Any], rows: Sequence[Any] | None) -> None:
             super().__init__()
             self.page = page
             self.rows = rows
@@ -100,6 +100,7 @@ class Watching(Screen[None]):
         super().__init__()
         self.pages = pages
         self._loading: set[Page[Any]] = set()
+        self._outdated: set[Page[Any]] = set()
         self._silence: Timer | None = None
 
     @property
@@ -173,24 +174,38 @@ class Watching(Screen[None]):
         if page.ask is None:
             self.fill()
         elif page not in self._loading:
+            self._ask(page)
+        self.say_what_is_shown()
+
+    def outdate(self) -> None:
+        """Ask again for what is being asked for now, when it has come: it may be of before."""
+        self._outdated |= self._loading
+
+    def _ask(self, page: Page[Any]) -> None:
+        if page.ask is not None:
             self._loading.add(page)
             self._load(page, page.ask)
-        self.say_what_is_shown()
 
     @work(thread=True, group="lists")
     def _load(self, page: Page[Any], ask: Callable[[Browser], Sequence[Any]]) -> None:
+        rows: Sequence[Any] | None = None
         try:
-            self.post_message(self.Loaded(page, self.top.source.browse(ask)))
+            rows = self.top.source.browse(ask)
         except PgqueError as error:
-            self._loading.discard(page)
             self.top.report(error)
+        self.post_message(self.Loaded(page, rows))
 
     def on_watching_loaded(self, event: Loaded) -> None:
-        """Show a list that has come."""
-        self._loading.discard(event.page)
-        event.page.loaded = True
-        event.page.listing.show(event.rows)
-        self.say_what_is_shown()
+        """Show a list that has come; ask again where something changed meanwhile."""
+        page = event.page
+        self._loading.discard(page)
+        if event.rows is not None:
+            page.loaded = True
+            page.listing.show(event.rows)
+            self.say_what_is_shown()
+        if page in self._outdated:
+            self._outdated.discard(page)
+            self._ask(page)
 
     def say_what_is_shown(self) -> None:
         """Say how the list is sorted and filtered, or why it is empty."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from pgque.live import LATE, STUCK
+
 BEHIND: Final = 60.0
 """Seconds of lag from which a consumer is behind."""
-STUCK: Final = 600.0
-"""Seconds of lag from which it is stuck, or, without a sign of life, silent."""
-UNTICKED: Final = 10.0
-"""Seconds that events have waited for a tick when nobody seems to tick."""
 
 
 class Level(IntEnum):
@@ -79,7 +77,7 @@ def of_queue(paused: bool, unticked: float, consumers: list[State]) -> State:
     found = [*consumers]
     if paused:
         found.append(State(Level.WARNING, "paused"))
-    elif unticked >= UNTICKED:
+    elif unticked >= LATE:
         found.append(State(Level.FAULT, "no tick"))
     if not consumers:
         found.append(State(Level.NOTE, "no reader"))

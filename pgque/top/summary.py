@@ -7,8 +7,8 @@ from typing import Final
 
 from rich.text import Text
 
-from pgque.cli.output import compact, compact_time, printable
 from pgque.live import Sample
+from pgque.readable import compact, duration, printable
 from pgque.top.history import ConsumerRow, History, QueueRow, Trend
 from pgque.top.spark import spark
 from pgque.top.states import Level
@@ -30,7 +30,7 @@ def head(where: str, sample: Sample, interval: float, paused: bool) -> Text:
     if paused:
         line.append("PAUSED: space goes on", "reverse")
     else:
-        line.append(f"every {compact_time(interval)}", "dim")
+        line.append(f"every {duration(interval)}", "dim")
     return line.append(f"   {printable(where)}")
 
 
@@ -56,8 +56,8 @@ def of_queue(row: QueueRow, size: tuple[int, int]) -> Text:
     facts = _facts(
         ("sent", compact(now.sent)),
         ("unticked", compact(now.unticked)),
-        ("ticked", compact_time(now.tick_age)),
-        ("rotated", compact_time(now.rotation_age)),
+        ("ticked", duration(now.tick_age)),
+        ("rotated", duration(now.rotation_age)),
         ("retries", compact(now.retries)),
         ("dead", compact(now.dead)),
     )
@@ -74,8 +74,8 @@ def of_consumer(row: ConsumerRow, size: tuple[int, int]) -> Text:
     )
     facts = _facts(
         ("pending", compact(now.pending)),
-        ("lag", compact_time(row.lag)),
-        ("seen", f"{compact_time(now.last_seen)} ago"),
+        ("lag", duration(row.lag)),
+        ("seen", f"{duration(now.last_seen)} ago"),
         ("holds", "a batch" if now.holds_batch else "no batch"),
     )
     if now.member:

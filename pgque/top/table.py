@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from pgque.cli.output import printable
+from pgque.readable import printable
 
 T = TypeVar("T")
 

@@ -1,6 +1,5 @@
 """The client connects, or says why it cannot (pgque/client.py)."""
 
-import socket
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -16,18 +15,12 @@ from pgque import PgqueClient
 from pgque.client import check_connection
 from tests.client.conftest import message
 from tests.fix_pooler import directly
-from tests.running import backend_of
+from tests.running import backend_of, free_port
 
 
 def send_and_fail(client: PgqueClient, queue: str) -> None:
     client.send(queue, "undone")
     raise KeyError
-
-
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 # Connecting
@@ -74,7 +67,7 @@ def test_only_a_psycopg_connection_is_borrowed() -> None:
 
 def test_server_down() -> None:
     with pytest.raises(pgque.PgqueConnectionError, match="server") as caught:
-        pgque.connect(f"host=127.0.0.1 port={closed_port()} dbname=x")
+        pgque.connect(f"host=127.0.0.1 port={free_port()} dbname=x")
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
 
 
@@ -156,7 +149,7 @@ def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer
 
 def test_a_lost_connection(client: PgqueClient, autoconn: psycopg.Connection[Any]) -> None:
     client.queue_info()
-    autoconn.execute("select pg_terminate_backend(%s)", [backend_of(client.conn)])
+    autoconn.execute("select pg_terminate_backend(%s, 10000)", [backend_of(client.conn)])
     for _ in range(2):
         with pytest.raises(pgque.PgqueConnectionError):
             client.queue_info()

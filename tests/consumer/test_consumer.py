@@ -12,7 +12,7 @@ import pytest
 import pgque
 from pgque import Consumer, Message, PgqueClient
 from tests.fix_pooler import directly
-from tests.running import eventually, process, running
+from tests.running import PATIENCE, eventually, process, running
 
 
 def position_is_caught_up(client: PgqueClient, queue: str) -> bool:
@@ -218,7 +218,7 @@ def test_without_any_ticker_around_the_consumer_ticks_by_itself(client, new, que
     consumer.on("default")(lambda msg: got.set())
     with running(consumer):
         client.send(queue, "x")
-        assert got.wait(10)
+        assert got.wait(PATIENCE)
 
 
 @directly
@@ -281,7 +281,7 @@ def test_sigterm_ends_it_with_status_0(dsn, queue, consumer):
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         child.terminate()
-        assert child.wait(10) == 0
+        assert child.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

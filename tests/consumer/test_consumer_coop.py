@@ -7,7 +7,7 @@ import pytest
 
 import pgque
 from pgque import Consumer, Message, PgqueClient
-from tests.running import eventually, process, running
+from tests.running import PATIENCE, eventually, process, running
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def member(dsn, queue):
 
 
 def test_members_handle_at_the_same_time(client, member, queue):
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=PATIENCE)
     consumers = [member(f"m{n}", max_messages=1) for n in range(3)]
     met: list[int] = []
     for consumer in consumers:
@@ -72,7 +72,7 @@ def test_p9_the_batch_of_a_killed_member_is_taken_over(dsn, client, member, queu
         consumer.start()
     """
     with process(script, dsn, queue) as child:
-        assert child.wait(30) == -9
+        assert child.wait(PATIENCE) == -9
     heir = member("heir", dead_interval=0.5)
 
     @heir.on("default")
@@ -95,7 +95,7 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, qu
     def sleeps(msg: Message, client: PgqueClient) -> None:
         client.conn.execute("insert into handled values (%s, 'zombie')", [msg.msg_id])
         entered.set()
-        taken_over.wait(20)  # without dead_interval it gives no sign of life
+        taken_over.wait(PATIENCE)  # without dead_interval it gives no sign of life
 
     @heir.on("default")
     def handle(msg: Message, client: PgqueClient) -> None:
@@ -103,7 +103,7 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, qu
 
     handled = "select id, member from handled"
     with running(zombie):
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE)
         with running(heir):
             eventually(lambda: autoconn.execute(handled).fetchall())
         taken_over.set()
@@ -112,13 +112,13 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, qu
 
 def test_a_member_at_work_gives_signs_of_life(client, member, queue):
     client.send(queue, "x")
-    slow, heir = member("slow", dead_interval=1), member("heir", dead_interval=1)
+    slow, heir = member("slow", dead_interval=3), member("heir", dead_interval=3)
     got: list[str] = []
 
     @slow.on("default")
     def works(msg: Message) -> None:
         got.append("slow")
-        time.sleep(3)
+        time.sleep(5)
 
     heir.on("default")(lambda msg: got.append("heir"))
     with running(slow):

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 
 from pgque.dashboard import create_app
 from pgque.dashboard.serve import bind, make_server
-from tests.fix_engine import ack, configure, nack, receive, send_many, tick
+from tests.fix_engine import let_die, send_many
 from tests.running import PATIENCE, eventually
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -105,8 +105,9 @@ def browser() -> Iterator[Any]:
     """A headless Chromium. While it is open no other test of this process may run a loop."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=str(CHROMIUM),
@@ -154,13 +155,3 @@ def dead(autoconn: Any, queue: str, consumer: str) -> str:
     send_many(autoconn, queue, 3)
     let_die(autoconn, queue, consumer)
     return queue
-
-
-def let_die(conn: Any, queue: str, consumer: str, reason: str = "no such address") -> None:
-    """Let the consumer refuse all that is there for good."""
-    configure(conn, queue, max_retries=0)
-    tick(conn, queue)
-    batch = receive(conn, queue, consumer)
-    for message in batch:
-        nack(conn, message, reason=reason)
-    ack(conn, batch)

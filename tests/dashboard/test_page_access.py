@@ -3,6 +3,7 @@
 from urllib.parse import quote
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.dashboard.conftest import TOKEN
 from tests.dashboard.seen import cell, give_token, shows
@@ -36,7 +37,7 @@ def test_it_is_used_with_the_keyboard_alone(look, autoconn, queue):
     page.keyboard.press("Enter")
     page.get_by_role("dialog").wait_for()
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.ariaLabel") == "Show message 1"
+    expect(page.get_by_role("button", name="Show message 1", exact=True)).to_be_focused()
 
 
 CONTRASTS = """() => {

@@ -2,10 +2,20 @@
 
 from playwright.sync_api import expect
 
-from tests.dashboard.conftest import TOKEN, let_die
+from tests.dashboard.conftest import TOKEN
 from tests.dashboard.seen import give_token, shows
-from tests.dashboard.test_browse import send_event
-from tests.fix_engine import ack, configure, nack, receive, send, send_many, tick, value
+from tests.fix_engine import (
+    ack,
+    configure,
+    let_die,
+    nack,
+    receive,
+    send,
+    send_event,
+    send_many,
+    tick,
+    value,
+)
 
 SCRIPT = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -104,11 +114,15 @@ def test_all_are_replayed_and_what_fails_is_said(look, autoconn, dead):
     page.get_by_text("3 sent again.").wait_for()
 
 
-def test_retries_are_listed(look, autoconn, queue, consumer):
-    send(autoconn, queue, "later")
+def test_retries_are_listed_and_shown_whole(look, autoconn, queue, consumer):
+    send(autoconn, queue, "later " + "x" * 500 + " the end")
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
     nack(autoconn, batch[0], "1 hour")
     ack(autoconn, batch)
     page = look(f"queue/{queue}/retries")
     page.get_by_role("row", name="later").wait_for()
+    page.get_by_role("button", name="Show message").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("the end").wait_for()
+    assert consumer in dialog.inner_text()

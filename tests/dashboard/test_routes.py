@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 from pgque.dashboard import changes, create_app
 from pgque.dashboard.answers import LONGEST_BODY
 from tests.dashboard.conftest import NOWHERE, TOKEN, serving
-from tests.fix_engine import configure, send, send_many, value
+from tests.fix_engine import configure, nack, receive, send, send_many, tick, value
 
 
 def letters(ask, queue):
@@ -34,6 +34,18 @@ def test_messages_are_read_a_page_at_a_time(ask, autoconn, queue):
     [row] = ask.get("/api/messages", params=after).json()["rows"]
     whole = ask.get("/api/message", params={"queue": queue, "place": row["place"]}).json()["row"]
     assert (whole["payload"], whole["type"]) == ("1", "default")
+
+
+def test_ids_are_text_for_a_page_would_round_them(ask, autoconn, queue, consumer):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    [message] = receive(autoconn, queue, consumer)
+    nack(autoconn, message, "1 hour")
+    [row] = ask.get("/api/retries", params={"queue": queue}).json()["rows"]
+    assert row["id"] == str(message.msg_id)
+    whole = ask.get("/api/retry", params={"place": row["place"]}).json()["row"]
+    assert (whole["id"], whole["consumer"]) == (row["id"], consumer)
+    assert ask.get("/api/retry", params={"place": "77-77"}).json() == {"row": None}
 
 
 def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
@@ -70,7 +82,8 @@ def test_an_unknown_queue_and_a_letter_that_is_gone_are_not_found(ask):
         answer = ask.get(f"/api/{path}", params={"queue": "nobody"})
         assert answer.status_code == 404
         assert answer.json()["error"].startswith("queue not found: nobody")
-    assert ask.get("/api/letter", params={"letter": 77}).status_code == 404
+    answer = ask.get("/api/letter", params={"letter": 77})
+    assert (answer.status_code, "77" in answer.json()["error"]) == (404, True)
 
 
 def test_a_server_that_does_not_answer_is_said(nowhere):
@@ -87,9 +100,9 @@ def test_a_role_without_the_right_is_told_what_to_grant(serve, dsn, new_role):
 
 
 def test_a_statement_that_takes_too_long_is_ended(ask, queue, autoconn, monkeypatch):
-    monkeypatch.setattr("pgque.dashboard.browse.PATIENCE", 1)
+    monkeypatch.setattr("pgque.browse.PATIENCE", 1)
     monkeypatch.setattr(
-        "pgque.dashboard.browse._matches",
+        "pgque.browse._matches",
         lambda *_: [(psycopg.sql.SQL("(select true from pg_sleep(30))"), [])],
     )
     send(autoconn, queue)
@@ -128,7 +141,10 @@ def test_dead_letters_are_purged_by_age(ask, autoconn, dead):
     autoconn.execute(
         "update pgque.dead_letter set dl_time = dl_time - interval '40 days' where ev_data = '1'"
     )
-    assert ask.get("/api/purgeable", params={"queue": dead, "days": 30}).json() == {"count": 1}
+    older = {"queue": dead, "days": 30}
+    assert ask.get("/api/purgeable", params=older).json() == {"count": 1}
+    assert ask.get("/api/purgeable", params={**older, "days": 0}).json() == {"count": 3}
+    assert ask.get("/api/purgeable", params={**older, "days": 1e12}).status_code == 400
     assert ask.post("/api/purge", json={"queue": dead, "days": 30}).json() == {"deleted": 1}
     assert len(letters(ask, dead)) == 2
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from types import SimpleNamespace
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -68,10 +69,42 @@ def test_all_who_look_share_one_connection(make, dsn, autoconn):
         sessions = value(
             autoconn,
             "select count(*) from pg_stat_activity "
-            "where datname = current_database() and pid <> pg_backend_pid()",
+            "where datname = current_database() and pid <> pg_backend_pid() "
+            "and backend_type = 'client backend'",
         )
         assert sessions == 1
         assert sampler.viewers == 3
+
+
+class Waits(threading.Event):
+    """An event that remembers how long was waited for it, and does not wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def wait(self, timeout=None):
+        self.asked.append(round(timeout, 3))
+        return super().wait(0)
+
+
+def test_it_rests_where_samples_take_long_and_not_after_a_slow_moment(make, dsn, monkeypatch):
+    clock, took = 0.0, iter([0.01, 20.0, 0.01])
+    plain = sampler_module.Eye.look
+
+    def look(eye):
+        nonlocal clock
+        clock += next(took, 2.0)
+        return plain(eye)
+
+    monkeypatch.setattr(sampler_module.Eye, "look", look)
+    now = SimpleNamespace(monotonic=lambda: clock, time=lambda: clock)
+    monkeypatch.setattr(sampler_module, "time", now)
+    sampler = make(dsn, every=1.0)
+    waits = sampler._stop = Waits()
+    with sampler.viewer():
+        eventually(lambda: len(waits.asked) >= 6)
+    assert waits.asked[:6] == [0.99, 0.09, 0.99, 0.09, 18.0, 18.0]
 
 
 def test_it_stops(make, dsn):

@@ -14,7 +14,17 @@ from tests.dashboard.conftest import NOWHERE, TOKEN, serving
 
 STATIC = Path(dashboard.__file__).parent / "static"
 CHANGES = ("token", "replay", "replay-all", "purge")
-READS = ("about", "history", "messages", "message", "dead", "letter", "retries", "purgeable")
+READS = (
+    "about",
+    "history",
+    "messages",
+    "message",
+    "dead",
+    "letter",
+    "retries",
+    "retry",
+    "purgeable",
+)
 
 
 def served_module(**options):

@@ -48,7 +48,8 @@ def left_in_sessions(pooled: str, direct: psycopg.Connection) -> list[str]:
     backends = value(
         direct,
         "select count(*) from pg_stat_activity "
-        "where datname = current_database() and pid <> pg_backend_pid()",
+        "where datname = current_database() and pid <> pg_backend_pid() "
+        "and backend_type = 'client backend'",
     )
     left = []
     with contextlib.ExitStack() as stack:
@@ -70,8 +71,8 @@ def left_in_sessions(pooled: str, direct: psycopg.Connection) -> list[str]:
 def test_every_part_of_the_client_works_and_leaves_nothing_behind(pooled, direct, collect):
     consumers = [
         Consumer(pooled, queue="q", name="c"),
-        Consumer(pooled, queue="q", name="g", subconsumer="a", dead_interval=5),
-        Consumer(pooled, queue="q", name="g", subconsumer="b", dead_interval=5),
+        Consumer(pooled, queue="q", name="g", subconsumer="a", dead_interval=30),
+        Consumer(pooled, queue="q", name="g", subconsumer="b", dead_interval=30),
     ]
     PgqueClient(direct).subscribe_subconsumer("q", "g", "a")
     alone, *members = [collect(consumer) for consumer in consumers]

@@ -12,7 +12,6 @@ import pytest
 from psycopg import IsolationLevel
 
 from tests.fix_engine import (
-    LONG,
     Connection,
     Message,
     Thread,
@@ -29,17 +28,14 @@ from tests.fix_engine import (
     tick,
     value,
 )
+from tests.races.done import SECONDS, Done
 
-SECONDS = 30 if LONG else 3
 SEED = int(os.environ.get("PGQUE_TEST_SEED", "0")) or random.randrange(10**6)
-
-Done = Callable[[], bool]
 
 
 @pytest.fixture
 def done() -> Done:
-    end = time.monotonic() + SECONDS
-    return lambda: time.monotonic() > end
+    return Done()
 
 
 class Producer:
@@ -86,6 +82,7 @@ class Producer:
             return
         self.conn.commit()
         self.committed += sent
+        self.done.times["sent"] += len(sent)
 
     def step(self, sent: list[int]) -> None:
         kind = self.random.random()
@@ -118,7 +115,9 @@ class Producer:
 def keep_ticking(conn: Connection, queue: str, one: bool, done: Done) -> int:
     ticks = 0
     while not done():
-        ticks += bool(tick(conn, queue) if one else value(conn, "select pgque.ticker()"))
+        ticked = bool(tick(conn, queue) if one else value(conn, "select pgque.ticker()"))
+        ticks += ticked
+        done.times["ticked"] += ticked
     return ticks
 
 
@@ -128,6 +127,7 @@ def keep_rotating(conn: Connection, queue: str, done: Done) -> int:
         rotated += value(conn, "select pgque.maint_rotate_tables_step1(%s)", queue)
         conn.execute("select setval('pgque.ledger_kept_bytes', 0)")
         rotated += value(conn, "select pgque.maint_rotate_ledger()")
+        done.times["rotated"] = rotated
         time.sleep(0.01)
     return rotated
 
@@ -162,6 +162,7 @@ def test_p1_p2_p4_p5_four_tickers_and_eight_producers_every_event_once(
 ):
     """With rollbacks, savepoints, prepared, long and short transactions at every isolation level;
     consumers that cut, merge and share; and rotation of log and ledger under all of them."""
+    done.needed = {"sent": 100, "ticked": 10, "rotated": 3}
     subscribe(autoconn, queue, "whole", "cut", "merged")
     for member in "ab":
         value(autoconn, "select pgque.subscribe_subconsumer(%s, 'group', %s)", queue, member)
@@ -209,6 +210,7 @@ def test_p1_p2_p4_p5_four_tickers_and_eight_producers_every_event_once(
 
 def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, autoconn, queue, done):
     """What a handler wrote in the transaction of its ack happened once for every event."""
+    done.needed = {"zombies": 0}
     for member in "abcd":
         value(autoconn, "select pgque.subscribe_subconsumer(%s, 'group', %s)", queue, member)
     configure(autoconn, queue, max_retries=1000)
@@ -256,6 +258,7 @@ def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, auto
                         raise psycopg.Rollback
                     if ack(conn, batch) == 0:
                         zombie += 1
+                        done.times["zombies"] += 1
                         raise psycopg.Rollback
             except psycopg.Error as error:
                 # Its batch is void, and the one who took it over may have done the work already.
@@ -263,6 +266,7 @@ def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, auto
                 assert ack(conn, batch) == 0
                 conn.commit()
                 zombie += 1
+                done.times["zombies"] += 1
         return zombie, nacked
 
     sending = Thread(produce, connect(autocommit=True))

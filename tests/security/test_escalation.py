@@ -22,9 +22,10 @@ RIGHTS = """
     from pg_namespace where nspname in ('pgque', 'public')
     union all
     select 'role ' || rolname || rolsuper || rolcreaterole || rolcreatedb || rolbypassrls
-    from pg_roles where rolname ~ '^pgque_'
+    from pg_roles where rolname ~ '^pgque_' and rolname !~ '^pgque_test_'
     union all
     select 'settings ' || setrole || setdatabase || setconfig::text from pg_db_role_setting
+    where setdatabase in (0, (select oid from pg_database where datname = current_database()))
     union all
     select 'default ' || defaclrole::regrole || defaclacl::text from pg_default_acl
 """
@@ -35,6 +36,8 @@ def rights(conn: Connection, role: str) -> set[str]:
     known = {role, conn.info.user}
 
     def is_known(name: str) -> bool:
+        if name.startswith("pgque_test_"):
+            return False
         return name in known or name.startswith(("pgque_", "pg_"))
 
     return {

@@ -23,7 +23,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.running import eventually, running
+from tests.running import PATIENCE, eventually, running
 from tests.security.calls import arguments, routines
 from tests.security.fix_security import grant, record
 
@@ -66,7 +66,7 @@ def test_a_queue_of_any_name_is_a_queue(shared, name):
         *value(victim, "select pgque.send_batch(%s, %s, %s::text[])", name, name, [name]),
     ]
     tick(victim, name)
-    assert [n.channel for n in victim.notifies(timeout=5, stop_after=1)] == [f"pgque_{name}"]
+    assert [n.channel for n in victim.notifies(timeout=PATIENCE, stop_after=1)] == [f"pgque_{name}"]
     batch = receive(victim, name, consumer)
     assert ids(batch) == sent
     assert payloads(batch) == [name, name]

@@ -94,7 +94,7 @@ export class Browse {
     const consumer = { id: "consumer", title: "Consumer", text: (row) => row.consumer };
     const again = { id: "retries", title: "Retries", number: true, text: (row) => count(row.retries) };
     if (this.part === "messages") {
-      return [...columns.slice(0, 1), { id: "at", title: "Sent", text: (row) => moment(row.at) }, ...columns.slice(1), payload];
+      return [...columns.slice(0, 1), { id: "created", title: "Sent", text: (row) => moment(row.created) }, ...columns.slice(1), payload];
     }
     if (this.part === "retries") {
       return [columns[0], { id: "due", title: "Due", text: (row) => moment(row.due) }, consumer, again, ...columns.slice(1), payload];
@@ -177,7 +177,7 @@ export class Browse {
       this.table.show(this.rows, { empty: searching ? "Nothing like that was found." : EMPTY[this.part] });
       this.older.hidden = page.more === null || this.rows.length >= ROWS_AT_MOST;
       say(this.older, page.looked_at ? "Search further back" : "Older ones");
-      const through = page.looked_at ? ` in the last ${count(page.looked_at)} looked at` : "";
+      const through = page.looked_at ? ` in the ${this.part === "retries" ? "next" : "last"} ${count(page.looked_at)} looked at` : "";
       const listed = `${count(this.rows.length)} found${page.more ? " so far" : ""}${through}, at ${clock(Date.now() / 1000)}`;
       say(this.status, done ? `${done} ${listed}` : listed);
     } catch (error) {
@@ -190,9 +190,9 @@ export class Browse {
 
   async #show(row) {
     try {
-      const path = this.part === "messages" ? "message" : "letter";
-      const where = this.part === "messages" ? { queue: this.queue, place: row.place } : { letter: row.letter };
-      const whole = this.part === "retries" ? row : (await read(path, where)).row;
+      const path = { messages: "message", retries: "retry", dead: "letter" }[this.part];
+      const where = this.part === "dead" ? { letter: row.letter } : { queue: this.queue, place: row.place };
+      const whole = (await read(path, where)).row;
       if (whole === null) {
         say(this.status, `Message ${row.id} is gone.`);
         return;

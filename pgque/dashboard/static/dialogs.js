@@ -94,7 +94,7 @@ export function showMessage(title, row, buttons = []) {
     ["Id", row.id],
     ["Type", row.type],
     ["Key", row.key],
-    ["Sent", row.at && moment(row.at)],
+    ["Sent", row.created && moment(row.created)],
     ["Consumer", row.consumer],
     ["Died", row.died && moment(row.died)],
     ["Due", row.due && moment(row.due)],

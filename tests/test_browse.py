@@ -1,49 +1,36 @@
-"""Looking through messages, retries and dead letters (pgque/dashboard/browse.py)."""
+"""Looking through messages, retries and dead letters (pgque/browse.py)."""
 
 from datetime import timedelta
 
 import pytest
+from psycopg import sql
 
-from pgque.dashboard import browse
-from pgque.dashboard.browse import Browser, Wanted
-from pgque.dashboard.looking import only_reading, reading_connection
-from pgque.errors import PgqueDeadLetterNotFound, PgqueQueueNotFound, PgqueReadOnly
-from tests.dashboard.conftest import let_die
+from pgque import browse
+from pgque.browse import Browser, Wanted
+from pgque.errors import PgqueQueueNotFound, PgqueReadOnly
 from tests.fix_engine import (
     ack,
+    let_die,
     nack,
     receive,
     receive_coop,
     rotate,
     send,
+    send_event,
     send_many,
     subscribe,
     tick,
     value,
 )
 
-ANY = Wanted()
-
 
 @pytest.fixture
 def browser(autoconn):
-    autoconn.read_only = None
     return Browser(autoconn)
 
 
 def listed(page):
-    return [row["payload"] for row in page.rows]
-
-
-def send_event(conn, queue, kind, payload, key=None):
-    return value(
-        conn,
-        "select pgque.insert_event(%s, %s, %s, %s, null, null, null)",
-        queue,
-        kind,
-        payload,
-        key,
-    )
+    return [row.payload for row in page.rows]
 
 
 def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
@@ -51,9 +38,9 @@ def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
     rotate(autoconn, queue)
     for number in (4, 5):
         send(autoconn, queue, number)
-    first = browser.messages(queue, ANY, limit=2)
-    second = browser.messages(queue, ANY, limit=2, after=first.more)
-    last = browser.messages(queue, ANY, limit=2, after=second.more)
+    first = browser.messages(queue, limit=2)
+    second = browser.messages(queue, limit=2, after=first.more)
+    last = browser.messages(queue, limit=2, after=second.more)
     assert [listed(page) for page in (first, second, last)] == [["5", "4"], ["3", "2"], ["1"]]
     assert last.more is None
 
@@ -61,7 +48,7 @@ def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
 def test_nobody_misses_what_was_looked_at(browser, autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
-    assert len(browser.messages(queue, ANY).rows) == 2
+    assert len(browser.messages(queue).rows) == 2
     assert len(receive(autoconn, queue, consumer)) == 2
 
 
@@ -75,7 +62,7 @@ def test_what_is_not_committed_or_was_put_back_is_not_shown(
     nack(autoconn, batch[0], "0")
     ack(autoconn, batch)
     autoconn.execute("select pgque.maint_retry_events()")
-    assert listed(browser.messages(queue, ANY)) == ["x"]
+    assert listed(browser.messages(queue)) == ["x"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +118,7 @@ def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queu
         return Browser._rows(browser, query, values)
 
     monkeypatch.setattr(browser, "_rows", explain)
-    assert len(browser.messages(queue, ANY).rows) == browse.PAGE
+    assert len(browser.messages(queue).rows) == browse.PAGE
     [plan] = plans
     assert plan["Actual Rows"] == browse.PAGE
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60
@@ -144,18 +131,18 @@ def test_messages_until_a_time(browser, autoconn, queue):
     send(autoconn, queue, "b")
     tick(autoconn, queue)
     send(autoconn, queue, "c")
-    found = listed(browser.messages(queue, ANY, until=between))
+    found = listed(browser.messages(queue, until=between))
     assert found == ["b", "a"] or found == ["a"]  # to the tick after that time
-    assert "c" in listed(browser.messages(queue, ANY, until=between + timedelta(hours=1)))
+    assert "c" in listed(browser.messages(queue, until=between + timedelta(hours=1)))
 
 
 def test_long_payloads_are_cut_in_lists_and_shown_whole(browser, autoconn, queue):
     send(autoconn, queue, "x" * 5000)
-    [row] = browser.messages(queue, ANY).rows
-    assert (len(row["payload"]), row["length"]) == (browse.SHORT, 5000)
-    whole = browser.message(queue, row["place"])
-    assert whole["payload"] == "x" * 5000
-    assert browser.message(queue, "1-1") is None
+    [row] = browser.messages(queue).rows
+    assert (len(row.payload), row.length) == (browse.SHORT, 5000)
+    whole = browser.message(queue, row.place)
+    assert whole.payload == "x" * 5000
+    assert browser.message(queue, (1, 1)) is None
 
 
 def test_large_ids_stay_exact(browser, autoconn, queue):
@@ -164,7 +151,7 @@ def test_large_ids_stay_exact(browser, autoconn, queue):
     )
     autoconn.execute("select setval(%s, 9007199254740993)", [sequence])
     send(autoconn, queue)
-    assert browser.messages(queue, ANY).rows[0]["id"] == "9007199254740994"
+    assert browser.messages(queue).rows[0].id == 9007199254740994
 
 
 def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn, queue, consumer):
@@ -173,22 +160,23 @@ def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn
         send_event(autoconn, queue, "placed", payload)
     let_die(autoconn, queue, consumer)
     let_die(autoconn, queue, "other", "too late")
-    page = browser.dead_letters(queue, ANY, limit=3)
-    assert [(row["consumer"], row["reason"]) for row in page.rows] == [
+    page = browser.dead_letters(queue, limit=3)
+    assert [(row.consumer, row.reason) for row in page.rows] == [
         ("other", "too late"),
         ("other", "too late"),
         (consumer, "no such address"),
     ]
-    assert listed(browser.dead_letters(queue, ANY, after=page.more)) == ["a"]
+    assert listed(browser.dead_letters(queue, after=page.more)) == ["a"]
     assert listed(browser.dead_letters(queue, Wanted(consumer="other", text="B"))) == ["b"]
     assert len(browser.dead_letters(queue, Wanted(text="LATE")).rows) == 2
-    letter = browser.dead_letter(int(page.rows[0]["letter"]))
-    assert (letter["payload"], letter["type"], letter["retries"]) == ("b", "placed", 0)
+    letter = browser.dead_letter(page.rows[0].letter)
+    assert (letter.payload, letter.type, letter.retries) == ("b", "placed", 0)
 
 
-def test_a_dead_letter_that_is_gone_is_named(browser):
-    with pytest.raises(PgqueDeadLetterNotFound, match="77"):
-        browser.dead_letter(77)
+def test_what_is_gone_is_none(browser, queue):
+    assert browser.message(queue, (1, 1)) is None
+    assert browser.retry((1, 1)) is None
+    assert browser.dead_letter(77) is None
 
 
 def test_retries_are_listed_with_whom_they_wait_for(browser, autoconn, queue, consumer):
@@ -198,13 +186,39 @@ def test_retries_are_listed_with_whom_they_wait_for(browser, autoconn, queue, co
     nack(autoconn, batch[0], "1 hour")
     nack(autoconn, batch[1], "1 minute")
     ack(autoconn, batch)
-    page = browser.retries(queue, ANY)
-    assert [(row["consumer"], row["payload"], row["retries"]) for row in page.rows] == [
+    page = browser.retries(queue)
+    assert [(row.consumer, row.payload, row.retries) for row in page.rows] == [
         (consumer, "2", 1),
         (consumer, "1", 1),
     ]
     assert listed(browser.retries(queue, Wanted(text="1"))) == ["1"]
     assert browser.retries(queue, Wanted(consumer="nobody")).rows == []
+    assert browser.retry(page.rows[0].place).payload == "2"
+
+
+def test_an_event_that_waits_for_two_is_two_retries(browser, autoconn, queue, consumer):
+    subscribe(autoconn, queue, "other")
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    for name in (consumer, "other"):
+        nack(autoconn, receive(autoconn, queue, name)[0], "1 hour")
+    first, second = browser.retries(queue).rows
+    assert first.id == second.id
+    assert {browser.retry(one.place).consumer for one in (first, second)} == {consumer, "other"}
+
+
+def test_a_search_of_retries_says_how_many_it_looked_at(
+    browser, autoconn, queue, consumer, monkeypatch
+):
+    monkeypatch.setattr(browse, "LOOKED_AT", 2)
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    for number, message in enumerate(receive(autoconn, queue, consumer), 1):
+        nack(autoconn, message, f"{number} hours")
+    page = browser.retries(queue, Wanted(text="3"))
+    assert (page.rows, page.more, page.looked_at) == ([], None, 2)
+    page = browser.retries(queue, Wanted(text="2"), limit=1)
+    assert (listed(page), page.looked_at) == (["2"], None)
 
 
 def test_retries_of_a_group_are_its(browser, autoconn, queue):
@@ -215,25 +229,16 @@ def test_retries_of_a_group_are_its(browser, autoconn, queue):
     tick(autoconn, queue)
     [message] = receive_coop(autoconn, queue, "crew", "one")
     nack(autoconn, message, "1 hour")
-    assert [row["consumer"] for row in browser.retries(queue, ANY).rows] == ["crew"]
-
-
-def test_what_a_purge_would_delete_is_counted(browser, autoconn, queue, consumer, monkeypatch):
-    send_many(autoconn, queue, 3)
-    let_die(autoconn, queue, consumer)
-    assert browser.count_purgeable(queue, 0) == 3
-    assert browser.count_purgeable(queue, 1) == 0
-    monkeypatch.setattr(browse, "COUNTED", 2)
-    assert browser.count_purgeable(queue, 0) == 2
+    assert [row.consumer for row in browser.retries(queue).rows] == ["crew"]
 
 
 def test_an_unknown_queue_is_named(browser):
     for look in (browser.messages, browser.dead_letters, browser.retries):
         with pytest.raises(PgqueQueueNotFound, match="nobody"):
-            look("nobody", ANY)
+            look("nobody")
 
 
-def test_looking_cannot_write(dsn, queue):
-    refused = pytest.raises(PgqueReadOnly)
-    with refused, reading_connection(dsn) as conn, only_reading(conn, seconds=5):
-        send(conn, queue)
+def test_looking_cannot_write(browser):
+    with pytest.raises(PgqueReadOnly):
+        browser.read(sql.SQL("create table pgque.mine ()"), ())
+    assert browser.read(sql.SQL("select 1"), ()) == [(1,)]

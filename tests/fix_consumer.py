@@ -1,4 +1,4 @@
-"""What the consumer's tests share."""
+"""Consumers of the test's queue, and a client beside them."""
 
 import pytest
 

@@ -1,0 +1,81 @@
+"""What `pgque top` says of one event and of a queue (pgque/top/facts.py), on a real database."""
+
+import pytest
+
+from pgque.browse import LONG, Browser
+from pgque.top import facts
+from pgque.top.message import LONGEST, described
+from tests.fix_engine import ack, configure, let_die, nack, receive, send, send_many, tick, value
+
+
+@pytest.fixture
+def browser(autoconn):
+    return Browser(autoconn)
+
+
+def whole_of(browser, queue, number):
+    [event] = [event for event in browser.messages(queue).rows if event.id == number]
+    return facts.of_message(browser, queue, event.place)
+
+
+def test_an_event_says_where_each_consumer_stands(browser, autoconn, queue, consumer):
+    value(autoconn, "select pgque.subscribe(%s, 'other')", queue)
+    sent = send_many(autoconn, queue, 4)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer, 3)
+    nack(autoconn, batch[0], "1 hour")
+    configure(autoconn, queue, max_retries=0)
+    nack(autoconn, batch[1])
+    ack(autoconn, batch)
+
+    def standing(number):
+        facts = dict(whole_of(browser, queue, number).facts)
+        assert facts["other"] == "has it before it"
+        return facts[consumer]
+
+    assert standing(sent[0]).startswith("waits for retry 1, due ")
+    assert standing(sent[1]).startswith("dead letter ")
+    assert standing(sent[2]) == "has passed it"  # the batch ended inside its window
+    assert standing(sent[3]) == "has it before it"
+    ack(autoconn, receive(autoconn, queue, consumer))
+    assert standing(sent[3]) == "has passed it"
+
+
+def test_a_retry_says_whom_it_waits_for(browser, autoconn, queue, consumer):
+    number = send(autoconn, queue, "x")
+    tick(autoconn, queue)
+    nack(autoconn, receive(autoconn, queue, consumer)[0], "1 hour")
+    [listed] = browser.retries(queue).rows
+    found = facts.of_retry(browser, listed.place)
+    known = dict(found.facts)
+    assert (found.payload, known["waits for"], known["event"]) == ("x", consumer, number)
+    assert known["retries"] == 1
+
+
+def test_a_dead_letter_says_whose_it_is_and_why(browser, autoconn, queue, consumer):
+    number = send(autoconn, queue, "x")
+    let_die(autoconn, queue, consumer)
+    [listed] = browser.dead_letters(queue).rows
+    found = facts.of_letter(browser, listed.letter)
+    known = dict(found.facts)
+    assert (found.payload, known["consumer"], known["event"]) == ("x", consumer, number)
+    assert known["reason"] == "no such address"
+
+
+def test_of_a_long_payload_the_length_is_known(browser, autoconn, queue):
+    sent = send(autoconn, queue, "x" * (LONG + 1))
+    whole = whole_of(browser, queue, sent)
+    assert (len(whole.payload), whole.length) == (LONG, LONG + 1)
+    assert described(whole).plain.endswith(f"… and {LONG + 1 - LONGEST:,} characters more\n")
+
+
+def test_what_is_gone_is_none(browser, queue):
+    assert facts.of_message(browser, queue, (1, 1)) is None
+    assert facts.of_retry(browser, (1, 1)) is None
+    assert facts.of_letter(browser, 1) is None
+    assert facts.of_settings(browser, "no such queue") == []
+
+
+def test_settings_have_the_names_that_the_command_takes(browser, autoconn, queue):
+    for name, setting in facts.of_settings(browser, queue):
+        value(autoconn, "select pgque.set_queue_config(%s, %s, %s)", queue, name, str(setting))

@@ -55,15 +55,15 @@ declare
     q pgque.queue;
     earlier pgque.tick;
     later pgque.tick;
-    newest bigint;
+    newest pgque.tick;
     span pgque.span;
     moved boolean := false;
 begin
     perform pgque._check_max_return(max_return);
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
-    newest := (pgque._last_tick(s.sub_queue)).tick_id;
-    if not pgque._has_work(s, newest) then
+    newest := pgque._last_tick(s.sub_queue);
+    if not pgque._has_work(s, newest.tick_id) then
         return null;
     end if;
     c := pgque._lock_normal(s, queue, consumer, merged);
@@ -72,8 +72,10 @@ begin
     loop
         if c.cur_next_tick is not null then
             later := pgque._get_tick(s.sub_queue, c.cur_next_tick);
+        elsif newest.tick_id = earlier.tick_id + 1 then
+            later := newest;
         else
-            later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end, newest);
+            later := pgque._window_end(s.sub_queue, earlier, case when merged then max_return end, newest.tick_id);
             exit when later.tick_id is null;
         end if;
         span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);

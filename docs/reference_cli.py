@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Final
 
-import typer.main
-
 import pgque
-from pgque.cli.app import app, run
+from pgque.cli.app import command, run
 
 HEAD: Final = """# Reference: command line
 
@@ -29,10 +27,10 @@ a libpq connection string or URL: what it leaves out comes from libpq's own plac
 service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
-the traceback); 2 where the command was called wrongly; 130 after Ctrl-C; 141 where nobody reads
-what is printed, as in `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and
-[`worker`](#pgque-worker) have their own. What runs until it is stopped (`dev`, `ticker`, `worker`)
-ends with 0 after SIGTERM and Ctrl-C.
+the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
+that says more; 130 after Ctrl-C; 141 where nobody reads what is printed, as in
+`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
+own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
 """
 
 EXAMPLES: Final = {
@@ -97,7 +95,7 @@ def cli_reference(dsn: str, let_die: Any) -> str:
         if title == "pgque dead list":
             let_die()
         printed[title] = [f"$ {call}\n{_run(call, dsn)}" for call in calls]
-    return HEAD + "".join(_commands(typer.main.get_command(app), "pgque", printed))
+    return HEAD + "".join(_commands(command(), "pgque", printed))
 
 
 def without_what_varies(page: str) -> str:
@@ -156,14 +154,14 @@ def _run(call: str, dsn: str) -> str:
 
 
 def _commands(group: Any, name: str, printed: dict[str, list[str]]) -> Iterator[str]:
-    for short, command in group.commands.items():
+    for short, found in group.commands.items():
         title = f"{name} {short}"
-        if hasattr(command, "commands"):
-            yield from _commands(command, title, printed)
+        if hasattr(found, "commands"):
+            yield from _commands(found, title, printed)
             continue
-        yield f"\n## {title}\n\n{_paragraphs(command.help)}\n"
-        arguments = [o for o in command.params if o.param_type_name == "argument"]
-        options = [o for o in command.params if o not in arguments and "--help" not in o.opts]
+        yield f"\n## {title}\n\n{_paragraphs(found.help)}\n"
+        arguments = [o for o in found.params if o.param_type_name == "argument"]
+        options = [o for o in found.params if o not in arguments and "--help" not in o.opts]
         if arguments or options:
             yield "\n"
         for argument in arguments:

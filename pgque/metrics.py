@@ -89,13 +89,24 @@ QUEUES: Final = (
         "How often the log is to be rotated.",
         _QUEUE,
     ),
+    Family(
+        "pgque_queue_unticked_seconds",
+        "gauge",
+        "Age of the oldest event that no tick covers yet.",
+        _QUEUE,
+    ),
 )
 """In the order of the columns of `Reader.queues`, after the queue's name."""
 
 _CONSUMER: Final = ("queue", "consumer")
 CONSUMERS: Final = (
     Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
-    Family("pgque_consumer_lag_seconds", "gauge", "Age of what the consumer has done.", _CONSUMER),
+    Family(
+        "pgque_consumer_lag_seconds",
+        "gauge",
+        "Age of the oldest event before the consumer.",
+        _CONSUMER,
+    ),
     Family(
         "pgque_consumer_last_seen_seconds",
         "gauge",
@@ -265,8 +276,10 @@ select i.queue_name,
        (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
         limit %s::int) counted),
        extract(epoch from i.queue_rotation_period)::float8,
+       extract(epoch from w.waiting)::float8,
        q.queue_id, i.last_tick_id
   from pgque.get_queue_info() i
+  join pgque.get_queue_wait() w using (queue_name)
   join pgque.queue q using (queue_name)
 """
 _ASK_COUNTED: Final = """
@@ -276,9 +289,9 @@ select t.tick_queue, t.tick_seq_after
 """
 _ASK_CONSUMERS: Final = """
 select queue_name, consumer_name, coalesce(pending_events, 0),
-       coalesce(extract(epoch from lag), 0)::float8,
+       extract(epoch from waiting)::float8,
        coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
-  from pgque.get_consumer_info()
+  from pgque.get_consumer_wait()
 """
 _ASK_TICKER: Final = f"select extract(epoch from clock_timestamp())::float8, exists ({LEADER})"  # noqa: S608
 

@@ -137,6 +137,8 @@ grant execute on function
     pgque.get_consumer_info(),
     pgque.get_consumer_info(text),
     pgque.get_consumer_info(text, text),
+    pgque.get_queue_wait(text),
+    pgque.get_consumer_wait(text, text),
     pgque._seek_to(text, text, bigint, timestamptz),
     pgque.version()
 to pgque_reader, pgque_user;
@@ -168,7 +170,9 @@ grant execute on function
     pgque._seek(text, text, bigint, timestamptz),
     pgque._touch_subconsumer(text, text, text),
     pgque._queue_info(text),
-    pgque._consumer_info(text, text)
+    pgque._consumer_info(text, text),
+    pgque._queue_wait(text),
+    pgque._consumer_wait(text, text)
 to pgque_reader;
 
 grant execute on function pgque._ask(text, text[], text[]) to pgque_user;

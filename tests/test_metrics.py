@@ -18,7 +18,7 @@ import pgque
 from pgque import Consumer, Message, Ticker, metrics
 from pgque.metrics import ConsumerMetrics, Family, Reader, collector
 from tests.fix_cli import CHECKOUT, cli, command, environment, failed
-from tests.fix_engine import ack, nack, receive, send_many, subscribe, tick, value
+from tests.fix_engine import ack, nack, receive, send, send_many, subscribe, tick, value
 from tests.running import eventually, running
 
 
@@ -70,6 +70,18 @@ def test_queues_and_consumers_are_counted(figures, autoconn, queue, consumer):
     assert figures("pgque_consumer_pending_events", {**of_consumer, "consumer": "other"}) > 0
     autoconn.execute("select pgque.set_queue_config(%s, 'ticker_paused', 'true')", [queue])
     assert figures("pgque_queue_paused", of_queue) == 1
+
+
+def test_a_new_event_after_a_quiet_hour_is_new(figures, autoconn, queue, consumer):
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
+    of_queue, of_consumer = {"queue": queue}, {"queue": queue, "consumer": consumer}
+    send(autoconn, queue)
+    assert figures("pgque_queue_tick_age_seconds", of_queue) > 3600
+    assert 0 < figures("pgque_queue_unticked_seconds", of_queue) < 60
+    assert 0 < figures("pgque_consumer_lag_seconds", of_consumer) < 60
+    tick(autoconn, queue)
+    assert figures("pgque_queue_unticked_seconds", of_queue) == 0
+    assert 0 < figures("pgque_consumer_lag_seconds", of_consumer) < 60
 
 
 def test_a_ticker_that_leads_is_seen(figures, direct_dsn):

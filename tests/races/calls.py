@@ -147,6 +147,8 @@ CALLS: dict[str, list[Call]] = {
     "get_consumer_info()": [of("")],
     "get_consumer_info(text)": [of("'q'")],
     "get_consumer_info(text,text)": [of("'q', 'c'")],
+    "get_queue_wait(text)": [of("'q'")],
+    "get_consumer_wait(text,text)": [of("'q', 'c'")],
     "get_batch_info(bigint)": [of("{c_batch}")],
     "version()": [of("")],
 }

@@ -38,7 +38,7 @@ READER_OR_USER = """
     receive_coop(text,text,text,integer,interval)
     receive_coop_merged(text,text,text,integer,interval) touch_subconsumer(text,text,text)
     get_queue_info() get_queue_info(text) get_consumer_info() get_consumer_info(text)
-    get_consumer_info(text,text)
+    get_consumer_info(text,text) get_queue_wait(text) get_consumer_wait(text,text)
     _seek_to(text,text,bigint,timestampwithtimezone)
 """
 READER = """
@@ -56,6 +56,7 @@ READER = """
     _ack_part(bigint,bigint[]) _nack(bigint,bigint,interval,text)
     _nack_many(bigint,bigint[],interval,text[]) _seek(text,text,bigint,timestampwithtimezone)
     _touch_subconsumer(text,text,text) _queue_info(text) _consumer_info(text,text)
+    _queue_wait(text) _consumer_wait(text,text)
 """
 ADMIN = """
     get_batch_cursor(bigint,text,integer) get_batch_cursor(bigint,text,integer,text)

@@ -15,7 +15,7 @@ begin
     if c.called = 'insert_event' then
         c.number := pgque._insert_event(a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
     else
-        c.numbers := pgque._append_batch(a[1], a[2], c.texts);
+        c.numbers := pgque._append_batch(a[1], a[2], c.texts, a[3]);
     end if;
     return c;
 end

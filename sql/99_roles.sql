@@ -92,9 +92,11 @@ grant execute on function
     pgque.send_batch(text, jsonb[]),
     pgque.send_batch(text, text, text[]),
     pgque.send_batch(text, text, jsonb[]),
+    pgque.send_batch(text, text, text[], text),
     pgque.insert_event(text, text, text),
     pgque.insert_event(text, text, text, text, text, text, text),
     pgque._send_batch(text, text, text[]),
+    pgque._send_batch(text, text, text[], text),
     pgque.jsontriga(),
     pgque.logutriga(),
     pgque.sqltriga(),
@@ -111,6 +113,7 @@ to pgque_writer, pgque_user;
 grant execute on function
     pgque._insert_event(text, text, text, text, text, text, text),
     pgque._append_batch(text, text, text[]),
+    pgque._append_batch(text, text, text[], text),
     pgque.dlq_replay(bigint),
     pgque.dlq_replay_all(text)
 to pgque_writer;

@@ -43,6 +43,7 @@ CALLS: dict[str, list[Call]] = {
     "send_batch(text,text[])": [of("'q', '{{x,y}}'::text[]")],
     "send_batch(text,jsonb[])": [of("'q', '{{1,2}}'::jsonb[]")],
     "send_batch(text,text,text[])": [of("'q', 't', '{{x,y}}'::text[]")],
+    "send_batch(text,text,text[],text)": [of("'q', 't', '{{x,y}}'::text[], '{{}}'")],
     "send_batch(text,text,jsonb[])": [of("'q', 't', '{{1,2}}'::jsonb[]")],
     "insert_event(text,text,text)": [of("'q', 't', 'x'")],
     "insert_event(text,text,text,text,text,text,text)": [of("'q', 't', 'x', 'a', 'b', 'c', 'd'")],

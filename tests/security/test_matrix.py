@@ -20,7 +20,8 @@ WRITER_OR_USER = """
     send_batch(text,text,text[]) insert_event(text,text,text)
     insert_event(text,text,text,text,text,text,text)
     jsontriga() logutriga() sqltriga()
-    _send_batch(text,text,text[])
+    _send_batch(text,text,text[]) _send_batch(text,text,text[],text)
+    send_batch(text,text,text[],text)
     _capture(text,text[],text,text,text,oid,text,text,record,record) _capture_options(text[])
     _capture_table(oid,text,jsonb) _capture_values(record,text[],text) _capture_urlencode(text)
     _capture_row(text,record,text[],text) _capture_statement(text[],text[],text[],text[],text[])
@@ -28,6 +29,7 @@ WRITER_OR_USER = """
 WRITER = """
     dlq_replay(bigint) dlq_replay_all(text)
     _insert_event(text,text,text,text,text,text,text) _append_batch(text,text,text[])
+    _append_batch(text,text,text[],text)
 """
 READER_OR_USER = """
     subscribe(text,text) unsubscribe(text,text) receive(text,text,integer)

@@ -1,44 +1,10 @@
--- Who may do what: four roles, and every grant in one place.
+-- Who may do what: every grant to the four roles of 00_roles.sql, in one place.
 --
 -- Invariant: nothing here is for PUBLIC. Writer and reader are siblings, the admin is a member of
 -- both and may call everything but uninstall, which is for the owner. Members of pgque_user alone may
 -- do nothing without a grant for a queue: see 19_grants.sql. Names that begin with _ are internal:
 -- they run with the rights of the function that calls them, or do for one role what that does for all. Capture triggers run with
 -- the rights of whoever changes the table, so writers may call what these call.
-
-do $$
-declare
-    role_name text;
-begin
-    foreach role_name in array array['pgque_writer', 'pgque_reader', 'pgque_admin', 'pgque_user'] loop
-        if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
-            begin
-                execute format('create role %I nologin', role_name);
-            exception
-                when duplicate_object or unique_violation then
-                    null; -- an installer in another database of this cluster was faster
-                when insufficient_privilege then
-                    raise exception 'role % is missing and % may not create roles', role_name, current_user
-                        using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: create role pgque_writer; create role pgque_reader; '
-                                'create role pgque_admin; create role pgque_user; grant pgque_writer, pgque_reader to pgque_admin;';
-            end;
-        end if;
-    end loop;
-    foreach role_name in array array['pgque_writer', 'pgque_reader'] loop
-        if not pg_has_role('pgque_admin', role_name, 'member') then
-            begin
-                execute format('grant %I to pgque_admin', role_name);
-            exception
-                when insufficient_privilege then
-                    raise exception 'pgque_admin is not a member of % and % may not change that', role_name, current_user
-                        using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: grant pgque_writer, pgque_reader to pgque_admin;';
-            end;
-        end if;
-    end loop;
-end
-$$;
 
 revoke all on schema pgque from public;
 revoke all on all tables in schema pgque from public;

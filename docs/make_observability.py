@@ -229,9 +229,16 @@ def _queues(made: Board) -> None:
     made.row("Queues")
     sent = f"rate(pgque_queue_events_sent_total{QUEUES}[{RATE}])"
     made.plot("Sent", "Events a second.", "cps", (sent, "{{queue}}"))
+    made.plot(
+        "Ticks",
+        "Age of the newest tick, and of the oldest event that waits for one: an idle queue has no "
+        "new ticks.",
+        "s",
+        (f"pgque_queue_tick_age_seconds{QUEUES}", "{{queue}}"),
+        (f"pgque_queue_unticked_seconds{QUEUES}", "{{queue}} waits"),
+    )
     for title, words, unit, name in (
         ("Not ticked", "Events that no tick covers yet.", "short", "events_unticked"),
-        ("Age of the newest tick", "An idle queue has no new ticks.", "s", "tick_age_seconds"),
         ("Retries", "Messages that wait for another attempt.", "short", "retries_waiting"),
         ("Dead letters", "What consumers gave up on.", "short", "dead_letters"),
     ):

@@ -48,6 +48,7 @@ def write_cli(dsn: str) -> None:
     """Write the page about the command line from what it prints, in a database without queues."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)  # for the account that runs PostgreSQL for root
         os.chdir(folder)
         for name, text in FILES.items():
             Path(name).write_text(text, encoding="utf-8")

@@ -9,14 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Final
 
-import typer.main
-
 import pgque
-from pgque.cli.app import app, run
+from pgque.cli.app import command, run
 
 HEAD: Final = """# Reference: command line
 
@@ -29,13 +27,14 @@ a libpq connection string or URL: what it leaves out comes from libpq's own plac
 service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
-the traceback); 2 where the command was called wrongly; 130 after Ctrl-C; 141 where nobody reads
-what is printed, as in `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and
-[`worker`](#pgque-worker) have their own. What runs until it is stopped (`dev`, `ticker`, `worker`)
-ends with 0 after SIGTERM and Ctrl-C.
+the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
+that says more; 130 after Ctrl-C; 141 where nobody reads what is printed, as in
+`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
+own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
 """
 
 EXAMPLES: Final = {
+    "pgque dev": ["pgque dev --data shop-data"],
     "pgque install": ["pgque install"],
     "pgque upgrade": ["pgque upgrade", "pgque upgrade --json"],
     "pgque sql": ["pgque sql | head -2"],
@@ -58,6 +57,7 @@ EXAMPLES: Final = {
     "pgque consumer seek": ["pgque consumer seek orders mailer --tick 1"],
     "pgque status": ["pgque status"],
     "pgque doctor": ["pgque doctor"],
+    "pgque dashboard": ["pgque dashboard --port 0"],
     "pgque metrics": ["pgque metrics"],
     "pgque version": ["pgque version"],
     "pgque dead list": ["pgque dead list orders"],
@@ -66,9 +66,13 @@ EXAMPLES: Final = {
     "pgque dead purge": ["pgque dead purge orders --days 7 --yes"],
     "pgque consumer unsubscribe": ["pgque consumer unsubscribe orders mailer --yes"],
     "pgque queue drop": ["pgque queue drop orders --yes"],
+    "pgque demo": ["pgque demo --rate max"],
     "pgque uninstall": ["pgque uninstall --yes"],
 }
 """In the order in which they are run; the page has the order of the help."""
+
+PICTURES: Final = {"pgque top": "top.svg"}
+"""What is shown of a command that prints nothing: made by a script of its own."""
 
 LINES: Final = '{"order": 3}\n{"order": 4}\n'
 
@@ -86,22 +90,49 @@ def send_mail(message): ...
 FILES: Final = {"orders.ndjson": LINES, "shop.py": SHOP}
 """What the examples need in the current directory."""
 
-UNTIL_STOPPED: Final = {"pgque ticker": "leading", "pgque worker shop:mailer": "starts:"}
-"""Examples that go on until Ctrl-C, which comes when they have said this."""
+APART: Final = {
+    "pgque dashboard --port 0": "The dashboard is at",
+    "pgque demo --rate max": None,
+    "pgque dev --data shop-data": "leading",
+    "pgque ticker": "leading",
+    "pgque worker shop:mailer": "starts:",
+}
+"""Examples in a process of their own: Ctrl-C comes when they have said this, if anything."""
 
 
-def cli_reference(dsn: str, let_die: Any) -> str:
-    """Return the page; ``let_die`` makes a dead letter in the queue orders."""
-    printed: dict[str, list[str]] = {}
+def cli_reference(
+    dsn: str, let_die: Callable[[], None], known: Mapping[str, str] | None = None
+) -> str:
+    """Return the page.
+
+    ``let_die`` makes a dead letter in the queue orders. ``known`` are commands that are not to be
+    run, with what was printed of them before, as `examples` returns it.
+    """
+    printed: dict[str, list[str]] = {title: [text] for title, text in (known or {}).items()}
     for title, calls in EXAMPLES.items():
         if title == "pgque dead list":
             let_die()
-        printed[title] = [f"$ {call}\n{_run(call, dsn)}" for call in calls]
-    return HEAD + "".join(_commands(typer.main.get_command(app), "pgque", printed))
+        if title not in printed:
+            printed[title] = [f"$ {call}\n{_run(call, dsn)}" for call in calls]
+    return HEAD + "".join(_commands(command(), "pgque", printed))
+
+
+def examples(page: str) -> dict[str, str]:
+    """Return what a page shows of each command that has an example."""
+    found = {}
+    for section in page.split("\n## ")[1:]:
+        title, _, text = section.partition("\n")
+        shown = re.search(r"(?ms)^```text\n(.*?)^```$", text) or re.search(r"!\[.*\]\(\S+\)", text)
+        if shown:
+            found[title] = shown[shown.re.groups]
+    return found
 
 
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
+    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
+    page = re.sub(r"postgresql://\S+", "URL", page)
+    page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
     page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # what the process itself logs
     page = re.sub(r"pid \d+", "pid", page)
@@ -114,7 +145,7 @@ def without_what_varies(page: str) -> str:
     return re.sub(r"[ ─]+", " ", page)
 
 
-def _run_until(call: str, dsn: str, said: str) -> str:
+def _run_apart(call: str, dsn: str, said: str | None) -> str:
     checkout = os.path.dirname(os.path.dirname(pgque.__file__))
     process = subprocess.Popen(
         [sys.executable, "-m", *shlex.split(call)],
@@ -128,16 +159,16 @@ def _run_until(call: str, dsn: str, said: str) -> str:
     lines = []
     with process.stdout as output:
         for line in output:
-            lines.append(line)
-            if said in line:
+            lines.append(line.replace(os.getcwd(), "/home/anna"))
+            if said and said in line:
                 process.send_signal(signal.SIGINT)
     assert process.wait() == 0, lines
     return "".join(lines)
 
 
 def _run(call: str, dsn: str) -> str:
-    if call in UNTIL_STOPPED:
-        return _run_until(call, dsn, UNTIL_STOPPED[call])
+    if call in APART:
+        return _run_apart(call, dsn, APART[call])
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
     before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ")}
@@ -156,14 +187,14 @@ def _run(call: str, dsn: str) -> str:
 
 
 def _commands(group: Any, name: str, printed: dict[str, list[str]]) -> Iterator[str]:
-    for short, command in group.commands.items():
+    for short, found in group.commands.items():
         title = f"{name} {short}"
-        if hasattr(command, "commands"):
-            yield from _commands(command, title, printed)
+        if hasattr(found, "commands"):
+            yield from _commands(found, title, printed)
             continue
-        yield f"\n## {title}\n\n{_paragraphs(command.help)}\n"
-        arguments = [o for o in command.params if o.param_type_name == "argument"]
-        options = [o for o in command.params if o not in arguments and "--help" not in o.opts]
+        yield f"\n## {title}\n\n{_paragraphs(found.help)}\n"
+        arguments = [o for o in found.params if o.param_type_name == "argument"]
+        options = [o for o in found.params if o not in arguments and "--help" not in o.opts]
         if arguments or options:
             yield "\n"
         for argument in arguments:
@@ -173,6 +204,8 @@ def _commands(group: Any, name: str, printed: dict[str, list[str]]) -> Iterator[
             yield f"- `{', '.join([*option.opts, *option.secondary_opts])}`: {_words(option)}\n"
         if title in printed:
             yield f"\n```text\n{''.join(printed[title])}```\n"
+        elif title in PICTURES:
+            yield f"\n![{title}]({PICTURES[title]})\n"
 
 
 def _words(option: Any) -> str:

@@ -63,6 +63,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "version",
         "get_queue_info",
         "get_consumer_info",
+        "get_queue_wait",
+        "get_consumer_wait",
         "get_batch_info",
     ),
     "Change capture": ("jsontriga", "logutriga", "sqltriga"),

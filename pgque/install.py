@@ -52,10 +52,12 @@ def sql_folder() -> Path:
 def script() -> str:
     """Return the whole schema as one script, to be pasted into a console.
 
-    It is one transaction and may be run again at any time.
+    The roles are made in a transaction, and all else in another. It may be run again at any time,
+    and in several databases of a cluster at once.
     """
     head = f"-- pgque: schema version {SCHEMA_VERSION}. Run it as the owner of the database."
-    return f"{head}\nbegin;\n\n{_body()}\ncommit;\n"
+    roles = _ROLES_FIRST.format(statements=sql_files()[0].read_text(encoding="utf-8"))
+    return f"{head}\nbegin;\n\n{roles}\ncommit;\nbegin;\n\n{_body()}\ncommit;\n"
 
 
 def install(target: str | Connection) -> int:
@@ -226,6 +228,23 @@ def _body() -> str:
     steps = [_step(version, file) for version, file in upgrade_files().items()]
     files = [file.read_text(encoding="utf-8") for file in sql_files()]
     return "\n".join([_REFUSE_NEWER.format(version=SCHEMA_VERSION), *steps, *files])
+
+
+# Whom a collision stops need not try again: who was first has committed all of it.
+_ROLES_FIRST = """\
+do $first$
+begin
+    execute $roles$
+{statements}
+    $roles$;
+exception
+    when unique_violation or duplicate_object or undefined_object or deadlock_detected
+        or internal_error
+    then
+        raise notice 'the roles were made in another database at this moment (%)', sqlerrm;
+end
+$first$;
+"""
 
 
 # For the script that is pasted into a console; `install` says the same before it begins.

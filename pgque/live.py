@@ -33,6 +33,8 @@ class QueueFigures(NamedTuple):
     dead: int
     rate: float | None
     """Sent a second since the sample before; None in the first one."""
+    unticked_age: float = 0.0
+    """Of the oldest event that no tick covers."""
 
 
 class ConsumerFigures(NamedTuple):
@@ -43,6 +45,7 @@ class ConsumerFigures(NamedTuple):
     pending: int
     """Events before it."""
     lag: float
+    """Age of the oldest of them."""
     last_seen: float
     holds_batch: bool
     rate: float | None
@@ -99,7 +102,7 @@ class Live:
         consumers_before = {c[:2]: c for c in before.consumers} if before else {}
         queues: list[QueueFigures] = []
         for row in self._reader.queues():
-            now = QueueFigures._make((*row[:4], bool(row[4]), *row[5:8], None))
+            now = QueueFigures._make((*row[:4], bool(row[4]), *row[5:8], None, row[9]))
             if (was := queues_before.get(now.queue)) and seconds > 0:
                 now = now._replace(rate=max(0.0, (now.sent - was.sent) / seconds))
             queues.append(now)

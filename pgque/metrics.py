@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -89,13 +89,24 @@ QUEUES: Final = (
         "How often the log is to be rotated.",
         _QUEUE,
     ),
+    Family(
+        "pgque_queue_unticked_seconds",
+        "gauge",
+        "Age of the oldest event that no tick covers yet.",
+        _QUEUE,
+    ),
 )
 """In the order of the columns of `Reader.queues`, after the queue's name."""
 
 _CONSUMER: Final = ("queue", "consumer")
 CONSUMERS: Final = (
     Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
-    Family("pgque_consumer_lag_seconds", "gauge", "Age of what the consumer has done.", _CONSUMER),
+    Family(
+        "pgque_consumer_lag_seconds",
+        "gauge",
+        "Age of the oldest event before the consumer.",
+        _CONSUMER,
+    ),
     Family(
         "pgque_consumer_last_seen_seconds",
         "gauge",
@@ -160,32 +171,38 @@ class ConsumerMetrics(Observer, Collector):
         # Several consumers, each in a thread of its own, and the one who asks.
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], _Counts] = {}
+        self._last: tuple[Batch | None, _Counts] = (None, _Counts(self._bounds))
 
     def on_batch(self, batch: Batch) -> None:
         """Begin a consumer's counts at 0, so that its first failure is seen as an increase."""
         who = batch.queue, batch.consumer
-        if who not in self._counts:
-            with self._lock:
-                self._counts.setdefault(who, _Counts(self._bounds))
+        with self._lock:
+            counts = self._counts.get(who)
+            if counts is None:
+                counts = self._counts[who] = _Counts(self._bounds)
+            counts.gather()
+        self._last = batch, counts
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:
-        """Count how long the message was on its way."""
+        """Note how long the message was on its way."""
         if message.retry_count == 0:
-            counts = self._counts[batch.queue, batch.consumer]
-            with self._lock:
-                counts.delivery.add(delay)
+            self._of(batch).delays.append(delay)
 
     def on_handled(
         self, batch: Batch, message: Message, seconds: float, error: BaseException | None
     ) -> None:
-        """Count how it ended, and after how long."""
-        counts = self._counts[batch.queue, batch.consumer]
-        with self._lock:
-            counts.handling.add(seconds)
-            if error is None:
-                counts.handled += 1
-            else:
+        """Note how it ended, and after how long."""
+        counts = self._of(batch)
+        if error is None:
+            counts.times.append(seconds)
+        else:
+            with self._lock:
+                counts.times.append(seconds)
                 counts.failed += 1
+
+    def _of(self, batch: Batch) -> _Counts:
+        last = self._last
+        return last[1] if last[0] is batch else self._counts[batch.queue, batch.consumer]
 
     def describe(self) -> Iterable[Metric]:
         """Return the metrics without values."""
@@ -196,7 +213,9 @@ class ConsumerMetrics(Observer, Collector):
         messages, delivery, handling = map(_metric, FROM_A_CONSUMER)
         with self._lock:
             for who, counts in self._counts.items():
-                for outcome, count in zip(OUTCOMES, (counts.handled, counts.failed), strict=True):
+                counts.gather()
+                ended = counts.handling.count - counts.failed, counts.failed
+                for outcome, count in zip(OUTCOMES, ended, strict=True):
                     messages.add_metric([*who, outcome], count)
                 delivery.add_metric(who, *counts.delivery.read())
                 handling.add_metric(who, *counts.handling.read())
@@ -204,16 +223,29 @@ class ConsumerMetrics(Observer, Collector):
 
 
 class _Histogram:
-    """Counts per bucket: prometheus-client's own takes several times as long for each message."""
+    """Counts per bucket, to which many values are added at once."""
 
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self.count = 0
 
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def add(self, values: list[float]) -> None:
+        """Add values, which are sorted by this."""
+        if len(values) < len(self._bounds):
+            for value in values:
+                self._counts[bisect_left(self._bounds, value)] += 1
+        else:
+            values.sort()
+            before = 0
+            for place, bound in enumerate(self._bounds):
+                upto = bisect_right(values, bound, before)
+                self._counts[place] += upto - before
+                before = upto
+            self._counts[-1] += len(values) - before
+        self._sum += sum(values)
+        self.count += len(values)
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
         names = [*map(repr, self._bounds), "+Inf"]
@@ -221,12 +253,25 @@ class _Histogram:
 
 
 class _Counts:
-    """What is counted of one consumer."""
+    """What is counted of one consumer.
+
+    Times are noted for each message and go into the histograms once a batch, or when they are asked
+    for. Who notes takes no lock: a list's append is whole, and what is taken away was there before.
+    """
 
     def __init__(self, bounds: list[float]) -> None:
         self.delivery = _Histogram(bounds)
         self.handling = _Histogram(bounds)
-        self.handled = self.failed = 0
+        self.failed = 0
+        self.delays: list[float] = []
+        self.times: list[float] = []
+
+    def gather(self) -> None:
+        """Put what was noted into the histograms. Needs the lock."""
+        for noted, histogram in ((self.delays, self.delivery), (self.times, self.handling)):
+            values = noted[:]
+            del noted[: len(values)]
+            histogram.add(values)
 
 
 class Reader(Calls):
@@ -265,8 +310,10 @@ select i.queue_name,
        (select count(*) from (select from pgque.dead_letter d where d.dl_queue_id = q.queue_id
         limit %s::int) counted),
        extract(epoch from i.queue_rotation_period)::float8,
+       extract(epoch from w.waiting)::float8,
        q.queue_id, i.last_tick_id
   from pgque.get_queue_info() i
+  join pgque.get_queue_wait() w using (queue_name)
   join pgque.queue q using (queue_name)
 """
 _ASK_COUNTED: Final = """
@@ -276,9 +323,9 @@ select t.tick_queue, t.tick_seq_after
 """
 _ASK_CONSUMERS: Final = """
 select queue_name, consumer_name, coalesce(pending_events, 0),
-       coalesce(extract(epoch from lag), 0)::float8,
+       extract(epoch from waiting)::float8,
        coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
-  from pgque.get_consumer_info()
+  from pgque.get_consumer_wait()
 """
 _ASK_TICKER: Final = f"select extract(epoch from clock_timestamp())::float8, exists ({LEADER})"  # noqa: S608
 

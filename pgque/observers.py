@@ -7,9 +7,9 @@ and is counted on from there, so a client whose clock is wrong reports no wrong 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final
 
 import psycopg
@@ -111,18 +111,20 @@ class Watch:
         """Tell that a handler is called now."""
         assert self._batch is not None
         if self._on_handling:
-            delay = max(0.0, self._clock.now() - sent_at(message))
+            delay = perf_counter() + self._clock.ahead - sent_at(message)
+            if delay < 0.0:
+                delay = 0.0
             for tell in self._on_handling:
                 try:
                     tell(self._batch, message, delay)
                 except Exception:
                     self._complain(tell)
-        self._began = time.perf_counter()
+        self._began = perf_counter()
 
     def end(self, message: Message, error: BaseException | None) -> None:
         """Tell that it has returned, or what it raised."""
         assert self._batch is not None
-        seconds = time.perf_counter() - self._began
+        seconds = perf_counter() - self._began
         for tell in self._on_handled:
             try:
                 tell(self._batch, message, seconds, error)
@@ -151,20 +153,17 @@ class _ServerClock:
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
-        self._ahead = 0.0
+        self.ahead = 0.0
+        """Seconds by which the server is ahead of `perf_counter`."""
         self._asked = float("-inf")
 
     def look(self) -> None:
         """Ask the server, if that was long ago."""
-        before = time.perf_counter()
+        before = perf_counter()
         if before - self._asked < ASK_EVERY:
             return
         query = "select extract(epoch from clock_timestamp())::float8"
         row = new_cursor(self._conn).execute(query, prepare=False).fetchone()
         assert row is not None
-        self._asked = time.perf_counter()
-        self._ahead = row[0] - (before + self._asked) / 2
-
-    def now(self) -> float:
-        """Return seconds since 1970, by the server's clock."""
-        return time.perf_counter() + self._ahead
+        self._asked = perf_counter()
+        self.ahead = row[0] - (before + self._asked) / 2

@@ -21,11 +21,7 @@ _INSERT: Final = (
 )
 # %b: an array goes to the server several times faster in binary.
 _SEND_BATCH: Final = "select pgque.send_batch(%s::text, %s::text, %b::text[])"
-_INSERT_BATCH: Final = (
-    "select pgque.insert_event("
-    "%s::text, %s::text, sent.payload, null::text, %s::text, null::text, null::text) "
-    "from unnest(%b::text[]) with ordinality sent (payload, place) order by place"
-)
+_SEND_BATCH_WITH: Final = "select pgque.send_batch(%s::text, %s::text, %b::text[], %s::text)"
 
 
 class Sender(Calls):
@@ -54,12 +50,14 @@ class Sender(Calls):
     def send_batch(self, queue: str, type: str, texts: list[str]) -> list[int]:  # noqa: A002
         """Send events of one type; return their ids in the same order."""
         if not texts or not tracing():
-            ids: list[int] = self._value(_SEND_BATCH, (queue, type, texts))
-            return ids
+            return self._ids(_SEND_BATCH, (queue, type, texts))
         with sending(queue, len(texts)) as span:
             headers = encode_headers(span.add_context(None))
-            rows = self._rows(_INSERT_BATCH, (queue, type, headers, texts))
-            return [row[0] for row in rows]
+            return self._ids(_SEND_BATCH_WITH, (queue, type, texts, headers))
+
+    def _ids(self, query: str, params: tuple[Any, ...]) -> list[int]:
+        ids: list[int] = self._value(query, params)
+        return ids
 
     def _send(
         self,

@@ -66,6 +66,41 @@ $$;
 comment on function pgque._append_batch(text, text, text[]) is
     'send_batch for members of pgque_writer, on any queue: the ids in the order of the payloads.';
 
+create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[], headers text)
+returns bigint[]
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    q pgque.queue;
+    txid xid8;
+    ids bigint[];
+begin
+    if headers is null or payloads is null or cardinality(payloads) = 0 then
+        return pgque._append_batch(queue_name, type_name, payloads);
+    end if;
+    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
+    q := pgque._need_writable(queue_name);
+    txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
+    -- As the log's own append_batch: the log is locked before its sequence.
+    execute format('select from only %s limit 0', q.queue_data_pfx);
+    execute format('select array(select nextval(%L) from generate_series(1, $1))', q.queue_event_seq)
+        into ids
+        using cardinality(payloads);
+    execute format(
+        'insert into %s_%s (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra2)
+        select id, $1, $2, $3, payload, $4
+        from unnest($5, $6) as sent (id, payload)', q.queue_data_pfx, q.queue_cur_table)
+        using clock_timestamp(), txid, type_name, headers, ids, payloads;
+    if pg_sequence_last_value('pgque.wake_flag') = 2 then
+        perform pgque._wake_ticker();
+    end if;
+    return ids;
+end
+$$;
+comment on function pgque._append_batch(text, text, text[], text) is
+    'send_batch with headers for members of pgque_writer, on any queue: the ids in the order of the payloads.';
+
 create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
 language plpgsql
@@ -87,6 +122,31 @@ as $$
     select pgque._send_batch(queue_name, type_name, payloads)
 $$;
 comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
+
+create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[], headers text)
+returns bigint[]
+language plpgsql
+as $$
+begin
+    if pg_catalog.has_function_privilege(
+        'pgque._append_batch(text, text, text[], text)'::pg_catalog.regprocedure, 'execute')
+    then
+        return pgque._append_batch(queue_name, type_name, payloads, headers);
+    end if;
+    return (pgque._ask('send_batch', array[queue_name, type_name, headers], payloads)).numbers;
+end
+$$;
+comment on function pgque._send_batch(text, text, text[], text) is
+    'What send_batch with headers calls, with the rights of its caller: the ids in the order of the payloads.';
+
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[], headers text)
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, type_name, payloads, headers)
+$$;
+comment on function pgque.send_batch(text, text, text[], text) is
+    'Sends many texts of one type with the same headers, a JSON object that each has in ev_extra2: ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads jsonb[])
 returns bigint[]

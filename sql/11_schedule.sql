@@ -196,6 +196,9 @@ declare
     cron_version text := (select e.extversion from pg_extension e where e.extname = 'pg_cron');
     schedule text;
     leader int;
+    most constant int := 100000; -- rows that are counted of a table: looking costs the same at any number
+    retries bigint;
+    letters bigint;
 begin
     component := 'schema';
     status := 'ok';
@@ -230,15 +233,18 @@ begin
 
     component := 'queues';
     status := 'ok';
+    select count(*) into retries from (select from pgque.retry_queue limit most + 1) counted;
+    select count(*) into letters from (select from pgque.dead_letter limit most + 1) counted;
     select format('%s queues, %s subscriptions, %s retries wait, %s dead letters',
         (select count(*) from pgque.queue),
         (select count(*) from pgque.subscriber),
-        (select count(*) from pgque.retry_queue),
-        (select count(*) from pgque.dead_letter)) into detail;
+        case when retries > most then format('more than %s', most) else retries::text end,
+        case when letters > most then format('more than %s', most) else letters::text end) into detail;
     return next;
 end
 $$;
-comment on function pgque.status() is 'What runs here: schema, scheduler, ticker, queues.';
+comment on function pgque.status() is
+    'What runs here: schema, scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
 
 create or replace function pgque.uninstall()
 returns void

@@ -15,7 +15,7 @@ begin
     if c.called = 'insert_event' then
         c.number := pgque._insert_event(a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
     else
-        c.numbers := pgque._append_batch(a[1], a[2], c.texts);
+        c.numbers := pgque._append_batch(a[1], a[2], c.texts, a[3]);
     end if;
     return c;
 end
@@ -124,11 +124,25 @@ begin
             from unnest(visible) as v (queue_name)
             cross join lateral pgque._queue_info(v.queue_name) i
         );
+    elsif c.called = 'get_queue_wait' then
+        c.rows := (
+            select jsonb_agg(to_jsonb(i) order by i.queue_name)
+            from unnest(visible) as v (queue_name)
+            cross join lateral pgque._queue_wait(v.queue_name) i
+        );
     else
         c.rows := (
-            select jsonb_agg(to_jsonb(i) order by i.queue_name, i.consumer_name)
+            select jsonb_agg(i.info order by i.queue_name, i.consumer_name)
             from unnest(visible) as v (queue_name)
-            cross join lateral pgque._consumer_info(v.queue_name, null) i
+            cross join lateral (
+                select t.queue_name, t.consumer_name, to_jsonb(t)
+                from pgque._consumer_info(v.queue_name, null) t
+                where c.called = 'get_consumer_info'
+                union all
+                select t.queue_name, t.consumer_name, to_jsonb(t)
+                from pgque._consumer_wait(v.queue_name, null) t
+                where c.called = 'get_consumer_wait'
+            ) i (queue_name, consumer_name, info)
             join pgque.subscriber s on s.sub_id = (pgque._subscriber(i.queue_name, i.consumer_name)).sub_id
             where (c.arguments[2] is null or i.consumer_name = c.arguments[2])
                 and pgque._is_own(c.caller, s)
@@ -165,7 +179,7 @@ begin
             return pgque._answer_subscriber(c);
         when c.called in ('ack', 'ack_or_fail', 'ack_part', 'nack', 'nack_many') then
             return pgque._answer_holder(c);
-        when c.called in ('get_queue_info', 'get_consumer_info') then
+        when c.called in ('get_queue_info', 'get_consumer_info', 'get_queue_wait', 'get_consumer_wait') then
             return pgque._answer_observer(c);
         else
             raise exception 'no such call: %', coalesce(c.called, '<NULL>') using errcode = '22023';

@@ -1,44 +1,10 @@
--- Who may do what: four roles, and every grant in one place.
+-- Who may do what: every grant to the four roles of 00_roles.sql, in one place.
 --
 -- Invariant: nothing here is for PUBLIC. Writer and reader are siblings, the admin is a member of
 -- both and may call everything but uninstall, which is for the owner. Members of pgque_user alone may
 -- do nothing without a grant for a queue: see 19_grants.sql. Names that begin with _ are internal:
 -- they run with the rights of the function that calls them, or do for one role what that does for all. Capture triggers run with
 -- the rights of whoever changes the table, so writers may call what these call.
-
-do $$
-declare
-    role_name text;
-begin
-    foreach role_name in array array['pgque_writer', 'pgque_reader', 'pgque_admin', 'pgque_user'] loop
-        if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
-            begin
-                execute format('create role %I nologin', role_name);
-            exception
-                when duplicate_object or unique_violation then
-                    null; -- an installer in another database of this cluster was faster
-                when insufficient_privilege then
-                    raise exception 'role % is missing and % may not create roles', role_name, current_user
-                        using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: create role pgque_writer; create role pgque_reader; '
-                                'create role pgque_admin; create role pgque_user; grant pgque_writer, pgque_reader to pgque_admin;';
-            end;
-        end if;
-    end loop;
-    foreach role_name in array array['pgque_writer', 'pgque_reader'] loop
-        if not pg_has_role('pgque_admin', role_name, 'member') then
-            begin
-                execute format('grant %I to pgque_admin', role_name);
-            exception
-                when insufficient_privilege then
-                    raise exception 'pgque_admin is not a member of % and % may not change that', role_name, current_user
-                        using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: grant pgque_writer, pgque_reader to pgque_admin;';
-            end;
-        end if;
-    end loop;
-end
-$$;
 
 revoke all on schema pgque from public;
 revoke all on all tables in schema pgque from public;
@@ -92,9 +58,11 @@ grant execute on function
     pgque.send_batch(text, jsonb[]),
     pgque.send_batch(text, text, text[]),
     pgque.send_batch(text, text, jsonb[]),
+    pgque.send_batch(text, text, text[], text),
     pgque.insert_event(text, text, text),
     pgque.insert_event(text, text, text, text, text, text, text),
     pgque._send_batch(text, text, text[]),
+    pgque._send_batch(text, text, text[], text),
     pgque.jsontriga(),
     pgque.logutriga(),
     pgque.sqltriga(),
@@ -111,6 +79,7 @@ to pgque_writer, pgque_user;
 grant execute on function
     pgque._insert_event(text, text, text, text, text, text, text),
     pgque._append_batch(text, text, text[]),
+    pgque._append_batch(text, text, text[], text),
     pgque.dlq_replay(bigint),
     pgque.dlq_replay_all(text)
 to pgque_writer;
@@ -137,6 +106,8 @@ grant execute on function
     pgque.get_consumer_info(),
     pgque.get_consumer_info(text),
     pgque.get_consumer_info(text, text),
+    pgque.get_queue_wait(text),
+    pgque.get_consumer_wait(text, text),
     pgque._seek_to(text, text, bigint, timestamptz),
     pgque.version()
 to pgque_reader, pgque_user;
@@ -168,7 +139,9 @@ grant execute on function
     pgque._seek(text, text, bigint, timestamptz),
     pgque._touch_subconsumer(text, text, text),
     pgque._queue_info(text),
-    pgque._consumer_info(text, text)
+    pgque._consumer_info(text, text),
+    pgque._queue_wait(text),
+    pgque._consumer_wait(text, text)
 to pgque_reader;
 
 grant execute on function pgque._ask(text, text[], text[]) to pgque_user;

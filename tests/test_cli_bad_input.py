@@ -1,21 +1,25 @@
-"""What every command makes of a database that it cannot use, and of a reader that is gone.
+"""What every command makes of a wrong call, of a database that it cannot use, and of a reader that
+is gone.
 
 The commands are those that the command line has: one that is new has to be named here.
 """
 
 import contextlib
+import io
 import os
+import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-import typer.main
 from psycopg.conninfo import make_conninfo
 
-from pgque.cli.app import BROKEN_PIPE, EXIT_STATUS, app, run
+from pgque.cli.app import BROKEN_PIPE, EXIT_STATUS, run
+from pgque.cli.app import command as whole
 from tests.fix_cli import CHECKOUT, command, environment
 from tests.fix_engine import send
 from tests.running import PATIENCE, eventually
@@ -75,12 +79,132 @@ def commands(group, before: str = "") -> Iterator[str]:
             yield before + name
 
 
-COMMANDS = sorted(commands(typer.main.get_command(app)))
+COMMANDS = sorted(commands(whole()))
 
 
 def test_no_command_is_forgotten():
     assert set(COMMANDS) <= ARGUMENTS.keys() | SEPARATE.keys()
     assert set(COMMANDS) >= ARGUMENTS.keys()
+
+
+def found_command(name: str):
+    found = whole()
+    for part in name.split():
+        found = found.commands[part]
+    return found
+
+
+def parameters(name: str):
+    return [one for one in found_command(name).params if "--help" not in one.opts]
+
+
+@pytest.fixture
+def wrong(capsys, monkeypatch):
+    """Call a command wrongly: return the one line that it says."""
+    monkeypatch.delenv("PGQUE_DSN", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def wrong(*arguments: str, of: str) -> str:
+        status = run(list(arguments))
+        out, errors = capsys.readouterr()
+        assert (status, out) == (2, ""), arguments
+        assert "\x1b" not in errors
+        line = one_line(errors)
+        said, _, whose = line.removeprefix("pgque: ").rpartition(" (")
+        assert whose == f"{of} --help)"
+        return said
+
+    return wrong
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_that_there_is_not(wrong, name):
+    of = f"pgque {name}"
+    assert wrong(*name.split(), "--nosuch", of=of) == "no such option: --nosuch"
+    assert wrong("--debug", *name.split(), "--nosuch=1", of=of) == "no such option: --nosuch"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_arguments_too_few_or_too_many(wrong, name):
+    found = parameters(name)
+    arguments = [one for one in found if one.param_type_name == "argument"]
+    database = ["--dsn", "x"] if any("--dsn" in one.opts for one in found) else []
+    given = [*name.split(), *database]
+    for one in arguments:
+        if one.required:
+            called = one.metavar or one.name
+            assert wrong(*given, of=f"pgque {name}") == f"missing argument '{called}'"
+            given.append("1")
+    if all(one.nargs == 1 for one in arguments):
+        many = ["1"] * len(arguments)
+        said = wrong(*name.split(), *database, *many, "extra", of=f"pgque {name}")
+        assert said.startswith("got unexpected extra argument"), said
+        assert said.endswith("(extra)")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_option_without_its_value(wrong, name):
+    for option in parameters(name):
+        if option.param_type_name == "option" and not option.is_flag:
+            said = wrong(*name.split(), option.opts[0], of=f"pgque {name}")
+            assert said == f"option '{option.opts[0]}' requires an argument"
+
+
+def numbers(name: str) -> Iterator[tuple[str, list[str]]]:
+    """What a command wants to be a number, and how it is called with something else."""
+    hints = typing.get_type_hints(found_command(name).callback)
+    for one in parameters(name):
+        wanted = hints.get(one.name)
+        if {int, float} & {wanted, *typing.get_args(wanted)}:
+            given = [one.opts[0]] if one.param_type_name == "option" else []
+            yield given[0] if given else one.metavar or one.name, [*given, "so many"]
+
+
+def test_a_value_that_is_no_number(wrong):
+    asked = 0
+    for name in COMMANDS:
+        for what, given in numbers(name):
+            said = wrong(*name.split(), *given, of=f"pgque {name}")
+            assert re.match(f"invalid value for '{re.escape(what)}'.*: .*valid", said), said
+            asked += 1
+    assert asked >= 10
+
+
+@pytest.mark.parametrize(
+    ("called", "meant", "of"),
+    [
+        (["tal"], "'tail'", "pgque"),
+        (["queue", "drp"], "'drop'", "pgque queue"),
+        (["queue", "drop", "orders", "--frce"], "--force", "pgque queue drop"),
+        (["--debgu", "status"], "--debug", "pgque"),
+    ],
+)
+def test_near_misses_are_named(wrong, called, meant, of):
+    said = wrong(*called, of=of)
+    assert said.startswith("no such "), said
+    assert f"Did you mean {meant}" in said
+
+
+def test_options_that_do_not_go_together(wrong):
+    def said(*arguments: str) -> str:
+        name = [
+            one for one in arguments[:2] if one in {"consumer", "dead", "seek", "replay", "send"}
+        ]
+        return wrong(*arguments, "--dsn", "x", of=" ".join(["pgque", *name]))
+
+    assert said("send", "orders") == "give either payloads or --file"
+    assert said("dead", "replay") == "give either ids or --all QUEUE"
+    assert said("consumer", "seek", "orders", "mailer") == "give either --tick or --at"
+
+
+def test_what_was_given_cannot_write_to_the_terminal(wrong):
+    assert "\\x1b[2J" in wrong("\x1b[2J\nnext", of="pgque")
+
+
+def test_an_answer_that_is_no_ends_in_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run(["queue", "drop", "orders", "--dsn", NO_SERVER]) == 1
+    assert one_line(capsys.readouterr().err) == "pgque: nothing was done"
 
 
 @pytest.fixture

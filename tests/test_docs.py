@@ -2,15 +2,17 @@
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import psycopg
 import pytest
 
 from pgque import errors
+from pgque.cli.app import command
 from pgque.embedded import Server
 from tests.samples import NOT_RUN, ROOT, reader, steps, to_url
 
@@ -108,16 +110,29 @@ def test_the_python_reference_is_fresh(scripts: Callable[[str], ModuleType]) -> 
 
 
 def test_the_command_line_prints_what_its_reference_says(
-    scripts: Callable[[str], ModuleType], dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripts: Callable[[str], ModuleType], dsn: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = scripts("reference_cli")
     for name, text in reference.FILES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    page = reference.cli_reference(dsn, lambda: scripts("make_reference").let_die(dsn))
+        (home / name).write_text(text)
+    monkeypatch.chdir(home)
     written = (DOCS / "reference-cli.md").read_text()
+    known = {"pgque demo": reference.examples(written)["pgque demo"]}  # run in e2e/test_demo.py
+    page = reference.cli_reference(dsn, lambda: scripts("make_reference").let_die(dsn), known)
     same = reference.without_what_varies
     assert same(written) == same(page), HOW_TO_REFRESH
+
+
+def test_every_command_has_an_example(scripts: Callable[[str], ModuleType]) -> None:
+    def names(group: Any, before: str) -> Iterator[str]:
+        for name, found in group.commands.items():
+            more = f"{before} {name}"
+            yield from names(found, more) if hasattr(found, "commands") else [more]
+
+    shown = scripts("reference_cli").examples((DOCS / "reference-cli.md").read_text())
+    assert shown.keys() == set(names(command(), "pgque"))
+    for name, example in shown.items():
+        assert example.startswith((f"$ {name}", "![")), name
 
 
 def test_the_pictures_are_fresh(scripts: Callable[[str], ModuleType]) -> None:

@@ -147,6 +147,16 @@ def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn, monkeypatch
     assert f"1 events in {queue}" in found.detail
 
 
+def test_a_new_event_after_a_quiet_hour_is_nothing_to_look_at(dsn, queue, consumer, autoconn):
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
+    autoconn.execute("update pgque.cursor set cur_time = cur_time - interval '1 hour'")
+    send(autoconn, queue)
+    assert finding(dsn, "ticker").status is Status.WARNING  # that no process leads
+    assert finding(dsn, "consumers").status is Status.OK
+    tick(autoconn, queue)
+    assert finding(dsn, "consumers").status is Status.OK
+
+
 def test_queues_that_are_paused_or_closed(dsn, queue, autoconn):
     autoconn.execute("select pgque.set_queue_config(%s, 'ticker_paused', 'true')", [queue])
     autoconn.execute("select pgque.set_queue_config(%s, 'disable_insert', 'true')", [queue])

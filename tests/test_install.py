@@ -77,7 +77,7 @@ def new_database(admin: psycopg.Connection, own_server: Server) -> Callable[...,
 def test_files_are_in_order_and_hold_no_transaction_control() -> None:
     names = [file.name for file in sql_files()]
     assert names == sorted(names)
-    assert names[0] == "01_tables.sql"
+    assert names[:2] == ["00_roles.sql", "01_tables.sql"]
     assert names[-1] == "99_roles.sql"
     for file in sql_files():
         # Indented ones belong to the body of a procedure.
@@ -190,26 +190,56 @@ def test_p5_installers_in_several_databases_at_once(
             admin.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
 
 
-def test_p5_role_granted_elsewhere_in_the_middle_of_an_installation(
-    own_server: Server, admin: psycopg.Connection, new_database: Callable[..., str]
+def run_script(dsn: str) -> int | None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(script().encode())
+    return schema_version(dsn)
+
+
+@pytest.mark.parametrize("way", [install, run_script])
+@pytest.mark.parametrize("granted", [False, True])
+def test_p5_roles_made_elsewhere_in_the_middle_of_an_installation(
+    own_server: Server,
+    admin: psycopg.Connection,
+    new_database: Callable[..., str],
+    way: Callable[[str], int | None],
+    granted: bool,
 ) -> None:
-    """The second to write the same row of a shared catalog fails, and does it again."""
-    for role in ROLES:
-        admin.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
+    """Who waited for them goes on, with the installer and with the script that is run by hand."""
     dsn = new_database(rights="superuser")
+    if granted:
+        for role in ROLES:
+            admin.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
     waiting = "select from pg_stat_activity where wait_event_type = 'Lock'"
     with ThreadPoolExecutor() as pool:
         with admin.transaction():
-            admin.execute("grant pgque_reader, pgque_writer to pgque_admin")
-            installed = pool.submit(install, dsn)
+            admin.execute(sql_files()[0].read_bytes())
+            installed = pool.submit(way, dsn)
             with psycopg.connect(own_server.dsn, autocommit=True) as watcher:
                 eventually(lambda: watcher.execute(waiting).rowcount, "the wait")
         assert installed.result() == module.SCHEMA_VERSION
+    assert roles(admin) == ROLES
+    member = "select pg_has_role('pgque_admin', 'pgque_writer', 'member')"
+    assert admin.execute(member).fetchone() == (True,)
+
+
+def test_p5_scripts_in_several_databases_at_once(
+    admin: psycopg.Connection, new_database: Callable[..., str]
+) -> None:
+    dsns = [new_database(rights="superuser") for _ in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(run_script, dsns * 2)) == {module.SCHEMA_VERSION}
+    assert roles(admin) == ROLES
 
 
 @pytest.mark.parametrize(
     ("sqlstate", "message"),
-    [("XX000", "tuple concurrently updated"), ("23505", "duplicate key"), ("40P01", "deadlock")],
+    [
+        ("XX000", "tuple concurrently updated"),
+        ("23505", "duplicate key"),
+        ("40P01", "deadlock"),
+        ("42704", "role does not exist"),
+    ],
 )
 @pytest.mark.parametrize("times", [2, 9])
 def test_p5_collision_is_tried_again_a_few_times(

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from datetime import datetime, timezone
 
 import psycopg
 import pytest
@@ -17,8 +18,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 import pgque
 from pgque import Consumer, Message, Ticker, metrics
 from pgque.metrics import ConsumerMetrics, Family, Reader, collector
+from pgque.observers import Batch
 from tests.fix_cli import CHECKOUT, cli, command, environment, failed
-from tests.fix_engine import ack, nack, receive, send_many, subscribe, tick, value
+from tests.fix_engine import ack, nack, receive, send, send_many, subscribe, tick, value
 from tests.running import PATIENCE, eventually, free_port, running
 
 
@@ -70,6 +72,18 @@ def test_queues_and_consumers_are_counted(figures, autoconn, queue, consumer):
     assert figures("pgque_consumer_pending_events", {**of_consumer, "consumer": "other"}) > 0
     autoconn.execute("select pgque.set_queue_config(%s, 'ticker_paused', 'true')", [queue])
     assert figures("pgque_queue_paused", of_queue) == 1
+
+
+def test_a_new_event_after_a_quiet_hour_is_new(figures, autoconn, queue, consumer):
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
+    of_queue, of_consumer = {"queue": queue}, {"queue": queue, "consumer": consumer}
+    send(autoconn, queue)
+    assert figures("pgque_queue_tick_age_seconds", of_queue) > 3600
+    assert 0 < figures("pgque_queue_unticked_seconds", of_queue) < 60
+    assert 0 < figures("pgque_consumer_lag_seconds", of_consumer) < 60
+    tick(autoconn, queue)
+    assert figures("pgque_queue_unticked_seconds", of_queue) == 0
+    assert 0 < figures("pgque_consumer_lag_seconds", of_consumer) < 60
 
 
 def test_a_ticker_that_leads_is_seen(figures, direct_dsn):
@@ -222,10 +236,35 @@ def test_a_consumer_counts_its_messages_and_their_times(dsn, queue, consumer, co
 
 
 def test_buckets_hold_what_is_at_most_their_bound():
-    histogram = metrics._Histogram([0.5, 1.0])
-    for seconds in (0.5, 0.6, 1.0, 7.0):
-        histogram.add(seconds)
-    assert histogram.read() == ([("0.5", 1), ("1.0", 3), ("+Inf", 4)], pytest.approx(9.1))
+    values = [7.0, 0.5, 1.0, 0.6]
+    for parts in ([values], [[one] for one in values]):
+        histogram = metrics._Histogram([0.5, 1.0])
+        for part in parts:
+            histogram.add([*part])
+        assert histogram.read() == ([("0.5", 1), ("1.0", 3), ("+Inf", 4)], pytest.approx(9.1))
+        assert histogram.count == 4
+
+
+def test_what_a_long_batch_has_done_is_shown_before_its_end():
+    counts = ConsumerMetrics()
+    registry = CollectorRegistry()
+    registry.register(counts)
+    now = datetime.now(timezone.utc)
+    messages = [Message(n, 1, "t", "x", 0, now, None, None, None, None) for n in range(60)]
+    one, other = (Batch("q", name, None, 1, messages) for name in ("one", "other"))
+    for batch in one, other:
+        counts.on_batch(batch)
+    for number, message in enumerate(messages, 1):
+        for batch, error in (one, None), (other, ValueError()):
+            counts.on_handling(batch, message, 0.002)
+            counts.on_handled(batch, message, 0.2, error)
+        for name, outcome in ("one", "handled"), ("other", "failed"):
+            labels = {"queue": "q", "consumer": name, "outcome": outcome}
+            total = registry.get_sample_value("pgque_consumer_messages_total", labels)
+            assert total == number
+    le = {"queue": "q", "consumer": "one", "le": "0.0025"}
+    assert registry.get_sample_value("pgque_consumer_delivery_seconds_bucket", le) == 60
+    assert registry.get_sample_value("pgque_consumer_handling_seconds_bucket", le) == 0
 
 
 @pytest.mark.parametrize("buckets", [[], [1, 1], [2, 1]])

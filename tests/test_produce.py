@@ -98,6 +98,23 @@ def test_p4_send_batch_returns_one_id_per_payload_in_input_order(autoconn, queue
     assert list(zip(sent, texts, strict=True)) == [(m.msg_id, m.payload) for m in messages]
 
 
+def test_send_batch_with_headers_gives_them_to_each_event(autoconn, queue, consumer):
+    texts = [str(n) for n in range(1000, 0, -1)]
+    call = "select pgque.send_batch(%s, 'kind', %s::text[], %s)"
+    sent = value(autoconn, call, queue, texts, '{"a":1}')
+    plain = value(autoconn, call, queue, ["x", None], None)
+    assert value(autoconn, call, queue, [], '{"a":1}') == []
+    messages = drain(autoconn, queue, consumer, 300)
+    assert [m.msg_id for m in messages] == [*sent, *plain]
+    assert [m.payload for m in messages] == [*texts, "x", None]
+    assert {(m.type, m.extra1, m.extra2) for m in messages[:1000]} == {("kind", None, '{"a":1}')}
+    assert {m.extra2 for m in messages[1000:]} == {None}
+    with refused("22023", "payloads must not be null"):
+        autoconn.execute("select pgque.send_batch('nobody', 't', null, '{}')")
+    with refused("PQ001", "queue not found: nobody"):
+        autoconn.execute("select pgque.send_batch('nobody', 't', '{x}', '{}')")
+
+
 def test_null_elements_are_stored_as_null(autoconn, queue, consumer):
     for array in ("array[null, 'a', null]::text[]", "array[null, '\"a\"']::jsonb[]"):
         sent = value(autoconn, f"select pgque.send_batch(%s, {array})", queue)

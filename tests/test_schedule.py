@@ -178,6 +178,20 @@ def test_status_without_anything_around(autoconn, queue, consumer):
     assert rows["queues"] == ("ok", expected)
 
 
+def test_p7_status_counts_only_so_many(autoconn, queue, consumer):
+    autoconn.execute(
+        "insert into pgque.dead_letter (dl_queue_id, dl_consumer_id, ev_id) "
+        "select queue_id, co_id, n from pgque.queue, pgque.consumer, generate_series(1, 100000) n"
+    )
+    assert status(autoconn)["queues"][1].endswith(" 100000 dead letters")
+    autoconn.execute(
+        "insert into pgque.dead_letter (dl_queue_id, dl_consumer_id, ev_id) "
+        "select queue_id, co_id, n from pgque.queue, pgque.consumer, "
+        "generate_series(100001, 130000) n"
+    )
+    assert status(autoconn)["queues"][1].endswith(", more than 100000 dead letters")
+
+
 def test_uninstall_drops_the_schema(autoconn, queue):
     value(autoconn, "select pgque.uninstall()")
     assert value(autoconn, "select to_regnamespace('pgque')") is None

@@ -92,6 +92,8 @@ def test_a_batch_is_one_span_and_each_of_its_events_has_the_context(
 def test_a_large_batch_keeps_its_order(spans, client, queue, consumer):
     with spans.tracer.start_as_current_span("import"):
         ids = client.send_batch(queue, "row", map(str, range(2000)))
+    times = "select count(distinct ev_time) from pgque.event_1"
+    assert client.conn.execute(times).fetchone() == (1,), "one statement for all of them"
     client.ticker(queue)
     got = client.receive(queue, consumer, 5000)
     assert [(m.msg_id, m.payload) for m in got] == list(

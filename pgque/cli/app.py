@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import psycopg
 import typer
+import typer.main
 
 from pgque.cli import (
     consumer,
@@ -30,13 +33,20 @@ from pgque.cli import (
 )
 from pgque.cli.options import CommandError
 from pgque.errors import PgqueError
+from pgque.readable import printable
 
 EXIT_STATUS = (
     "Exit status: 0; 1 after an error, which is one line on standard error; 2 where the command "
-    "was called wrongly; 130 after Ctrl-C; 141 where nobody reads what is printed."
+    "was called wrongly, which is one line too; 130 after Ctrl-C; 141 where nobody reads what is "
+    "printed."
 )
 BROKEN_PIPE = 141
 """What a shell reports of a program that SIGPIPE has ended: 128 + 13."""
+INTERRUPTED = 130
+WRONGLY_CALLED = 2
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""The class of all that is wrong with a call: typer has no public name for it."""
 
 app = typer.Typer(
     name="pgque",
@@ -83,20 +93,56 @@ def before_any_command(
     _show_traceback = debug
 
 
+@cache
+def command() -> Any:
+    """Return all commands in one, as typer has made it."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command; return the exit status, as `EXIT_STATUS` says."""
     try:
-        app(arguments, prog_name="pgque")
+        status = command()(arguments, prog_name="pgque", standalone_mode=False)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
             return BROKEN_PIPE
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except typer.Abort as end:
+        typer.echo("pgque: nothing was done", err=True)
+        return INTERRUPTED if isinstance(end.__context__, KeyboardInterrupt) else 1
+    except _USAGE_ERROR as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
+            typer.echo(f"pgque: {_what_was_wrong(error, arguments)}", err=True)
+        return WRONGLY_CALLED
     except Exception as error:
         if _show_traceback:
             raise
         typer.echo(f"pgque: {_one_line(error)}", err=True)
         return error.status if isinstance(error, CommandError) else 1
-    return 0
+    return status if isinstance(status, int) else 0
+
+
+def _what_was_wrong(error: Any, arguments: Sequence[str]) -> str:
+    """Return what typer would print in a box, and whose help says more."""
+    # What was meant is said of options and of commands in different ways.
+    meant = getattr(error, "possibilities", None)
+    text = error.message if meant else error.format_message()
+    text = " ".join(text.split()).removeprefix("Invalid value: ").removesuffix(".")
+    if meant:
+        text += f". Did you mean {', '.join(sorted(meant))}?"
+    called = error.ctx.command_path if error.ctx else _called(arguments)
+    return printable(f"{text[:1].lower()}{text[1:]} ({called} --help)")
+
+
+def _called(arguments: Sequence[str]) -> str:
+    """Return the command that the arguments name, as far as they do."""
+    names = ["pgque"]
+    found = command()
+    for argument in arguments:
+        if argument in getattr(found, "commands", ()):
+            names.append(argument)
+            found = found.commands[argument]
+    return " ".join(names)
 
 
 def _one_line(error: Exception) -> str:

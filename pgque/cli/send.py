@@ -45,7 +45,9 @@ Resume = Annotated[
     ),
 ]
 Skip = Annotated[int, typer.Option("--skip", min=0, help="Begin behind so many lines of the file.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Lines in one transaction.")]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, max=1_000_000, help="Lines in one transaction.")
+]
 
 
 def command(

@@ -47,7 +47,7 @@ def command(
     from pgque.tail import Tail
     from pgque.wakeup import Wakeup
 
-    start = None if since is None else datetime.now(timezone.utc).timestamp() - since
+    start = None if since is None else max(datetime.now(timezone.utc).timestamp() - since, 0)
     with Wakeup(dsn, [f"pgque_{queue}"]) as wakeup:
         began = None if start is None else datetime.fromtimestamp(start, timezone.utc)
         tail = Tail(wakeup.conn, queue, began)

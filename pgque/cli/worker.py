@@ -27,6 +27,7 @@ Grace = Annotated[
         "--grace",
         metavar="SECONDS",
         min=0,
+        max=86_400,
         help="What a process has to finish its message; then it is killed.",
     ),
 ]

@@ -135,4 +135,4 @@ def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 
 def is_late(queue: QueueFigures) -> bool:
     """Tell whether events have waited for a tick for so long that somebody should look."""
-    return queue.unticked > 0 and not queue.paused and queue.tick_age > LATE
+    return queue.unticked > 0 and not queue.paused and queue.unticked_age > LATE

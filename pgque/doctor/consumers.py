@@ -17,23 +17,24 @@ RECENT = timedelta(hours=1)
 
 
 def stuck(x: Examination) -> Iterator[Finding]:
-    """Yield consumers that have something before them and give no sign of life."""
+    """Yield consumers that could have something for long and give no sign of life."""
     rows = x.rows(
-        "select c.queue_name, c.consumer_name, c.pending_events, c.lag, c.last_seen, "
-        "c.current_batch is not null and exists (select from pgque.get_consumer_info(c.queue_name) "
+        "select c.queue_name, c.consumer_name, c.pending_events, c.waiting, c.last_seen, "
+        "c.current_batch is not null and exists (select from pgque.get_consumer_wait(c.queue_name) "
         "g where starts_with(c.consumer_name, g.consumer_name || '.')) "
-        "from pgque.get_consumer_info() c where c.pending_events > 0 and c.last_seen > %s "
-        "order by c.lag desc limit 5",
+        "from pgque.get_consumer_wait() c "
+        "where c.pending_events > 0 and least(c.last_seen, c.ready) > %s "
+        "order by c.waiting desc limit 5",
         (SILENT,),
     )
-    for queue, name, pending, lag, seen, is_member in rows:
+    for queue, name, pending, waiting, seen, is_member in rows:
         if is_member:
             yield _silent_member(x, queue, name, seen)
             continue
         yield warning(
             "consumers",
             f"{name} of {queue} was last seen {duration(seen)} ago, with {pending:,} events before "
-            f"it, {duration(lag)} behind: {_log_of(x, queue)} is kept for it",
+            f"it, {duration(waiting)} behind: {_log_of(x, queue)} is kept for it",
             f"start it, or pgque consumer unsubscribe {queue} {name}",
         )
     if not rows:

@@ -43,12 +43,12 @@ def ticker(x: Examination) -> Iterator[Finding]:
 
 
 def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
-    # By the tick before: with the newest one an event may have come in this moment.
     rows = x.rows(
-        "select q.queue_name, q.ev_new, q.ticker_lag, "
-        "q.ticker_lag > %s + q.queue_ticker_max_lag from pgque.get_queue_info() q "
-        "where not q.queue_ticker_paused and not q.queue_external_ticker and q.ev_new > 0 "
-        "order by q.ticker_lag desc",
+        "select q.queue_name, w.ev_new, q.ticker_lag, "
+        "w.waiting > %s + q.queue_ticker_max_lag from pgque.get_queue_wait() w "
+        "join pgque.get_queue_info() q using (queue_name) "
+        "where not q.queue_ticker_paused and not q.queue_external_ticker and w.ev_new > 0 "
+        "order by w.waiting desc",
         (LATE,),
     )
     return [(name, new, lag, is_late) for name, new, lag, is_late in rows]
@@ -117,10 +117,10 @@ def rotation(x: Examination) -> Iterator[Finding]:
     """Yield queues whose log has not been rotated for long, and who holds it."""
     rows = x.rows(
         "select q.queue_name, clock_timestamp() - q.queue_switch_time, slowest.consumer_name, "
-        "slowest.lag "
+        "slowest.waiting "
         "from pgque.queue q left join lateral ("
-        "select c.consumer_name, c.lag from pgque.get_consumer_info(q.queue_name) c "
-        "order by c.lag desc nulls last limit 1) slowest on true "
+        "select c.consumer_name, c.waiting from pgque.get_consumer_wait(q.queue_name) c "
+        "order by c.waiting desc limit 1) slowest on true "
         "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
         "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
         "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more

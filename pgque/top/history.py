@@ -1,7 +1,7 @@
 """What samples say when one knows those before: trends, sums of queues, since when something waits.
 
-The server's lag is the age of a consumer's position, which is old after a quiet hour, also in the
-moment in which a new event comes. Nothing waits for longer than since the last sample without it.
+The newest tick and a consumer's last sign of life are old after a quiet hour, also in the moment in
+which a new event comes. Nothing waits for longer than since the last sample without it.
 """
 
 from __future__ import annotations

@@ -116,6 +116,10 @@ def test_states_of_queues(eye, autoconn, queue, monkeypatch):
     assert not listed(eye.look())[queue]["late"]
     send(autoconn, queue)
     assert listed(eye.look())[queue]["late"]
+    monkeypatch.setattr("pgque.dashboard.looking.LATE", 60.0)
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
+    assert not listed(eye.look())[queue]["late"]  # the event came a moment ago
+    monkeypatch.setattr("pgque.dashboard.looking.LATE", -1.0)
     configure(autoconn, queue, ticker_paused=True)
     row = listed(eye.look())[queue]
     assert (row["paused"], row["late"]) == (True, False)

@@ -1,6 +1,7 @@
 """The demo as a user runs it: all its processes, its last lines, its end."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -83,11 +84,12 @@ def schemas(dsn: str) -> set[str]:
         return {name for (name,) in rows}
 
 
-def test_every_flight_arrives_once(fresh_dsn):
+def test_every_flight_arrives_once(fresh_dsn, monkeypatch):
     with demo("--dsn", fresh_dsn, "--rate", "max") as running:
         status = running.wait()
-        lines = running.text().splitlines()
-        assert status == 0, running.text()
+        text = running.text()
+        lines = text.splitlines()
+        assert status == 0, text
         assert running.processes() == []
     table = {line[:14].strip(): line[14:].split()[:3] for line in lines[-7:-2]}
     assert table == {
@@ -101,6 +103,13 @@ def test_every_flight_arrives_once(fresh_dsn):
     assert any("killed with SIGKILL" in line for line in lines)
     assert any("took the batch over" in line for line in lines)
     assert schemas(fresh_dsn) == {"pgque"}
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    reference = importlib.import_module("reference_cli")
+    page = (ROOT / "docs" / "reference-cli.md").read_text()
+    call, _, shown = reference.examples(page)["pgque demo"].partition("\n")
+    assert call == "$ pgque demo --rate max"
+    same = reference.without_what_varies
+    assert same(shown) == same(text), "run python docs/make_reference.py"
 
 
 def test_a_missing_schema_is_installed_and_said_so(empty_dsn):

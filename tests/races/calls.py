@@ -43,6 +43,7 @@ CALLS: dict[str, list[Call]] = {
     "send_batch(text,text[])": [of("'q', '{{x,y}}'::text[]")],
     "send_batch(text,jsonb[])": [of("'q', '{{1,2}}'::jsonb[]")],
     "send_batch(text,text,text[])": [of("'q', 't', '{{x,y}}'::text[]")],
+    "send_batch(text,text,text[],text)": [of("'q', 't', '{{x,y}}'::text[], '{{}}'")],
     "send_batch(text,text,jsonb[])": [of("'q', 't', '{{1,2}}'::jsonb[]")],
     "insert_event(text,text,text)": [of("'q', 't', 'x'")],
     "insert_event(text,text,text,text,text,text,text)": [of("'q', 't', 'x', 'a', 'b', 'c', 'd'")],
@@ -147,6 +148,8 @@ CALLS: dict[str, list[Call]] = {
     "get_consumer_info()": [of("")],
     "get_consumer_info(text)": [of("'q'")],
     "get_consumer_info(text,text)": [of("'q', 'c'")],
+    "get_queue_wait(text)": [of("'q'")],
+    "get_consumer_wait(text,text)": [of("'q', 'c'")],
     "get_batch_info(bigint)": [of("{c_batch}")],
     "version()": [of("")],
 }

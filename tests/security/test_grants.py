@@ -117,6 +117,8 @@ CALLS_BY_QUEUE = """
     receive_coop_merged(%(q)s, 'c', 'm')|touch_subconsumer(%(q)s, 'c', 'm')
     subscribe_subconsumer(%(q)s, 'c', 'm')|unsubscribe_subconsumer(%(q)s, 'c', 'm')
     get_queue_info(%(q)s)|get_consumer_info(%(q)s)|get_consumer_info(%(q)s, 'c')
+    send_batch(%(q)s, 't', '{x}', '{}')
+    get_queue_wait(%(q)s)|get_consumer_wait(%(q)s)|get_consumer_wait(%(q)s, 'c')
 """.replace("\n", "|").split("|")
 
 
@@ -124,7 +126,7 @@ def test_another_queue_looks_as_if_it_were_not_there(app, autoconn):
     value(autoconn, "select pgque.create_queue('other')")
     subscribe(autoconn, "other", "c")
     calls = [call.strip() for call in CALLS_BY_QUEUE if call.strip()]
-    assert len(calls) == 24
+    assert len(calls) == 28
     for call in calls:
         said = []
         for queue in ("other", "missing"):

@@ -48,6 +48,7 @@ STATEMENTS = [
     "null, null, null)::pgque._call)",
     "select pgque._insert_event('{queue}', 't', 'x', null, null, null, null)",
     "select pgque._append_batch('{queue}', 't', '{{x}}')",
+    "select pgque._append_batch('{queue}', 't', '{{x}}', '{{}}')",
     "select pgque._event_1_append(0, 't', 'x', null, null, null, null)",
     "select pgque._append(1, 0, 't', 'x', null, null, null, null)",
     "select * from pgque._open_batch('{queue}', 'mine', 1, false, null)",

@@ -128,6 +128,7 @@ def test_sql_in_what_a_role_with_grants_asks_for_is_not_run(victim, queue, new_r
             "insert_event|send_batch|receive|receive_merged|seek|unsubscribe|subscribe|ack|nack",
             "unsubscribe_subconsumer|touch_subconsumer|subscribe_subconsumer|receive_coop",
             "receive_coop_merged|ack_or_fail|ack_part|nack_many|get_queue_info|get_consumer_info",
+            "get_queue_wait|get_consumer_wait",
         )
     ).split("|")
     for attack in ATTACKS:
@@ -189,7 +190,7 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
         *("_holds_events", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
         *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_exclusively"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
-        *("_retry_unseen_redeliveries", "status"),
+        *("_retry_unseen_redeliveries", "status", "_unticked_for"),
         *("grant_queue", "revoke_queue"),
     }
     assert sql_of_the_callers <= found

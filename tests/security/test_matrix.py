@@ -20,7 +20,8 @@ WRITER_OR_USER = """
     send_batch(text,text,text[]) insert_event(text,text,text)
     insert_event(text,text,text,text,text,text,text)
     jsontriga() logutriga() sqltriga()
-    _send_batch(text,text,text[])
+    _send_batch(text,text,text[]) _send_batch(text,text,text[],text)
+    send_batch(text,text,text[],text)
     _capture(text,text[],text,text,text,oid,text,text,record,record) _capture_options(text[])
     _capture_table(oid,text,jsonb) _capture_values(record,text[],text) _capture_urlencode(text)
     _capture_row(text,record,text[],text) _capture_statement(text[],text[],text[],text[],text[])
@@ -28,6 +29,7 @@ WRITER_OR_USER = """
 WRITER = """
     dlq_replay(bigint) dlq_replay_all(text)
     _insert_event(text,text,text,text,text,text,text) _append_batch(text,text,text[])
+    _append_batch(text,text,text[],text)
 """
 READER_OR_USER = """
     subscribe(text,text) unsubscribe(text,text) receive(text,text,integer)
@@ -38,7 +40,7 @@ READER_OR_USER = """
     receive_coop(text,text,text,integer,interval)
     receive_coop_merged(text,text,text,integer,interval) touch_subconsumer(text,text,text)
     get_queue_info() get_queue_info(text) get_consumer_info() get_consumer_info(text)
-    get_consumer_info(text,text)
+    get_consumer_info(text,text) get_queue_wait(text) get_consumer_wait(text,text)
     _seek_to(text,text,bigint,timestampwithtimezone)
 """
 READER = """
@@ -56,6 +58,7 @@ READER = """
     _ack_part(bigint,bigint[]) _nack(bigint,bigint,interval,text)
     _nack_many(bigint,bigint[],interval,text[]) _seek(text,text,bigint,timestampwithtimezone)
     _touch_subconsumer(text,text,text) _queue_info(text) _consumer_info(text,text)
+    _queue_wait(text) _consumer_wait(text,text)
 """
 ADMIN = """
     get_batch_cursor(bigint,text,integer) get_batch_cursor(bigint,text,integer,text)

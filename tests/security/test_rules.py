@@ -17,6 +17,7 @@ CALLERS_RIGHTS = {
     *("receive_merged", "ack", "ack_or_fail", "ack_part", "nack", "nack_many", "receive_coop"),
     *("receive_coop_merged", "touch_subconsumer", "subscribe_subconsumer"),
     *("unsubscribe_subconsumer", "get_queue_info", "get_consumer_info"),
+    *("get_queue_wait", "get_consumer_wait"),
     # SQL of the caller's, which must not have other rights than his.
     *("get_batch_cursor", "jsontriga", "logutriga", "sqltriga"),
     # Commits, and what only the owner may do.

@@ -132,7 +132,7 @@ export function consumerColumns(withQueue) {
   const own = [
     { id: "rate", title: "Handled", number: true, value: (row) => row.rate, text: (row) => rate(row.rate) },
     { id: "pending", title: "Behind", number: true, hint: "Events before it", value: (row) => row.pending, text: (row) => count(row.pending) },
-    { id: "lag", title: "Lag", number: true, hint: "Age of what it has done", value: (row) => row.lag, text: (row) => time(row.lag), tone: (row) => tone(row.lag > 60) },
+    { id: "lag", title: "Lag", number: true, hint: "Age of the oldest event before it", value: (row) => row.lag, text: (row) => time(row.lag), tone: (row) => tone(row.lag > 60) },
     { id: "latency", title: "Latency", number: true, hint: "From the tick to the ack of its last batch", value: (row) => row.latency, text: (row) => time(row.latency) },
     { id: "in_flight", title: "In flight", number: true, hint: "Events in the batch that it holds", value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
     { id: "last_seen", title: "Last seen", number: true, value: (row) => row.last_seen, text: (row) => time(row.last_seen) },

@@ -1,0 +1,165 @@
+-- How long the oldest event waits: what alarms are about.
+--
+-- Invariant: after a quiet hour a new event has waited since it came, not for an hour. The age of a
+-- position (lag in 12_info.sql) says when the last thing was done; here it counts when the next one
+-- could have been. Figures come from ticks. Only for what no tick covers, although the last is not
+-- new, is the log asked: one row, by its index.
+
+create or replace function pgque._unticked_for(q pgque.queue, last pgque.tick)
+returns interval
+language plpgsql
+as $$
+declare
+    age interval := greatest(clock_timestamp() - last.tick_time, '0');
+    first timestamptz;
+begin
+    if age < '1 second' then
+        return age; -- it cannot be older
+    end if;
+    -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
+    execute format('lock table %s in access share mode nowait', q.queue_data_pfx);
+    execute format(
+        'select e.ev_time
+        from %s e
+        where e.ev_owner is null
+            and e.ev_txid >= $1
+        order by e.ev_txid, e.ev_id
+        limit 1', q.queue_data_pfx)
+        into first
+        using pg_snapshot_xmax(last.tick_snapshot);
+    return coalesce(greatest(clock_timestamp() - first, '0'), '0'); -- sent, but not committed
+exception
+    when lock_not_available or undefined_table then
+        return '0'; -- it is rotated or dropped in this moment
+end
+$$;
+comment on function pgque._unticked_for(pgque.queue, pgque.tick) is
+    'The age of the oldest event that is newer than the last tick; 0 where none has been committed.';
+
+create or replace function pgque._queue_wait(queue text)
+returns table (queue_name text, ev_new bigint, waiting interval)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if $1 is not null then
+        perform pgque._queue($1);
+    end if;
+    return query
+    select
+        q.queue_name,
+        case when seq.value is not null then greatest(seq.value - last.tick_seq_after, 0) end,
+        case when seq.value > last.tick_seq_after then pgque._unticked_for(q, last) else '0' end
+    from pgque.queue q
+    cross join lateral pgque._last_tick(q.queue_id) last
+    cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
+    where $1 is null or q.queue_name = $1
+    order by q.queue_name;
+end
+$$;
+comment on function pgque._queue_wait(text) is 'get_queue_wait for members of pgque_reader, of any queue.';
+
+create or replace function pgque.get_queue_wait(queue text default null)
+returns table (queue_name text, ev_new bigint, waiting interval)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if has_function_privilege('pgque._queue_wait(text)'::regprocedure, 'execute') then
+        return query select * from pgque._queue_wait($1);
+    else
+        return query
+        select *
+        from jsonb_to_recordset((pgque._ask('get_queue_wait', array[$1])).rows) as info (
+            queue_name text, ev_new bigint, waiting interval
+        );
+    end if;
+end
+$$;
+comment on function pgque.get_queue_wait(text) is
+    'One queue, or with NULL all: events not ticked yet, and for how long the oldest has waited for a tick, 0 where there is none.';
+
+create or replace function pgque._consumer_wait(queue text, consumer text)
+returns table (
+    queue_name text, consumer_name text, waiting interval, ready interval, last_seen interval,
+    current_batch bigint, pending_events bigint
+)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if $1 is not null then
+        perform pgque._queue($1);
+        if $2 is not null then
+            perform pgque._subscriber($1, $2);
+        end if;
+    end if;
+    return query
+    select
+        q.queue_name,
+        n.co_name,
+        case
+            when c.cur_tick < last.tick_id then next.age
+            when seq.value > last.tick_seq_after and c.cur_tick is not null then pgque._unticked_for(q, last)
+            else '0'
+        end,
+        coalesce(next.age, '0'),
+        clock_timestamp() - c.cur_time,
+        c.cur_batch,
+        case
+            when t.tick_id is not null and seq.value is not null
+                then greatest(seq.value - greatest(t.tick_seq_after, (c.cur_place).id), 0)
+        end
+    from pgque.subscriber s
+    join pgque.queue q on q.queue_id = s.sub_queue
+    join pgque.consumer n on n.co_id = s.sub_consumer
+    cross join lateral pgque._position(s.sub_id) c
+    cross join lateral pgque._last_tick(s.sub_queue) last
+    cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
+    left join lateral (
+        select *
+        from pgque.tick k
+        where k.tick_queue = s.sub_queue
+            and k.tick_id = c.cur_tick
+        limit 1 -- as in _consumer_info
+    ) t on true
+    left join lateral (
+        select greatest(clock_timestamp() - k.tick_time, '0') as age
+        from pgque._tick_after(s.sub_queue, c.cur_tick) k
+        where c.cur_tick < last.tick_id
+    ) next on true
+    where ($1 is null or q.queue_name = $1)
+        and ($2 is null or n.co_name = $2)
+    order by q.queue_name, n.co_name;
+end
+$$;
+comment on function pgque._consumer_wait(text, text) is 'get_consumer_wait for members of pgque_reader, of any queue.';
+
+create or replace function pgque.get_consumer_wait(queue text default null, consumer text default null)
+returns table (
+    queue_name text, consumer_name text, waiting interval, ready interval, last_seen interval,
+    current_batch bigint, pending_events bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if has_function_privilege('pgque._consumer_wait(text, text)'::regprocedure, 'execute') then
+        return query select * from pgque._consumer_wait($1, $2);
+    else
+        return query
+        select *
+        from jsonb_to_recordset((pgque._ask('get_consumer_wait', array[$1, $2])).rows) as info (
+            queue_name text, consumer_name text, waiting interval, ready interval, last_seen interval,
+            current_batch bigint, pending_events bigint
+        );
+    end if;
+end
+$$;
+comment on function pgque.get_consumer_wait(text, text) is
+    'For how long the oldest event before a consumer has waited, as nearly as ticks tell; NULL means all. ready is for how long '
+    'the consumer could have had something: what waits for a tick it cannot get. Both are 0 where nothing is before it.';

@@ -22,7 +22,7 @@ Number = Annotated[
 ]
 Numbers = Annotated[
     list[int] | None,
-    typer.Argument(metavar="[ID]...", help="As `list` shows them.", show_default=False),
+    typer.Argument(metavar="ID", help="As `list` shows them.", show_default=False),
 ]
 AllOf = Annotated[
     str | None, typer.Option("--all", metavar="QUEUE", help="All of a queue.", show_default=False)

@@ -19,7 +19,7 @@ from pgque.cli.resume import Record
 from pgque.client import PgqueClient, connect
 
 Payloads = Annotated[
-    list[str] | None, typer.Argument(metavar="[PAYLOAD]...", help="Texts.", show_default=False)
+    list[str] | None, typer.Argument(metavar="PAYLOAD", help="Texts.", show_default=False)
 ]
 Type = Annotated[str, typer.Option("--type", help="The type of each event.")]
 Key = Annotated[

@@ -217,7 +217,7 @@ begin
                 middle bigint;
                 p pgque.place;
             begin
-                while high - low > 1 loop
+                while high - low > 10 loop
                     middle := low + (high - low) / 2; -- their sum may be more than a bigint holds
                     if guesses > 0 and wanted > low_id and wanted < high_id then
                         middle := low - 1 + ((high - low) * ((wanted::float8 - low_id) / (high_id - low_id)))::bigint;
@@ -243,7 +243,7 @@ begin
                 end loop;
                 return low;
             end', log),
-        'The transaction of a large span that most likely sent the event with that ev_id, or one beside it.');
+        'A transaction of a large span that most likely sent the event with that ev_id, or one of the ten after it did.');
     perform pgque._make_log_function(
         queue_id, 'event', 's pgque.span, wanted bigint', events,
         format(
@@ -254,13 +254,13 @@ begin
             begin
                 if s.at_most > 2000 or s.at_most is null then
                     txid := pgque._event_%1$s_near(s, wanted);
-                    near := array[txid::text::xid8];
                     for beside in 0..1 loop
+                        near := array(
+                            select n::text::xid8 from generate_series(greatest(txid - 20 * beside, 0), txid + 10 + 10 * beside) as n);
                         %2$s
                         if found then
                             return;
                         end if;
-                        near := array(select n::text::xid8 from generate_series(greatest(txid - 20, 0), txid + 20) as n);
                     end loop;
                 end if;
                 %3$s

@@ -97,9 +97,10 @@ def idle(context: Context) -> list[Row]:
         # change since the checkpoint, and a catalog's rows are given theirs by whoever reads them.
         conn.execute("vacuum (freeze, analyze)")
         context.progress("waiting until nothing is written")
-        # The server itself goes on for half a minute, which a quick run does not wait for.
+        # The server itself goes on for half a minute, which a quick run does not wait for. What a
+        # session has written it tells within ten seconds.
         written = _sessions_wal if context.quick and _sessions_wal(conn) is not None else wal_bytes
-        rested = _await_rest(partial(written, conn), context.pick(20.0, 8.0, 0.5))
+        rested = _await_rest(partial(written, conn), context.pick(20.0, 11.0, 0.5))
         dead_before = dead_tuples(conn)
         server = server_pid(conn)
         pids = [*tickers.pids, *readers.pids, *([server] if server else [])]

@@ -17,19 +17,25 @@ from tests.samples import ROOT
 SHORT = ["kill", "term", "zombie", "poison", "late", "sessions", "immediate", "hole", "read-only"]
 
 
-HITS = ("tries again", "session ended", "batch taken over", "read-only")
+HITS = ("tries again", "session ended", "read-only")
+TAKEN_OVER = "batch taken over"
 
 
 def test_p1_p3_p4_nothing_is_lost_doubled_or_out_of_order_whatever_dies(tmp_path: Path) -> None:
     faults = list(FAULTS) if LONG else SHORT
-    missed = set(HITS)
+    missed = {*HITS, TAKEN_OVER}
     for seed in (4, 5, 6):
         result = run(tmp_path / f"{seed}.json", faults, seed)
-        missed -= {name for name in HITS if result["said"][name]}
-        if not missed:
-            return
+        missed -= {name for name in missed if result["said"][name]}
+        if not missed - {TAKEN_OVER}:
+            break
+    # Whoever loses its server while it hangs does not learn that its batch was taken over.
+    for seed in (7, 8, 9):
+        if TAKEN_OVER in missed:
+            result = run(tmp_path / f"{seed}.json", ["zombie", "poison"], seed)
+            missed -= {name for name in missed if result["said"][name]}
     # A fault may come when nobody is there whom it could hit, but not each time.
-    raise AssertionError(f"nobody was hit so that the log says: {missed}")
+    assert not missed, f"nobody was hit so that the log says: {missed}"
 
 
 def run(out: Path, faults: list[str], seed: int) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def run(out: Path, faults: list[str], seed: int) -> dict[str, Any]:
     assert result["crashed"] == result["left"] == 0, said
     # It did happen.
     assert {name for name in faults if name not in result["faults"]} <= {"disk", "loss"}, said
-    for name in ("sent", "failed", "poison"):
+    for name in ("sent", "poison", *(["failed"] if "sessions" in faults else [])):
         assert result["events"][name] > 0, said
     # How soon the rate is back is a matter of the machine: see the exit status of a long run.
     assert not LONG or done.returncode == 0, said

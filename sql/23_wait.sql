@@ -30,7 +30,7 @@ begin
     return coalesce(greatest(clock_timestamp() - first, '0'), '0'); -- sent, but not committed
 exception
     when lock_not_available or undefined_table then
-        return '0'; -- it is rotated or dropped in this moment
+        return interval '0'; -- it is rotated or dropped in this moment
 end
 $$;
 comment on function pgque._unticked_for(pgque.queue, pgque.tick) is

@@ -91,49 +91,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    if $1 is not null then
-        perform pgque._queue($1);
-        if $2 is not null then
-            perform pgque._subscriber($1, $2);
-        end if;
-    end if;
     return query
     select
-        q.queue_name,
-        n.co_name,
+        i.queue_name,
+        i.consumer_name,
         case
-            when c.cur_tick < last.tick_id then next.age
-            when seq.value > last.tick_seq_after and c.cur_tick is not null then pgque._unticked_for(q, last)
+            when i.last_tick < last.tick_id then next.age
+            when seq.value > last.tick_seq_after and i.last_tick is not null then pgque._unticked_for(q, last)
             else '0'
         end,
         coalesce(next.age, '0'),
-        clock_timestamp() - c.cur_time,
-        c.cur_batch,
-        case
-            when t.tick_id is not null and seq.value is not null
-                then greatest(seq.value - greatest(t.tick_seq_after, (c.cur_place).id), 0)
-        end
-    from pgque.subscriber s
-    join pgque.queue q on q.queue_id = s.sub_queue
-    join pgque.consumer n on n.co_id = s.sub_consumer
-    cross join lateral pgque._position(s.sub_id) c
-    cross join lateral pgque._last_tick(s.sub_queue) last
+        i.last_seen,
+        i.current_batch,
+        i.pending_events
+    from pgque._consumer_info($1, $2) i
+    join pgque.queue q on q.queue_name = i.queue_name
+    cross join lateral pgque._last_tick(q.queue_id) last
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
     left join lateral (
-        select *
-        from pgque.tick k
-        where k.tick_queue = s.sub_queue
-            and k.tick_id = c.cur_tick
-        limit 1 -- as in _consumer_info
-    ) t on true
-    left join lateral (
         select greatest(clock_timestamp() - k.tick_time, '0') as age
-        from pgque._tick_after(s.sub_queue, c.cur_tick) k
-        where c.cur_tick < last.tick_id
+        from pgque._tick_after(q.queue_id, i.last_tick) k
+        where i.last_tick < last.tick_id
     ) next on true
-    where ($1 is null or q.queue_name = $1)
-        and ($2 is null or n.co_name = $2)
-    order by q.queue_name, n.co_name;
+    order by i.queue_name, i.consumer_name;
 end
 $$;
 comment on function pgque._consumer_wait(text, text) is 'get_consumer_wait for members of pgque_reader, of any queue.';

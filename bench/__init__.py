@@ -1,1 +1,1 @@
-"""What pgque costs, beside plain PostgreSQL and beside its peers: `python -m bench`."""
+"""Measure the cost of pgque against plain PostgreSQL and against its peers: `python -m bench`."""

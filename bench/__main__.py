@@ -1,4 +1,4 @@
-"""Measure pgque beside plain PostgreSQL and beside what users would pick instead.
+"""Measure pgque against plain PostgreSQL and against the queues that users would pick instead.
 
 Each workload takes turns with its references in one run on one server: an embedded PostgreSQL 18
 with durable settings, or the one at --dsn (as a role that may create databases). Results go to
@@ -24,7 +24,7 @@ SOAK = 18
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the command line; return the exit status."""
     options = _parser().parse_args(arguments)
     if options.list:
         _print_list()
@@ -55,7 +55,7 @@ def run(
     names: list[str],
     progress: Progress,
 ) -> tuple[list[Row], list[str]]:
-    """Measure workloads, each on a fresh database; return their rows, and which ones failed.
+    """Measure workloads, each on a fresh database; return their rows and which ones failed.
 
     The results are written after each workload, unless it is for the check. A workload that fails
     leaves no row, and the others go on.
@@ -116,12 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="small sizes: all in about three minutes")
     add("--only", nargs="+", metavar="NAME_OR_NUMBER", help="workloads to run; see --list")
     add("--peers", help="names with commas, all (that are installed) or none; all, quick: textbook")
-    add("--dsn", help="a server of your own, in place of the embedded one")
+    add("--dsn", help="use this server instead of the embedded one")
     add("--rounds", type=int, help="rounds of each workload: 5, with --quick 2")
     add("--soak", type=float, nargs="?", const=30.0, metavar="MINUTES", help="run the soak too")
     add("--list", action="store_true", help="list workloads and peers")
     add("--plots", action="store_true", help="draw the plots again from results.json")
-    add("--output", type=Path, default=RESULTS, metavar="DIR", help="where results are kept")
+    add("--output", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
     add("--check", action="store_true", help="the short check for CI: exit 1 beyond the bounds")
     return parser
 

@@ -1,4 +1,4 @@
-"""That every event arrived, once and in order: without that no figure counts."""
+"""Check that every event arrived, once and in order. Without that no figure counts."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def fill(
 
 
 def tick(client: pgque.PgqueClient, queue: str) -> None:
-    """Tick until nothing is due: another transaction in the cluster may hold the first one up."""
+    """Tick until nothing is due. Another transaction in the cluster may delay the first tick."""
     while client.ticker(queue) is not None:
         pass
 
 
 def drain(client: pgque.PgqueClient, queue: str, consumer: str, chunk: int = BATCH) -> array[int]:
-    """Receive and ack what is there, each batch in its own transaction; return the ids."""
+    """Receive and ack all ready batches, each in its own transaction; return the ids."""
     ids: array[int] = array("q")
     while True:
         with client.conn.transaction():
@@ -47,7 +47,7 @@ def drain(client: pgque.PgqueClient, queue: str, consumer: str, chunk: int = BAT
 
 
 def drain_all(client: pgque.PgqueClient, queue: str, consumer: str, expected: int) -> array[int]:
-    """Tick and drain until so many events have come, or a minute has passed without any."""
+    """Tick and drain until this many events have arrived or a minute has passed without one."""
     ids: array[int] = array("q")
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -60,10 +60,10 @@ def drain_all(client: pgque.PgqueClient, queue: str, consumer: str, expected: in
 
 
 def check(senders: Sequence[Sequence[int]], arrived: Sequence[int], what: str) -> int:
-    """Compare what arrived with what each sender sent, in its order; return how many events.
+    """Compare the arrived events with those that each sender sent, in order; return their number.
 
-    Raises `WorkloadFailed` where an event is missing, came twice or came before one that the same
-    sender had committed earlier.
+    Raises `WorkloadFailed` if an event is missing, arrived twice, or arrived before one that the
+    same sender had committed earlier.
     """
     total = sum(map(len, senders))
     if len(senders) == 1 and list(arrived) == list(senders[0]):
@@ -78,5 +78,5 @@ def check(senders: Sequence[Sequence[int]], arrived: Sequence[int], what: str) -
     for sent in senders:
         places = [place[event] for event in sent]
         if places != sorted(places):
-            raise WorkloadFailed(f"{what}: events of one sender came in another order")
+            raise WorkloadFailed(f"{what}: events of one sender arrived in another order")
     return total

@@ -1,7 +1,7 @@
-"""The check for CI: ratios that a change must not spoil, with bounds wide enough for noise.
+"""The check for CI: a change must keep these ratios within bounds wide enough for noise.
 
-In runs as short as these a shared machine is off by half at times. The bounds are for that, and are
-no goals: what fails here three times in a row has become much slower.
+In runs this short, a shared machine can be off by half. The bounds allow for that and are not
+goals: a workload that fails here three times in a row has become much slower.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ BOUNDS: dict[int, str] = {
     4: ">= 0.12",
     9: "<= 1.8",
 }
-"""By workload: what the ratio of each of its rows that has a goal for its ratio must meet."""
+"""By workload: the bound for the ratio of each of its rows that has a goal."""
 
 
 def failures(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each ratio beyond its bound, and for each workload without any."""
+    """Return a line for each ratio beyond its bound and for each workload without a ratio."""
     lines = []
     for workload, limit in BOUNDS.items():
         checked = [

@@ -1,4 +1,4 @@
-"""Peers in workloads that others than they define: bulk enqueue and draining."""
+"""Peers in the workloads that they do not define themselves: bulk enqueue and draining."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PATIENCE = 120
 
 
 class PeerWorker:
-    """A peer's worker, in a process of its own: drains what was enqueued."""
+    """A peer's worker in its own process, which drains the enqueued jobs."""
 
     def __init__(self, name: str, dsn: str) -> None:
         self._peer = peers.load(name)(dsn)
 
     def drain(self, count: int) -> tuple[float, list[str]]:
-        """Work until so many jobs were handled; return seconds and what was handled.
+        """Work until this many jobs were handled; return the seconds and the handled payloads.
 
-        The clock runs from the first job to the last: starting a worker is not what is measured.
+        The clock runs from the first job to the last, so that starting the worker does not count.
         """
         stop = threading.Event()
         times: list[float] = []
@@ -69,7 +69,7 @@ class PeerClient:
             self.peer.enqueue(f"{self._next():0100d}")
 
     def drain(self) -> float:
-        """Let a worker handle all that was enqueued; check it; return jobs per second."""
+        """Let a worker handle every enqueued job; check the result; return jobs per second."""
         count, self._sent = self._sent, 0
         with Crew(1, PeerWorker, self.name, self.dsn) as crew:
             [turn] = crew.call("drain", count)
@@ -94,7 +94,7 @@ class PeerClient:
 
 
 class Entrants:
-    """The peers of one workload. One that fails is named with its error, and the others go on."""
+    """The peers of one workload. A peer that fails is reported with its error; the others go on."""
 
     def __init__(self, context: Context, stack: ExitStack, workload: int, name: str) -> None:
         self._context = context
@@ -111,7 +111,7 @@ class Entrants:
                 self._fail(peer, error)
 
     def without(self, ability: str) -> None:
-        """Leave out those that lack an ability, each with a row that says so."""
+        """Leave out the peers that lack an ability, each with a row that says so."""
         for peer, client in list(self._clients.items()):
             if ability in client.peer.lacks:
                 why = client.peer.lacks[ability]

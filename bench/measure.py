@@ -1,4 +1,4 @@
-"""What a workload is given, what it gives back, and how the machine is looked at."""
+"""Input and output of a workload, and readings of the machine."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _ORDER = random.Random(1)
 
 
 class WorkloadFailed(AssertionError):
-    """A workload's check failed: its figures mean nothing."""
+    """A workload's check failed, so its figures mean nothing."""
 
 
 @dataclass
 class Row:
-    """One line of the table of results: a figure, its range and what it is compared with.
+    """One line of the table of results: a figure, its range and its reference.
 
-    ``value`` is the median of the rounds and None where the subject cannot run the workload;
+    ``value`` is the median of the rounds, or None if the subject cannot run the workload;
     ``detail["lacks"]`` then says why. ``ratio`` is value to reference_value, of the same run and in
-    the same unit. ``detail`` holds what JSON can: samples, curves for the plots, what was checked.
+    the same unit. ``detail`` holds JSON: samples, curves for the plots, checks.
     """
 
     workload: int
@@ -49,13 +49,13 @@ class Row:
 
     @property
     def key(self) -> tuple[int, str, str]:
-        """What makes this row the same as one of an earlier run."""
+        """The key that identifies this row across runs."""
         return (self.workload, self.subject, self.name)
 
 
 @dataclass
 class Context:
-    """What each workload is given.
+    """The input of a workload.
 
     ``dsn`` is a fresh database with pgque in it. ``quick`` is for all workloads in three minutes,
     ``tiny`` (which is also quick) for a test of the workload itself, in seconds. ``brief`` (also
@@ -143,13 +143,13 @@ _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operato
 
 
 def bound(goal: str) -> tuple[str, float] | None:
-    """Split a goal such as ``"<= 1.15"`` or ``"<= 30 MB"``; None for an empty one."""
+    """Split a goal such as ``"<= 1.15"`` or ``"<= 30 MB"``; return None for an empty goal."""
     found = _GOAL.match(goal)
     return (found[1], float(found[2])) if found else None
 
 
 def meets(goal: str, value: float) -> bool | None:
-    """Tell whether a figure meets a goal; None where there is none."""
+    """Return whether a figure meets a goal; None if there is no goal."""
     limit = bound(goal)
     return None if limit is None else bool(_COMPARE[limit[0]](value, limit[1]))
 
@@ -157,12 +157,11 @@ def meets(goal: str, value: float) -> bool | None:
 def interleave(
     contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Let each take its turn, round after round, in random order; return their figures.
+    """Run each contestant once per round, in random order; return their figures.
 
-    What disturbs the machine for a while then disturbs all of them alike. Short turns and many
-    rounds are best where a disk's mood decides. The order is not simply turned round each time:
-    that swings with what disturbs periodically, which once made the third of three equals look
-    twice as slow as the first.
+    A disturbance of the machine then affects all contestants alike. If the disk decides, short
+    turns and many rounds work best. Merely reversing the order each time is not enough: with a
+    periodic disturbance it once made the third of three equals look twice as slow as the first.
     """
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
@@ -174,7 +173,7 @@ def interleave(
 
 
 def value(conn: Connection, query: str, *parameters: object) -> Any:
-    """Return the first column of the first row; None where there is no row."""
+    """Return the first column of the first row; None if there is no row."""
     row = conn.execute(query.encode(), parameters or None).fetchone()
     return row[0] if row else None
 
@@ -185,7 +184,7 @@ def wal_bytes(conn: Connection) -> int:
 
 
 def dead_tuples(conn: Connection, schema: str = "pgque") -> dict[str, int]:
-    """Return the dead rows of each table of a schema (or of all: ``%``), where there are any."""
+    """Return the dead rows of each table of a schema (``%``: of all) that has any."""
     value(conn, "select pg_stat_force_next_flush()")
     value(conn, "select pg_stat_clear_snapshot()")
     query = (
@@ -196,7 +195,7 @@ def dead_tuples(conn: Connection, schema: str = "pgque") -> dict[str, int]:
 
 
 def stop_autovacuum(conn: Connection, schema: str = "pgque") -> None:
-    """Keep autovacuum away from the tables of a schema, so that it comes to no contestant."""
+    """Turn autovacuum off for the tables of a schema, so that it disturbs no contestant."""
     query = (
         "select format('alter table %%I.%%I set (autovacuum_enabled = off)', nspname, relname) "
         "from pg_class join pg_namespace n on n.oid = relnamespace "
@@ -219,7 +218,7 @@ def server_pid(conn: Connection) -> int | None:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return what these processes, those below them and those that ended there have used."""
+    """Return the CPU seconds that these processes and their children, ended ones included, used."""
     total = 0.0
     seen: dict[int, psutil.Process] = {}
     for pid in pids:

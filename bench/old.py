@@ -1,4 +1,4 @@
-"""Transactions that others leave open: an old xid, a pinned xmin horizon."""
+"""Long transactions of other sessions: an old xid, a pinned xmin horizon."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ $$
 
 
 def burn_xids(dsn: str, count: int) -> None:
-    """Take so many transaction ids; each transaction does nothing else, so nothing is written."""
+    """Take this many transaction ids. Each transaction does nothing else, so nothing is written."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(BURN.format(int(count)).encode())
 
 
 @contextlib.contextmanager
 def old_transaction(dsn: str, xids: int) -> Iterator[None]:
-    """Hold a write transaction open, beside which so many later ones have come and gone."""
+    """Hold a write transaction open while this many later ones begin and end."""
     with psycopg.connect(dsn) as conn:
         mine = _xid(conn)
         burn_xids(dsn, xids)
@@ -41,7 +41,7 @@ def old_transaction(dsn: str, xids: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pinned_horizon(dsn: str) -> Iterator[None]:
-    """Hold a snapshot and an xid, so that no row that dies from now on can be cleaned up."""
+    """Hold a snapshot and an xid, so that VACUUM can remove no row that dies from now on."""
     with psycopg.connect(dsn) as conn:
         conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         _xid(conn)

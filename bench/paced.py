@@ -1,7 +1,7 @@
 """Events sent at a steady rate, from sender processes to a contestant's worker process.
 
-What was sent when and what arrived when stands on a `Board`, memory that all processes share: a
-note there costs a fraction of a microsecond, so that measuring does not slow down what is measured.
+The times of sending and arrival are kept on a `Board`, memory that all processes share. A note
+there costs a fraction of a microsecond, so measuring does not slow down the contestant.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 SENDERS = 2
 LANES = 4
-"""Sender processes, and connections in each: the most that are used."""
+"""The most sender processes, and the most connections in each."""
 
 PAYLOAD_LENGTH = 100
 OVERTIME = 1.2
-"""A sender that cannot hold its rate gives up after so many times the planned time."""
+"""A sender that cannot hold its rate gives up after this many times the planned time."""
 
 PATIENCE = 30.0
-"""Seconds without any arrival after which what is missing counts as lost."""
+"""After this many seconds without an arrival, missing events count as lost."""
 
 
 class Board:
-    """When each event was sent and first handled, by its number; how often it was handled.
+    """When each event was sent and first handled, and how often it was handled, by its number.
 
-    Times are those of `time.perf_counter`, which all processes of one machine have in common.
+    Times come from `time.perf_counter`, which all processes of one machine share.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -51,13 +51,13 @@ class Board:
         self.capacity = capacity
 
     def payload(self, number: int) -> str:
-        """Note that an event is sent now; return what it carries."""
+        """Note that an event is sent now; return its payload."""
         payload = f"{number:<{PAYLOAD_LENGTH}}"
         self.sent[number] = time.perf_counter()
         return payload
 
     def handled(self, payload: str) -> None:
-        """Note that an event's handler was entered now."""
+        """Note that an event's handler starts now."""
         now = time.perf_counter()
         number = int(payload)
         if not self.times[number]:
@@ -67,7 +67,7 @@ class Board:
 
 @dataclass
 class Load:
-    """Events that were sent at one rate."""
+    """Events sent at one rate."""
 
     board: Board
     first: int
@@ -78,7 +78,7 @@ class Load:
 
     @property
     def numbers(self) -> Iterator[int]:
-        """The events that were really sent."""
+        """The events that were actually sent."""
         sent = self.board.sent
         return (n for n in range(self.first, self.first + self.count) if sent[n])
 
@@ -111,7 +111,7 @@ class Load:
         return sum(times[n] > 1 for n in self.numbers)
 
     def delays(self, since: float = 0.0, until: float | None = None) -> list[float]:
-        """Return ms from send to handler of what was sent in this part of the time, in seconds."""
+        """Return the ms from send to handler of the events sent between these two seconds."""
         sent, arrived = self.board.sent, self.board.arrived
         low = self.began + since
         high = float("inf") if until is None else self.began + until
@@ -134,13 +134,13 @@ class Load:
 
 
 def percentile(samples: Sequence[float], part: float) -> float:
-    """Return the sample below which that part of them lies."""
+    """Return the quantile of the samples."""
     ordered = sorted(samples)
     return ordered[min(int(len(ordered) * part), len(ordered) - 1)]
 
 
 class Sender:
-    """In a process of its own: sends its share of the events, each at its time."""
+    """A process that sends its share of the events, each at its time."""
 
     def __init__(self, name: str, dsn: str, board: Board) -> None:
         self._board = board
@@ -150,7 +150,7 @@ class Sender:
     def send(
         self, first: int, count: int, rate: float, start: float, share: tuple[int, int, int]
     ) -> float:
-        """Send every so-many-th event, by ``share``: first lane, lanes here, lanes in all."""
+        """Send every n-th event. ``share``: first lane, lanes here, lanes in all."""
         offset, lanes, of = share
         latest = start + count / rate * OVERTIME + 0.5
         jobs = [
@@ -182,22 +182,22 @@ class Sender:
 
 
 def lanes_for(rate: float) -> tuple[int, int]:
-    """Return how many processes and how many connections in each a rate takes."""
+    """Return the number of processes, and of connections in each, that a rate needs."""
     if rate <= 100:
         return 1, 1
     return (1, LANES) if rate <= 1000 else (SENDERS, LANES)
 
 
 class Session:
-    """A contestant's processes while they are alive: its worker, maybe a ticker, and senders.
+    """A contestant's processes: its worker, a ticker if it needs one, and senders.
 
-    Use it as a context manager. At its beginning the contestant is set up in its database and
-    warmed up: every connection has sent, and the worker has handled all of it.
+    Use it as a context manager. Entering it sets the contestant up in its database and warms it up:
+    every connection has sent, and the worker has handled every event.
 
     :param name: a peer's name, or ``"ours"``.
     :param dsn: a fresh database of its own.
-    :param board: has a place for every event that will be sent, and a thousand more.
-    :param fastest: the highest rate that will be sent at.
+    :param board: has a place for every event, and a thousand more for warming up.
+    :param fastest: the highest rate of the run.
     :param ticker: whether pgque has a ticker process.
     """
 
@@ -246,7 +246,7 @@ class Session:
         self.loads.clear()
 
     def begin(self, rate: float, seconds: float) -> Load:
-        """Begin to send at a rate; `finish` waits for the end of it."""
+        """Begin to send at a rate; `finish` waits for its end."""
         count = max(1, round(rate * seconds))
         if self._next + count > self.board.capacity:
             raise ValueError("the board is too small for that many events")
@@ -261,7 +261,7 @@ class Session:
         return load
 
     def finish(self, load: Load) -> Load:
-        """Wait until all was sent."""
+        """Wait until every event was sent."""
         load.ended = max(sender.finish()[0].result for sender in self._sending)
         self.loads.append(load)
         return load
@@ -271,10 +271,10 @@ class Session:
         return self.finish(self.begin(rate, seconds))
 
     def wait(self, longest: float = 600.0) -> bool:
-        """Wait until all that was sent has been handled; False where that takes too long.
+        """Wait until every event has been handled; return False if that takes too long.
 
-        :raises WorkloadFailed: where nothing arrives any more though something is missing, where
-            events came twice, or where the worker has ended.
+        :raises WorkloadFailed: if events are missing and none arrives any more, if an event was
+            handled twice, or if the worker has ended.
         """
         deadline = time.monotonic() + longest
         waiting = [load for load in self.loads if load.missing()]

@@ -1,4 +1,4 @@
-"""Plots of the results: what each shows is said by its title."""
+"""Plots of the results. Each title says what the plot shows."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.hashsalt": "pgque",  # the same figures make the same file
+    "svg.hashsalt": "pgque",  # the same figures produce the same file
     "svg.fonttype": "path",
 }
 
 LEAST_SHOWN, MOST_SHOWN = 0.25, 4
-"""Of a goal's allowance; what uses less or more is drawn there, as an arrow."""
+"""Shares of a goal's allowance. A figure below or above is drawn at the end, as an arrow."""
 
 Figure = Any
 Axes = Any
 
 
 def draw(rows: Sequence[Row], folder: Path, kind: str = "svg") -> list[Path]:
-    """Draw every plot for which there are rows; return the files."""
+    """Draw every plot that has rows; return the files."""
     drawn = []
     with mpl.rc_context(STYLE):
         for name, make in PLOTS.items():
@@ -82,7 +82,7 @@ def _of(rows: Iterable[Row], *workloads: int) -> list[Row]:
 
 
 def _subjects(rows: Iterable[Row]) -> list[str]:
-    """Return who takes part, pgque first."""
+    """Return the contestants, pgque first."""
     return sorted({row.subject for row in rows}, key=lambda name: (name != "pgque", name))
 
 
@@ -94,13 +94,13 @@ def _color(subject: str) -> str:
 
 
 def _plain_log(axis: Any) -> None:
-    """Write the numbers of a logarithmic axis as people do."""
+    """Label a logarithmic axis with plain numbers."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Name lines at their right ends, moved apart where they would lie on each other."""
+    """Label lines at their right ends; move labels apart if they would overlap."""
     axes.figure.canvas.draw()
     height = axes.bbox.height
     places = []
@@ -124,7 +124,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def ratios(rows: Sequence[Row]) -> Figure | None:
-    """Each goal that is about a ratio or a figure, and how much of its allowance is used."""
+    """For each goal, how much of its allowance the figure uses."""
     shown = []
     for row in rows:
         limit = bound(row.goal)
@@ -157,7 +157,7 @@ def ratios(rows: Sequence[Row]) -> Figure | None:
 
 
 def _used(measured: float, comparison: str, limit: float) -> float:
-    """Return what part of its allowance a figure uses."""
+    """Return the share of its allowance that a figure uses."""
     part, whole = (measured, limit) if comparison[0] == "<" else (limit, measured)
     if whole:
         return part / whole
@@ -339,7 +339,7 @@ def groups(rows: Sequence[Row]) -> Figure | None:
 
 
 def soak(rows: Sequence[Row]) -> Figure | None:
-    """Half an hour of load: what was handled, how late, and on how much disk."""
+    """Half an hour of load: events handled, delay and disk space."""
     curves = {row.name: row for row in _of(rows, 18) if row.detail.get("curve")}
     late = curves.get("send to handler, last third")
     room = curves.get("most room that the schema took")

@@ -1,4 +1,4 @@
-"""Processes that do as they are told, so that clients do not share one interpreter's lock."""
+"""Processes under remote control, so that clients do not share one interpreter's lock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Fresh interpreters: nothing of the parent's connections and threads is in them."""
+"""Fresh interpreters, which inherit no connection or thread from the parent."""
 
 
 @dataclass
 class Turn:
-    """What one process made of a call; times are those of `time.perf_counter`, common to all."""
+    """The result of one process's call. Times come from `time.perf_counter`, which all share."""
 
     result: Any
     began: float
@@ -28,7 +28,7 @@ class Turn:
 
 
 def span(turns: list[Turn]) -> float:
-    """Return the seconds from the first beginning to the last end."""
+    """Return the seconds from the first start to the last end."""
     return max(turn.ended for turn in turns) - min(turn.began for turn in turns)
 
 
@@ -36,7 +36,7 @@ class Crew:
     """Processes, each with an object ``make(*arguments)`` whose methods are called from here.
 
     ``make`` is a class or function that a fresh interpreter can import. Use it as a context
-    manager: at its end the processes end, and objects with a ``close`` are closed.
+    manager: leaving it ends the processes and closes objects that have a ``close``.
     """
 
     def __init__(self, count: int, make: Callable[..., Any], *arguments: Any) -> None:
@@ -58,7 +58,7 @@ class Crew:
         return [process.pid for process in self._processes]
 
     def call(self, method: str, *arguments: Any, members: int | None = None) -> list[Turn]:
-        """Let the first ``members`` (all) call a method at the same time; wait for all."""
+        """Let the first ``members`` (default all) call a method at the same time; wait for them."""
         self.begin(method, *arguments, members=members)
         return self.finish(members)
 
@@ -68,7 +68,7 @@ class Crew:
             pipe.send((method, arguments))
 
     def finish(self, members: int | None = None) -> list[Turn]:
-        """Wait for what `begin` began."""
+        """Wait for the calls that `begin` started."""
         return [self._outcome(number) for number, _ in enumerate(self._pipes[:members])]
 
     def tell(self, number: int, method: str, *arguments: Any) -> Turn:

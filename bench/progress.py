@@ -1,4 +1,4 @@
-"""What is going on: a line that moves on a terminal, plain lines elsewhere."""
+"""Progress: one moving line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Says what is being measured; a context manager."""
+    """A context manager that reports the workload being measured."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
@@ -25,13 +25,13 @@ class Progress:
         self._began = time.monotonic()
 
     def begin(self, what: str) -> None:
-        """Say which workload begins."""
+        """Report the start of a workload."""
         self._print(f"[bold]{escape(what)}[/bold]")
         if self._status is not None:
             self._status.update(escape(what))
 
     def say(self, what: str) -> None:
-        """Say something about the workload that runs."""
+        """Report a step of the current workload."""
         self._print("  " + escape(what))
 
     def _print(self, what: str) -> None:

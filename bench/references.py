@@ -1,7 +1,7 @@
-"""What pgque is measured against: the cheapest way in which PostgreSQL itself does the same.
+"""The references for pgque: the cheapest way in which plain PostgreSQL does the same.
 
-The plain table holds what an event holds: an id from a sequence, the time, the transaction, a type
-and the data, with one index.
+The plain table has the columns of an event: an id from a sequence, the time, the transaction, a
+type and the data, with one index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.measure import value
 Connection = psycopg.Connection[Any]
 
 CHUNK = 1000
-"""Rows that a reader takes at once, here and through pgque."""
+"""Rows per read, here and through pgque."""
 
 _PLAIN = """
     create sequence plain_id;
@@ -38,7 +38,7 @@ def make_plain(conn: Connection) -> None:
 
 
 def insert(conn: Connection, count: int, payload: str) -> list[int]:
-    """Insert rows one by one; psycopg prepares the statement by itself, as it does for pgque."""
+    """Insert rows one by one. psycopg prepares the statement, as it does for pgque."""
     ids = []
     for _ in range(count):
         cursor = conn.execute(
@@ -52,7 +52,7 @@ def insert(conn: Connection, count: int, payload: str) -> list[int]:
 
 
 def insert_many(conn: Connection, payloads: list[str]) -> None:
-    """Insert rows by one statement, from an array that goes to the server in binary."""
+    """Insert rows by one statement, from an array in binary."""
     conn.execute(
         "insert into plain (type, data) select 'default', payload from unnest(%b::text[]) payload",
         (payloads,),
@@ -60,14 +60,14 @@ def insert_many(conn: Connection, payloads: list[str]) -> None:
 
 
 def copy(conn: Connection, payloads: Sequence[str]) -> None:
-    """Copy rows in one transaction, as psycopg's documentation does it."""
+    """Copy rows in one transaction, the way psycopg documents it."""
     with conn.cursor() as cursor, cursor.copy("copy plain (type, data) from stdin") as rows:
         for payload in payloads:
             rows.write_row(("default", payload))
 
 
 def copy_of_log(conn: Connection, queue: str) -> str:
-    """Make a plain table of a log's rows, with an index on the id; return its name."""
+    """Make a plain table from a log's rows, with an index on the id; return its name."""
     table = f"copy_of_{queue}"
     conn.execute(
         f"create table {table} as select * from {log_child(conn, queue)} order by ev_id;"
@@ -82,8 +82,8 @@ def select(
 ) -> array[int]:
     """Read a copy of a log from its beginning by index, in binary, with a message's columns.
 
-    ``keeps_place`` has it write down after each chunk, durably, how far it came, as whoever must
-    go on there after a crash has to. Returns the ids.
+    With ``keeps_place`` it durably stores its place after each chunk, as any reader must that
+    continues after a crash. Returns the ids.
     """
     query = _select(table)
     ids: array[int] = array("q")
@@ -109,7 +109,7 @@ def _select(table: str) -> bytes:
 
 
 def select_in_server(conn: Connection, table: str, chunk: int) -> float:
-    """Return the milliseconds that the server itself needs for a chunk of `select`."""
+    """Return the milliseconds that the server needs for a chunk of `select`."""
     return in_server(conn, _select(table), (0, chunk))
 
 
@@ -122,6 +122,6 @@ def in_server(conn: Connection, query: bytes, params: Sequence[object]) -> float
 
 
 def log_child(conn: Connection, queue: str) -> str:
-    """Return the child of the log to which the queue writes now."""
+    """Return the child of the log that the queue writes to."""
     query = "select queue_data_pfx || '_' || queue_cur_table from pgque.queue where queue_name = %s"
     return str(value(conn, query, queue))

@@ -1,4 +1,4 @@
-"""Results: rows as JSON, which is the truth, and the Markdown table that is made from it."""
+"""Results: rows as JSON, and the Markdown table made from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JSON_NAME, MARKDOWN_NAME = "results.json", "results.md"
 
 
 def read(folder: Path) -> list[Row]:
-    """Return the rows of earlier runs; none where there was no run."""
+    """Return the rows of earlier runs; an empty list without one."""
     path = folder / JSON_NAME
     if not path.exists():
         return []
@@ -25,9 +25,9 @@ def read(folder: Path) -> list[Row]:
 
 
 def write(folder: Path, rows: Iterable[Row]) -> list[Row]:
-    """Put rows in place of those of the same workloads and subjects; write both files.
+    """Replace the rows of the same workloads and subjects; write both files.
 
-    Returns all rows that are there now.
+    Returns all rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = list(rows)
@@ -45,7 +45,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _rounded(item: Any) -> Any:
-    """Keep six significant digits: more than any of these figures has."""
+    """Keep six significant digits, more than any of these figures has."""
     if isinstance(item, float):
         return float(f"{item:.6g}")
     if isinstance(item, dict):
@@ -56,7 +56,7 @@ def _rounded(item: Any) -> Any:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the page: on what it was measured, and one table."""
+    """Return the page: the environments and one table."""
     notes = _environments(rows)
     lines = [
         "# Results",
@@ -100,7 +100,7 @@ def _line(row: Row, mark: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a figure with three digits that mean something; whole numbers with commas."""
+    """Format a figure with three significant digits, whole numbers with commas."""
     if value is None:
         return ""
     if abs(value) >= 100 or value == int(value):
@@ -109,13 +109,13 @@ def number(value: float | None) -> str:
 
 
 def _environments(rows: Sequence[Row]) -> dict[str, str]:
-    """Give each description of an environment a mark."""
+    """Assign a letter to each environment."""
     texts = dict.fromkeys(_environment(row) for row in rows)
     return {text: f"({chr(ord('a') + place % 26)})" for place, text in enumerate(texts)}
 
 
 def _environment(row: Row) -> str:
-    """Describe on what a row was measured, but for the packages: those differ by subject."""
+    """Describe the environment of a row, without the packages, which differ by subject."""
     found = row.environment
     if not found:
         return "unknown"
@@ -128,7 +128,7 @@ def _environment(row: Row) -> str:
 
 
 def _packages(rows: Sequence[Row]) -> str:
-    """List the packages of all rows, with every version that is there."""
+    """List the packages of all rows, with every version."""
     found: dict[str, None] = {}
     for row in rows:
         for name, version in row.environment.get("packages", {}).items():
@@ -150,5 +150,5 @@ def summary(row: Row) -> str:
 
 
 def title(workload: int) -> str:
-    """Return what a workload is called."""
+    """Return the title of a workload."""
     return f"{workload} {TITLES.get(workload, '')}".strip()

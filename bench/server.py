@@ -22,14 +22,14 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
     "max_connections": 250,
-    # No checkpoint falls into a measurement by chance: each workload begins with one.
+    # No checkpoint starts during a measurement: each workload begins with one.
     "checkpoint_timeout": "1h",
     "max_wal_size": "16GB",
     "shared_buffers": "512MB",
-    # A thousand queues are made, and dropped, within one transaction each.
+    # One transaction makes a thousand queues, and one drops them.
     "max_locks_per_transaction": 256,
 }
-"""Settings of the embedded server. Durable; all else is PostgreSQL's default."""
+"""Settings of the embedded server: durable, and PostgreSQL's defaults for the rest."""
 
 SHOWN = (
     "fsync",
@@ -62,18 +62,18 @@ class Databases:
         return dsn
 
     def checkpoint(self) -> None:
-        """Write out what earlier workloads left, if the role may."""
+        """Run a checkpoint for earlier workloads, if the role may."""
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             self._conn.execute("checkpoint")
 
     def drop_all(self) -> None:
-        """Drop every database that was made."""
+        """Drop every database that this object made."""
         while self._names:
             name = sql.Identifier(self._names.pop())
             self._conn.execute(sql.SQL("drop database if exists {} with (force)").format(name))
 
     def environment(self) -> dict[str, Any]:
-        """Say on what was measured: versions, settings and cores, but not on which host."""
+        """Describe the environment: versions, settings and cores, but not the host."""
         shown = {name: self._conn.execute(f"show {name}").fetchone() for name in SHOWN}
         return {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -88,7 +88,7 @@ class Databases:
         }
 
     def close(self) -> None:
-        """Drop what was made and disconnect."""
+        """Drop the databases and disconnect."""
         self.drop_all()
         self._conn.close()
 

@@ -1,8 +1,9 @@
-"""What users would pick instead of pgque, each driven through its own documented API.
+"""The queues that users would pick instead of pgque, each through its own documented API.
 
-One module per peer. A module imports its package at the top, so that importing the module tells
-whether the peer is here. The `textbook` queue needs nothing. `ours` is pgque behind the same
-interface, and `notify` no queue but the floor below all of them: so all run through the same code.
+One module per peer. A module imports its package at the top, so importing the module tells
+whether the peer is installed. The `textbook` queue needs no package. `ours` is pgque behind the
+same interface. `notify` is not a queue but the floor below all of them. All run through the same
+code.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ CLASSES = {
     "absurd": "Absurd",
     "chancy": "Chancy",
 }
-"""Name of each peer, which is its module's, and its class there."""
+"""The name of each peer, which is also its module, and its class there."""
 
 NAMES = tuple(CLASSES)
 NO_PEERS = {"ours": "Ours", "notify": "Notify"}
-"""What runs through the same code: pgque itself, and the floor that NOTIFY sets."""
+"""The other contestants that run through the same code: pgque itself and the NOTIFY floor."""
 
 QUEUE = "bench"
 
@@ -38,14 +39,14 @@ class Peer(Protocol):
 
     name: ClassVar[str]
     package: ClassVar[str]
-    """Its distribution on PyPI; empty where there is none."""
+    """Its distribution on PyPI; empty if it has none."""
     lacks: ClassVar[dict[str, str]]
     """What it cannot do (`bulk`, `cycle`), and why."""
 
     def __init__(self, dsn: str) -> None: ...
 
     def set_up(self) -> None:
-        """Make schema and queue with its own documented means."""
+        """Make the schema and a queue by its documented means."""
 
     def enqueue(self, payload: str) -> None:
         """Send one job in a transaction of its own, committed on return."""
@@ -60,7 +61,7 @@ class Peer(Protocol):
         """Send one job, fetch it and complete it; see ``lacks["cycle"]``."""
 
     def tear_down(self) -> None:
-        """Close what this object opened. The database is dropped by whoever made it."""
+        """Close this object's connections. The maker of the database drops it."""
 
 
 class UnavailableError(Exception):
@@ -68,7 +69,7 @@ class UnavailableError(Exception):
 
 
 def load(name: str) -> type[Peer]:
-    """Import a peer's class by its name; raise `UnavailableError` where its package is missing."""
+    """Import a peer's class by its name; raise `UnavailableError` if its package is missing."""
     try:
         module = importlib.import_module(f"bench.peers.{name}")
     except ImportError as error:
@@ -82,7 +83,7 @@ def installed() -> list[str]:
 
 
 def missing(name: str) -> str | None:
-    """Say why a peer cannot run here; None where it can."""
+    """Return why a peer cannot run here; None if it can."""
     try:
         load(name)
     except UnavailableError as error:
@@ -91,13 +92,13 @@ def missing(name: str) -> str | None:
 
 
 def version(name: str) -> str:
-    """Return the version of a peer's package, or nothing for what has none."""
+    """Return the version of a peer's package; an empty string for a peer without a package."""
     package = load(name).package
     return importlib.metadata.version(package) if package else ""
 
 
 def url(dsn: str) -> str:
-    """Return libpq's connection string as a URL that every driver takes: nothing before no host."""
+    """Return libpq's connection string as a URL that every driver accepts, also without a host."""
     parts = conninfo_to_dict(dsn)
     database = str(parts.pop("dbname", ""))
     query = urlencode({key: str(value) for key, value in parts.items()})
@@ -105,7 +106,7 @@ def url(dsn: str) -> str:
 
 
 def when(stop: threading.Event, act: Callable[[], None]) -> None:
-    """Call something once an event is set."""
+    """Call a function once an event is set."""
 
     def wait() -> None:
         stop.wait()

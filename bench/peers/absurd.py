@@ -1,10 +1,10 @@
 """absurd-sdk: `Absurd.create_queue`, `spawn`, `start_worker`, `work_batch`.
 
 The schema is not in absurd-sdk: it is bundled in its own command line tool, absurdctl from PyPI,
-whose `init` needs `psql`; the embedded server's is used where the system has none.
+whose `init` needs `psql`. If the system has none, the embedded server's is used.
 
-Settings: it has no LISTEN/NOTIFY, a worker polls. `poll_interval` is 2 ms in place of 250, as often
-as pgque's own ticker looks; `batch_size` is 20, so that a worker does not query for every task.
+Settings: it has no LISTEN/NOTIFY; a worker polls. `poll_interval` is 2 ms instead of 250, the
+interval of pgque's ticker. `batch_size` is 20, so that a worker does not query for every task.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Settings, after its documentation: its queue-storage engine, by `install_queue_storage`, its call
 for setups with that engine only (`migrate` leaves the older one active); ten workers on the queue.
-Jobs wake its workers by LISTEN/NOTIFY, and `poll_interval_ms` is what it falls back to: 50 in place
-of 200. The queue's `claimers` stay at one, which keeps its strict order.
+Jobs wake its workers by LISTEN/NOTIFY. The fallback, `poll_interval_ms`, is 50 instead of 200. The
+queue's `claimers` stay at one, which keeps its strict order.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Settings, after its documentation: notifications are on (its default) and wake the worker; the job
 is a coroutine on its asyncio executor, which has the least overhead, with 100 jobs at a time, that
-executor's default; `eager_polling` is on, which it gives as the means against latency between jobs;
-`polling_interval` is 1 s, the least it takes, in place of 5. Its default plugins stay on. The queue
-is the one that its migration makes: beside it a worker would serve that one, with processes.
+executor's default. `eager_polling` is on, which it recommends against latency between jobs.
+`polling_interval` is 1 s, its minimum, instead of 5. Its default plugins stay on. The queue is the
+one that its migration makes, because a worker would serve that one too, with processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _handled: Callable[[str], None] = lambda payload: None  # noqa: E731
 
 
 async def handle(payload: str) -> None:
-    """Hand a job's payload over. Chancy imports this function by its name."""
+    """Pass a job's payload on. Chancy imports this function by its name."""
     _handled(payload)
 
 
@@ -77,7 +77,7 @@ class Chancy:
     def work(self, handled: Callable[[str], None], stop: threading.Event) -> None:
         global _handled
         _handled = handled
-        # Its pool warns of the connections that it drops when it stops.
+        # Its pool warns about the connections that it drops when it stops.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         asyncio.run(self._work(stop))
 

@@ -1,7 +1,7 @@
-"""No queue, but what every one of them that sleeps has to do: one row, one NOTIFY, one COMMIT.
+"""Not a queue, but the least that any queue that sleeps must do: one row, one NOTIFY, one COMMIT.
 
-The time from here to a process that listens is the floor below which no queue on this machine can
-deliver. Nothing is fetched, nothing is finished, and who does not listen misses it.
+The time from here to a listening process is a floor: no queue on this machine can deliver faster.
+Nothing is fetched or finished, and a process that does not listen misses the event.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import psycopg
 
-NOT_A_QUEUE = "it is no queue: what is sent is heard or missed"
+NOT_A_QUEUE = "it is not a queue: an event is heard or missed"
 
 
 class Notify:

@@ -12,7 +12,7 @@ from pgque.install import install
 
 READER = "reader"
 TICKS = 3
-"""The first one is enough unless another transaction of the cluster ended at that moment."""
+"""The first look is enough unless another transaction of the cluster ended at that moment."""
 
 
 class Ours:
@@ -28,7 +28,7 @@ class Ours:
 
     @property
     def client(self) -> pgque.PgqueClient:
-        """A client of this object's own, connected on first use."""
+        """This object's client, connected on first use."""
         if self._connected is None:
             self._connected = pgque.connect(self._dsn, autocommit=True)
         return self._connected
@@ -55,7 +55,7 @@ class Ours:
         consumer.start()
 
     def tick(self, stop: threading.Event) -> None:
-        """Run the ticker until `stop` is set, in a process of its own."""
+        """Run the ticker in its own process until `stop` is set."""
         ticker = pgque.Ticker(self._dsn)
         when(stop, ticker.stop)
         ticker.run()

@@ -1,6 +1,6 @@
 """The SKIP LOCKED queue of the textbooks, in thirty lines: one table, one job per transaction.
 
-The job's row is deleted in the transaction in which it is handled, so that a crash gives it back.
+The job's row is deleted in the transaction that handles it, so a crash returns the job.
 LISTEN/NOTIFY wakes the worker; without it a worker would poll.
 """
 
@@ -45,7 +45,7 @@ class Textbook:
         self.conn.execute("listen job")
         while not stop.is_set():
             if not self._work_one(handled):
-                # What else has arrived belongs to the same look.
+                # The same query covers every notification that has arrived.
                 list(self.conn.notifies(timeout=0.5, stop_after=1))
                 list(self.conn.notifies(timeout=0))
 

@@ -1,7 +1,7 @@
 """The workloads, by their numbers in docs/performance.md.
 
 Each module has ``WORKLOADS``, from number to function. A function that measures several workloads
-at once stands there several times and is run once.
+at once appears several times and runs once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TITLES = {
     17: "memory of a consumer",
     18: "soak",
 }
-"""What the workloads are called in tables."""
+"""Titles of the workloads in tables."""
 
 MODULES = {
     "produce": (1, 2, 3, 16),
@@ -47,7 +47,7 @@ MODULES = {
     "rounds": (15,),
     "soak": (18,),
 }
-"""Names for ``--only``, which are modules, and the workloads that they have."""
+"""Names for ``--only``: the modules and their workloads."""
 
 
 def load(number: int) -> Workload:

@@ -1,8 +1,8 @@
-"""Consuming: a backlog drained by receive and ack, and by a Consumer, beside a binary SELECT.
+"""Consuming: draining a backlog by receive and ack and by a Consumer, against a binary SELECT.
 
-The log is read once before the clock runs, so that no contestant is the first to set its hint bits.
-The reference reads the very rows of the log. Every round drains the same backlog by a subscriber of
-its own.
+The log is read once before the clock starts, so that no contestant has to set its hint bits.
+The reference reads the same rows of the log. Every round drains the same backlog with a new
+subscriber.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Reader:
     def consume(self, queue: str, name: str, count: int) -> tuple[float, array[int]]:
         """Consume so many messages with nothing configured; return seconds and their ids.
 
-        The handler appends to a list, which is what it takes to check them. The first message and
-        the last have types of their own, by which the time is taken; the last one's ack is missing
-        in it, and the first one's receive: of some thousands.
+        The handler appends to a list, the least that a check needs. The first and the last message
+        have their own types, which start and stop the clock. The time lacks the first receive and
+        the last ack, two of some thousands.
         """
         consumer = pgque.Consumer(self._dsn, queue=queue, name=name)
         ids: list[int] = []
@@ -117,7 +117,7 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
             seconds, arrived = result.result
             check([sent], arrived, f"workload 5, {windows}")
             if client.receive(name, reader):
-                raise WorkloadFailed("workload 5: something was left after the last message")
+                raise WorkloadFailed("workload 5: messages were left after the last one")
             return total / float(seconds)
 
         def select(chunk: int, *, keeps_place: bool = False) -> float:
@@ -147,7 +147,7 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
         )
         for chunk in chunks
     ]
-    # A commit for each piece is what a SELECT is spared, and no consumer.
+    # A consumer has to commit each piece; a SELECT does not.
     rows += [
         compared(
             4,
@@ -171,14 +171,14 @@ def _drained(context: Context, total: int, windows: str, tick_every: int | None)
     for row in rows[len(chunks) :]:
         row.detail |= {"every event arrived": total, "of each round": context.rounds}
     if rows[-1].value is not None and rows[-1].value >= 100_000:
-        rows[-1].met = True  # 100,000 a second, or 0.4 where the machine is slower
+        rows[-1].met = True  # 100,000 a second, or 0.4 of the SELECT on a slower machine
     return rows
 
 
 def _in_server(
     context: Context, client: pgque.PgqueClient, name: str, log: str, chunk: int, windows: str
 ) -> Row:
-    """Compare what the server alone does for a batch with what it does for the SELECT."""
+    """Compare the server's own time for a batch with that for the SELECT."""
     reader = f"explained {chunk}"
     call = b"select * from pgque.receive(%s::text, %s::text, %s::int)"
 
@@ -203,7 +203,7 @@ def _in_server(
 
 
 def _drained_by_peers(context: Context) -> list[Row]:
-    """Each peer's own worker; fewer jobs, for some of them do hundreds a second."""
+    """Measure each peer's worker, with fewer jobs, because some do only hundreds a second."""
     jobs = context.pick(3000, 500, 20)
 
     def turn(peer: PeerClient) -> float:
@@ -224,7 +224,7 @@ def _drained_by_peers(context: Context) -> list[Row]:
 
 
 def by_backlog(context: Context) -> list[Row]:
-    """Workload 10: the same work for subscribers that stand at different distances behind."""
+    """Workload 10: the same work for subscribers with different backlogs."""
     sizes = context.pick((1_000, 100_000, 5_000_000), (1_000, 10_000, 200_000), (1_000, 3_000))
     rows = []
     for windows, tick_every in (("windows of 1,000", BATCH), ("one window", None)):
@@ -236,7 +236,7 @@ def by_backlog(context: Context) -> list[Row]:
 def _by_backlog(
     context: Context, sizes: tuple[int, ...], windows: str, tick_every: int | None
 ) -> list[Row]:
-    """Fill so that each reader has its backlog; then each round adds 1,000 and each takes 1,000."""
+    """Give each reader its backlog. Each round then adds 1,000 events; each reader takes 1,000."""
     queue = f"backlog_{tick_every or 0}"
     sent: array[int] = array("q")
     arrived = {size: array("q") for size in sizes}
@@ -274,7 +274,7 @@ def _by_backlog(
         figures: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(context.rounds * context.pick(20, 10, 1) + 1):
             for name, samples in interleave(contestants, 1).items():
-                if number:  # the first one is for plans
+                if number:  # the first round plans the statements
                     figures[name] += samples
             contestants = dict(reversed(contestants.items()))
             top_up()

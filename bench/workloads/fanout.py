@@ -1,4 +1,4 @@
-"""Fan-out: what further consumers cost the producer, and the log's size on disk."""
+"""Fan-out: the cost of more consumers for the producer and for the log's size on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FANS = (1, 10, 100)
 
 
 def fan_out(context: Context) -> list[Row]:
-    """Workload 12: queues with 1, 10 and 100 consumers, which drain between the rounds."""
+    """Workload 12: queues with 1, 10 and 100 consumers that drain between the rounds."""
     singles = 25
     fans = context.pick(FANS, FANS, (1, 3))
     with ExitStack() as stack:

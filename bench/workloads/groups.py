@@ -1,4 +1,4 @@
-"""A cooperative group: how much faster more members are, at 5 ms of work for each message."""
+"""A cooperative group: the speed-up by more members, at 5 ms of work per message."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bench.processes import Crew
 
 WORK = 0.005
 PIECE = 20
-"""Messages that a member takes at once: 100 ms of work."""
+"""Messages per batch of a member: 100 ms of work."""
 
 
 class Member:
-    """A member of a group, in a process of its own."""
+    """A member of a group in its own process."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -27,7 +27,7 @@ class Member:
         self._handled: list[tuple[int, float, float]] = []
 
     def join(self, queue: str, group: str, name: str) -> None:
-        """Join a group and consume, beside this call."""
+        """Join a group and consume in a thread."""
         self._handled = handled = []
         self._consumer = pgque.Consumer(
             self._dsn, queue=queue, name=group, subconsumer=name, max_messages=PIECE
@@ -43,11 +43,11 @@ class Member:
         self._thread.start()
 
     def count(self) -> int:
-        """Return how many messages were handled so far."""
+        """Return the number of messages handled so far."""
         return len(self._handled)
 
     def leave(self) -> list[tuple[int, float, float]]:
-        """Stop; return each message's id, when it began and when it ended."""
+        """Stop; return the id, start and end of each message."""
         assert self._consumer is not None
         assert self._thread is not None
         self._consumer.stop()
@@ -99,7 +99,7 @@ def groups(context: Context) -> list[Row]:
 def _run(
     client: pgque.PgqueClient, crew: Crew, group: str, members: int, count: int
 ) -> tuple[float, int]:
-    """Let a group that waits take a backlog; return messages a second and how many there were."""
+    """Give a waiting group a backlog; return messages a second and their number."""
     for number in range(members):
         crew.tell(number, "join", "group", group, f"member {number}")
     _wait(lambda: _joined(client, group) == members, "the members to join")

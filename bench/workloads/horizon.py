@@ -1,7 +1,7 @@
-"""Work while another transaction holds the xmin horizon (9): no dead row can be cleaned up.
+"""Work while another transaction pins the xmin horizon (9), so that no dead row can be removed.
 
-First pgque alone: cycles of send, tick, receive and ack on one connection, the last beside the
-first, and the dead rows that they left. Then pgque and the peers at a steady rate for some time.
+First pgque alone: cycles of send, tick, receive and ack on one connection. The last cycles are
+compared with the first, and dead rows are counted. Then pgque and the peers at a steady rate.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def _cycles(context: Context) -> list[Row]:
         for number in range(context.pick(500, 200, 5)):
             ours.cycle(f"warming up {number}")
         with psycopg.connect(context.dsn, autocommit=True) as conn:
-            conn.execute("vacuum")  # what was set up and warmed up is not what is counted
+            conn.execute("vacuum")  # set-up and warm-up do not count
         times = []
         with pinned_horizon(context.dsn):
             for number in range(count):
                 began = perf_counter()
-                # It fails where anything but this one event arrives.
+                # It fails if anything but this one event arrives.
                 ours.cycle(f"{number:0100d}")
                 times.append((perf_counter() - began) * 1e3)
                 if (number + 1) % 5000 == 0:
                     context.progress(f"{number + 1:,} of {count:,} cycles")
             with psycopg.connect(context.dsn, autocommit=True) as conn:
-                ours.tear_down()  # a backend reports what it did at the latest when it ends
+                ours.tear_down()  # a backend reports its statistics at the latest when it ends
                 dead = dead_tuples(conn)
     finally:
         ours.tear_down()
@@ -102,7 +102,7 @@ def _beside(context: Context, name: str) -> Row:
 
 
 def _seconds(context: Context) -> tuple[float, float]:
-    """Return how long to send, and how much of it is compared at both ends."""
+    """Return the seconds to send, and the seconds at both ends that are compared."""
     return context.pick((90.0, 10.0), (4.0, 1.0), (1.0, 0.4))
 
 
@@ -114,7 +114,7 @@ def _paced(context: Context, name: str, subject: str, title: str) -> Row:
     with Session(name, dsn, board, fastest=RATE) as session:
         with pinned_horizon(dsn):
             load = session.send(RATE, seconds)
-        # What a peer could not do in time it may do now.
+        # A peer that fell behind may catch up now.
         drained = session.wait(context.pick(300, 60, 60))
     if not drained and name == OURS:
         raise WorkloadFailed(f"{load.missing()} events did not arrive")

@@ -1,9 +1,9 @@
-"""An idle system: what a ticker and ten consumers cost where nothing happens.
+"""An idle system: the cost of a ticker and ten consumers without events.
 
 Autovacuum is on, as it is by default, and its processes are counted with the server's. Set-up
-leaves catalogs to be cleaned up, so the database is vacuumed before, and the clock starts when the
-server has written nothing for longer than 15 s, after which its background writer still notes which
-transactions run. A quick run waits for the ticker's and the consumers' sessions alone.
+leaves dead rows in catalogs, so the database is vacuumed first. The clock starts once the server
+has written nothing for more than 15 s, the interval at which its background writer logs running
+transactions. A quick run waits for the sessions of the ticker and the consumers only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.processes import Crew
 
 
 class Ticking:
-    """A ticker in a process of its own."""
+    """A ticker in its own process."""
 
     def __init__(self, dsn: str) -> None:
         self._ticker = pgque.Ticker(dsn)
@@ -48,7 +48,7 @@ class Ticking:
 
 
 class Consuming:
-    """A consumer in a process of its own."""
+    """A consumer in its own process."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -56,7 +56,7 @@ class Consuming:
         self._consumer: pgque.Consumer | None = None
 
     def consume(self, queue: str) -> None:
-        """Begin to consume, beside this call."""
+        """Begin to consume in a thread."""
         self._consumer = pgque.Consumer(self._dsn, queue=queue, name="reader")
 
         @self._consumer.on("*")
@@ -66,7 +66,7 @@ class Consuming:
         threading.Thread(target=self._consumer.start, daemon=True).start()
 
     def handled(self) -> list[int]:
-        """Return the ids of the messages so far."""
+        """Return the ids of the messages received so far."""
         return self._ids
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Consuming:
 
 
 def idle(context: Context) -> list[Row]:
-    """Workload 8: one ticker, 100 queues, 10 consumers; a minute, as if it were an hour."""
+    """Workload 8: one ticker, 100 queues, 10 consumers; a minute, extrapolated to an hour."""
     seconds = context.pick(60.0, 6.0, 1.0)
     queues, consumers = context.pick((100, 10), (100, 10), (5, 2))
     names = [f"queue {number}" for number in range(queues)]
@@ -93,12 +93,12 @@ def idle(context: Context) -> list[Row]:
         _send_and_await(client, readers, names[:consumers])
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             conn.execute("checkpoint")
-        # Not the other way round: a hint bit is a page in the log where it is the page's first
-        # change since the checkpoint, and a catalog's rows are given theirs by whoever reads them.
+        # In this order: the first hint bit on a page after a checkpoint logs the whole page, and
+        # readers of a catalog set its hint bits.
         conn.execute("vacuum (freeze, analyze)")
         context.progress("waiting until nothing is written")
-        # The server itself goes on for half a minute, which a quick run does not wait for. What a
-        # session has written it tells within ten seconds.
+        # The server itself goes on for half a minute; a quick run does not wait for it. A session
+        # reports its writes within ten seconds.
         written = _sessions_wal if context.quick and _sessions_wal(conn) is not None else wal_bytes
         rested = _await_rest(partial(written, conn), context.pick(20.0, 11.0, 0.5))
         dead_before = dead_tuples(conn)
@@ -131,9 +131,9 @@ def idle(context: Context) -> list[Row]:
 
 
 def _sessions_wal(conn: Connection) -> int | None:
-    """Return what the database's other sessions have written to the WAL; None before 18.
+    """Return the WAL bytes of the database's other sessions; None before PostgreSQL 18.
 
-    The server itself notes running transactions at times, and cleans up: that is not pgque's.
+    The server also logs running transactions and vacuums; that does not count for pgque.
     """
     if conn.info.server_version < 180000:
         return None
@@ -147,7 +147,7 @@ def _sessions_wal(conn: Connection) -> int | None:
 
 
 def _send_and_await(client: pgque.PgqueClient, readers: Crew, queues: list[str]) -> int:
-    """Send an event to each consumer and wait until it has it: they are there and at work."""
+    """Send an event to each consumer and wait until it arrives, so that all are at work."""
     before = [len(turn.result) for turn in readers.call("handled")]
     sent = [client.send(queue, "x") for queue in queues]
 
@@ -170,7 +170,7 @@ def _wait(met: Callable[[], bool]) -> None:
 
 
 def _await_rest(written: Callable[[], int | None], quiet: float) -> bool:
-    """Wait until nothing was written for so many seconds, three times as long at most."""
+    """Wait until nothing was written for this many seconds, at most three times as long."""
     deadline = time.monotonic() + 3 * quiet
     last, since = written(), time.monotonic()
     while time.monotonic() < deadline:

@@ -1,7 +1,7 @@
-"""From send to handler (6), without a ticker process (7), beside an old open transaction (11).
+"""Latency from send to handler (6), without a ticker process (7), beside an old transaction (11).
 
 The clock runs from just before the call that sends to the handler's first line, in other processes
-on the same machine. One contestant's processes are alive at a time, each in a database of its own.
+on the same machine. Only one contestant runs at a time, each in its own database.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLACES_FOR_WARMING_UP = 2000
 
 @dataclass
 class Results:
-    """What the rounds gave for one contestant at one rate, in ms and events a second."""
+    """Results of the rounds for one contestant at one rate, in ms and events a second."""
 
     medians: list[float] = field(default_factory=list)
     p99s: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Results:
     waiting: int = 0
 
     def add(self, load: Load, *, drained: bool) -> None:
-        """Add a round; ``drained`` tells whether all of it was handled in the end."""
+        """Add a round; ``drained`` tells whether every event was handled in the end."""
         self.events += sum(1 for _ in load.numbers)
         self.sent.append(load.sent_rate)
         self.handled.append(load.handled_rate)
@@ -49,7 +49,7 @@ class Results:
 
     @property
     def behind(self) -> bool:
-        """Whether the rate was not held in most rounds. The delays then only tell of a queue."""
+        """Whether most rounds missed the rate. The delays then only measure the backlog."""
         return 2 * self.rounds_behind > len(self.medians)
 
     @property
@@ -59,7 +59,7 @@ class Results:
 
     @property
     def detail(self) -> dict[str, Any]:
-        """What a row keeps beside its figure."""
+        """The detail of a row."""
         return {
             "p99": self.p99,
             "p99 of rounds": self.p99s,
@@ -72,7 +72,7 @@ class Results:
 
 Table = dict[str, dict[int, Results]]
 Broken = dict[str, str]
-"""Peers that failed, and how: theirs is not to end the workload."""
+"""Peers that failed, and how. They do not end the workload."""
 
 
 def _rates(context: Context, name: str) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ def _turn(
     *,
     ticker: bool = True,
 ) -> Callable[[], float]:
-    """Return what one contestant does in one round. A peer ends with a rate that it cannot hold."""
+    """Return one contestant's turn in a round. A peer stops at a rate that it cannot hold."""
     seconds = _seconds(context)
     table[label] = {}
 
@@ -136,7 +136,7 @@ def measure_latency(context: Context) -> list[Row]:
             context, broken, name, _turn(context, table, name, name, _rates(context, name))
         )
     if context.quick:
-        # One round of the others: starting a worker takes longer than a rate.
+        # Only one round of the others: starting a worker takes longer than a rate.
         interleave(turns, 1)
         interleave({OURS: turns[OURS]}, context.rounds - 1)
     else:
@@ -155,7 +155,7 @@ def measure_latency(context: Context) -> list[Row]:
 def _guarded(
     context: Context, broken: Broken, name: str, turn: Callable[[], float]
 ) -> Callable[[], float]:
-    """Return a peer's turn, which says what failed and is not taken again then."""
+    """Return a peer's turn. After a failure it is reported and not run again."""
 
     def guarded() -> float:
         if name not in broken:
@@ -170,9 +170,9 @@ def _guarded(
 
 
 def _fastest(table: Table, names: list[str], rate: int) -> tuple[str, list[float]] | None:
-    """Return the peer with the least median among those that hold a rate, and its medians.
+    """Return the peer with the lowest median among those that hold a rate, and its medians.
 
-    The textbook queue is a reference and no peer, as a bare NOTIFY is: they have rows of their own.
+    The textbook queue and the bare NOTIFY are references, not peers, and have their own rows.
     """
     peers = [name for name in names if name != "textbook"]
     held = {name: table[name][rate] for name in peers if rate in table[name]}
@@ -248,7 +248,7 @@ def _behind_row(title: str, rate: int, results: Results, subject: str) -> Row:
 
 
 def measure_alone(context: Context) -> list[Row]:
-    """Measure a consumer alone beside one with a ticker process."""
+    """Compare a lone consumer with one beside a ticker process."""
     table: Table = {}
     rates = context.pick((1, 100, 1000, 5000), (1, 100, 1000), (100, 500))
     interleave(

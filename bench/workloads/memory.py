@@ -1,4 +1,4 @@
-"""What a consumer's process holds while it drains a large backlog."""
+"""Memory of a consumer's process while it drains a large backlog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUEUE, READER = "memory", "reader"
 
 @dataclass
 class Drained:
-    """What a consumer saw: how often each event came, and its memory in bytes over time."""
+    """How often each event arrived, and the memory in bytes over time."""
 
     times: bytearray
     in_order: bool
@@ -25,15 +25,15 @@ class Drained:
 
 
 class Consumer:
-    """A Consumer in a process of its own that watches the memory it holds."""
+    """A Consumer in its own process, which watches its memory."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
     def consume(self, first: int, count: int) -> Drained:
-        """Consume so many messages whose ids begin at ``first``."""
+        """Consume this many messages, whose ids begin at ``first``."""
         consumer = pgque.Consumer(self._dsn, queue=QUEUE, name=READER, max_messages=1000)
-        times = bytearray(b"\0") * count  # written to, so that it is there before the first look
+        times = bytearray(b"\0") * count  # written, so that it is allocated now
         last = handled = 0
         in_order = True
 
@@ -65,7 +65,7 @@ class Consumer:
 
 
 def memory(context: Context) -> list[Row]:
-    """Workload 17: half of the backlog is a single window, half are windows of 1,000."""
+    """Workload 17: half of the backlog is one window, the other half windows of 1,000."""
     total = context.pick(5_000_000, 200_000, 3_000)
     with pgque.connect(context.dsn, autocommit=True) as client:
         client.create_queue(QUEUE)

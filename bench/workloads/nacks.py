@@ -56,13 +56,13 @@ def nacks(context: Context) -> list[Row]:
         client.conn.execute("create table plain_retry (like pgque.retry_queue including all)")
         stop_autovacuum(client.conn)
         stop_autovacuum(client.conn, "public")
-        # The reference copies rows from the log, so there have to be enough from the start.
+        # The reference copies rows from the log, so the log needs enough from the start.
         sent = fill(client, QUEUE, sizes[-1], tick_every=None)
         checked += check([sent], drain_all(client, QUEUE, READER, len(sent)), "workload 14")
         ways = [SINGLE, *([MANY] if hasattr(client, "nack_many") else [])]
         for way in ways:
             _nacked(client, way, sizes[0])  # plans
-        # Small batches take more turns, so that each is about as many messages.
+        # Small batches get more turns, so that each covers about as many messages.
         for number in range(context.rounds):
             turn = list(sizes) if number % 2 else list(reversed(sizes))
             for size in turn:
@@ -80,7 +80,7 @@ def nacks(context: Context) -> list[Row]:
 
 
 def _nacked(client: pgque.PgqueClient, way: str, size: int) -> float:
-    """Nack a whole batch; check that each message comes back once; return µs per message."""
+    """Nack a whole batch; check that each message is redelivered once; return µs per message."""
     sent = fill(client, QUEUE, size, tick_every=None)
     messages = client.receive(QUEUE, READER, size)
     if [message.msg_id for message in messages] != list(sent):
@@ -105,7 +105,7 @@ def _nacked(client: pgque.PgqueClient, way: str, size: int) -> float:
 
 
 def _inserted(conn: Connection, way: str, size: int) -> float:
-    """Write rows like those that the nacks wrote, from the same log; return µs per message."""
+    """Write the rows that the nacks wrote, from the same log; return µs per message."""
     log = references.log_child(conn, QUEUE)
     select = f"select {FROM_LOG} from {log} where ev_owner is null "
     newest = f"{select} order by ev_id desc limit %s".encode()

@@ -1,7 +1,7 @@
-"""Producing: send and send_batch beside INSERT and COPY, and the WAL that they write.
+"""Producing: send and send_batch against INSERT and COPY, and the WAL that they write.
 
-All calls are made in autocommit, so each is one durable transaction; psycopg prepares statements by
-itself, for both sides alike. Autovacuum is kept away from both sides' tables.
+All calls run in autocommit, so each is one durable transaction. psycopg prepares statements for
+both sides alike. Autovacuum is off for the tables of both sides.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _send_batches(
             others = entrants.turns(lambda peer: peer.enqueue_many(1, size))
         interleave(contestants | others, 1)
         for _ in range(context.rounds):
-            # Peers are up to a hundred times slower: they take one turn where we take several.
+            # Peers are up to a hundred times slower, so they get one turn while pgque gets several.
             for contest, turns in ((contestants, context.pick(8, 5, 1)), (others, 1)):
                 for name_of, samples in interleave(contest, turns).items():
                     figures.setdefault(name_of, []).extend(samples)
@@ -247,13 +247,13 @@ def wal(context: Context) -> list[Row]:
                 sent_life.extend(client.send_batch(life, "default", TEXTS))
                 tick(client, life)
                 lived.extend(drain(client, life, READER))
-            for _ in range(20):  # one, unless somebody is in the way
+            for _ in range(20):  # one, unless another session holds a lock
                 if value(conn, "select pgque.maint_rotate_tables_step1(%s)", life):
                     rotations += 1
                     break
 
         contestants = {"insert": counted(insert), "send": counted(send), "life": counted(live)}
-        interleave(contestants, 1)  # what a table's first pages cost
+        interleave(contestants, 1)  # the cost of a table's first pages
         figures = interleave(contestants, context.rounds)
         arrived = check([sent], drain_all(client, QUEUE, READER, len(sent)), "workload 16")
         lived.extend(drain_all(client, life, READER, len(sent_life) - len(lived)))

@@ -1,4 +1,4 @@
-"""A round of the ticker over a thousand queues, a hundred of which have new events."""
+"""A round of the ticker over a thousand queues; a hundred have new events."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bench.measure import Context, Row, WorkloadFailed, figure, value
 
 
 def rounds(context: Context) -> list[Row]:
-    """Workload 15: `pgque.ticker()`, which is what the ticker's process calls at each look.
+    """Workload 15: `pgque.ticker()`, the call that the ticker process repeats.
 
-    Like that process it runs with synchronous_commit off, on a connection of its own.
+    Like that process, it runs with synchronous_commit off on its own connection.
     """
     total = context.pick(1000, 300, 12)
     busy = context.pick(100, 100, 4)
@@ -42,7 +42,7 @@ def rounds(context: Context) -> list[Row]:
                 raise WorkloadFailed(f"workload 15: {ticked} of {busy} busy queues were ticked")
             _, nothing = _timed(ticker, "select pgque.ticker()")
             _, upkeep = _timed(ticker, "select pgque.maint()")
-            if number:  # the first round is for plans
+            if number:  # the first round plans the statements
                 working.append(seconds)
                 idle.append(nothing)
                 maintaining.append(upkeep)

@@ -1,6 +1,6 @@
-"""Half an hour at a steady 2,000 a second (18), with what a database has to bear beside it.
+"""Half an hour at a steady 2,000 a second (18), beside the usual troubles of a database.
 
-The queue rotates every minute; an analytical query and a pinned xmin horizon come again and again.
+The queue rotates every minute. An analytical query and a pinned xmin horizon recur.
 Throughput, latency and disk are compared between the first and the last third.
 """
 
@@ -38,7 +38,7 @@ DISK = """
 
 
 class Disk:
-    """Looks each second at how much room the schema takes, from a thread of its own."""
+    """A thread that measures the size of the schema every second."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -72,7 +72,7 @@ class Trouble:
         self._thread = threading.Thread(target=self._make, daemon=True)
         self._began = 0.0
         self.made: list[tuple[str, float, float]] = []
-        """What it was, and from when to when, in seconds."""
+        """Its name, start and end, in seconds."""
 
     def _make(self) -> None:
         for _ in range(ROUNDS_OF_TROUBLE):
@@ -80,7 +80,7 @@ class Trouble:
             self._one("pinned horizon", self._pin, min(45.0, self._round / 4))
 
     def _one(self, what: str, make: Any, seconds: float) -> None:
-        """Wait, and make it, for half a round altogether: there is trouble until the end."""
+        """Wait and make trouble in turn, half a round each, until the end."""
         if self._stop.wait(self._round / 2 - seconds):
             return
         began = time.perf_counter()
@@ -108,7 +108,7 @@ class Trouble:
 
 
 def measure_soak(context: Context) -> list[Row]:
-    """Send, consume and make trouble for so many minutes; then look for what is missing."""
+    """Send, consume and make trouble for this many minutes; then look for missing events."""
     seconds = context.pick(context.soak_minutes, min(context.soak_minutes, 1.0), 0.1) * 60
     rate = context.pick(2000.0, 2000.0, 200.0)
     rotation = context.pick(60.0, 10.0, 2.0)
@@ -120,7 +120,7 @@ def measure_soak(context: Context) -> list[Row]:
             client.conn.execute(HISTORY.format(context.pick(1_000_000, 200_000, 1000)).encode())
         with Disk(dsn) as disk, Trouble(dsn, seconds) as trouble, _minutes(context, seconds):
             load = session.send(rate, seconds)
-        # Nothing may come twice either: the session looks for that.
+        # Duplicates are found by the session.
         if not session.wait(120):
             raise WorkloadFailed(f"{load.missing()} of {load.count} events were lost")
     sent = sum(1 for _ in load.numbers)
@@ -142,7 +142,7 @@ def measure_soak(context: Context) -> list[Row]:
 
 @contextlib.contextmanager
 def _minutes(context: Context, seconds: float) -> Iterator[None]:
-    """Say each minute how far it is."""
+    """Report the progress each minute."""
     stop = threading.Event()
 
     def say() -> None:
@@ -161,7 +161,7 @@ def _minutes(context: Context, seconds: float) -> Iterator[None]:
 
 
 def _thirds(load: Load, seconds: float) -> list[Row]:
-    """Compare what was handled, and how late, in the last third with the first."""
+    """Compare throughput and delay of the last third with the first."""
     third = seconds / 3
     by_second = _by_second(load)
     first = [part for second, part in by_second.items() if second < third]
@@ -188,7 +188,7 @@ def _thirds(load: Load, seconds: float) -> list[Row]:
 
 
 def middle_third(curve: Sequence[tuple[float, ...]], seconds: float) -> Row:
-    """Compare the medians of the seconds of the middle third with those of the first."""
+    """Compare the per-second medians of the middle third with the first."""
     third = seconds / 3
     first = [line[2] for line in curve if line[0] < third]
     middle = [line[2] for line in curve if third <= line[0] < 2 * third]
@@ -196,7 +196,7 @@ def middle_third(curve: Sequence[tuple[float, ...]], seconds: float) -> Row:
 
 
 def _by_second(load: Load) -> dict[int, list[float]]:
-    """Return the delays in ms by the second in which the event was handled."""
+    """Return the delays in ms by the second of handling."""
     sent, arrived = load.board.sent, load.board.arrived
     parts: dict[int, list[float]] = {}
     for n in load.numbers:
@@ -205,7 +205,7 @@ def _by_second(load: Load) -> dict[int, list[float]]:
 
 
 def _compare(name: str, unit: str, last: list[float], first: list[float], goal: str) -> Row:
-    """Make a row of two medians without keeping the samples, which may be millions."""
+    """Make a row from two medians without keeping the samples, which may be millions."""
     row = figure(18, name, unit, [statistics.median(last)], goal=goal)
     row.reference, row.reference_value = "first third", statistics.median(first)
     row.ratio = statistics.median(last) / statistics.median(first)
@@ -214,7 +214,7 @@ def _compare(name: str, unit: str, last: list[float], first: list[float], goal: 
 
 
 def _disk(disk: Disk, load: Load, seconds: float, rotation: float) -> list[Row]:
-    """Compare the most room taken in the last third with the most before, from rotation 2 on."""
+    """Compare the largest size in the last third with the largest before, from rotation 2 on."""
     curve = [(moment - load.began, size) for moment, size in disk.samples]
     after = [(moment, size) for moment, size in curve if 2.2 * rotation < moment < seconds]
     middle = (2.2 * rotation + seconds) / 2

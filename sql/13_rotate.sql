@@ -78,21 +78,22 @@ $$;
 comment on function pgque._log_has_unseen(pgque.queue, text) is
     'Whether a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
 
-create or replace function pgque._lock_exclusively(tables text)
+drop function if exists pgque._lock_exclusively(text);
+create or replace function pgque._lock_briefly(tables text, mode text)
 returns boolean
 language plpgsql
 set lock_timeout = '20ms'
 as $$
 begin
-    execute format('lock table %s in access exclusive mode', tables);
+    execute format('lock table %s in %s mode', tables, mode);
     return true;
 exception
     when lock_not_available or deadlock_detected then
         return false;
 end
 $$;
-comment on function pgque._lock_exclusively(text) is
-    'Locks tables against everybody, if that takes no longer than a moment: whoever comes meanwhile waits as long.';
+comment on function pgque._lock_briefly(text, text) is
+    'Locks tables if that takes no longer than a moment, because every other session waits as long: whether it did.';
 
 create or replace function pgque._truncate_child(q pgque.queue, child text)
 returns boolean
@@ -101,7 +102,7 @@ as $$
 begin
     if pg_relation_size(child::regclass) = 0 then
         return true;
-    elsif pgque._log_has_unseen(q, child) or not pgque._lock_exclusively(child) then
+    elsif pgque._log_has_unseen(q, child) or not pgque._lock_briefly(child, 'access exclusive') then
         return false;
     elsif pgque._log_has_unseen(q, child) then
         return false; -- committed between the look and the lock; nobody can add a row now

@@ -2,9 +2,10 @@
 --
 -- Invariant: where the current child holds a row of a key (a queue's tick, a subscriber's cursor), it
 -- holds the newest and all between, for whoever writes holds the key's lock and asks afterwards which
--- child is current. So readers look there first, and a long transaction that began after a switch keeps
--- no lock on the other child. What a transaction has read, or refers to in a row that it writes, stays
--- until it ends, since it holds a lock on that child.
+-- child is current. A child becomes current only while it is empty and locked against writers. So readers
+-- look there first, and a long transaction that began after a switch keeps no lock on the other child.
+-- What a transaction has read, or refers to in a row that it writes, stays until it ends, since it holds a
+-- lock on that child.
 --
 -- Functions that read are VOLATILE: their snapshot is taken after the wait for a TRUNCATE, whose rows
 -- went to the other child. An older one (REPEATABLE READ) may find a row gone: that is a 40001.
@@ -343,7 +344,7 @@ begin
     other := 1 - current_child;
     if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
         -- Written to until the last switch, and by those who had read the setting before it.
-        if not pgque._lock_exclusively(format('pgque.tick_%1$s, pgque.cursor_%1$s', other)) then
+        if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'access exclusive') then
             return 0;
         end if;
         perform pgque._copy_ledger(other::int, current_child::int);
@@ -357,6 +358,13 @@ begin
     if written < (select g.ledger_max_bytes from pgque.config g where g.singleton)
         + 2 * coalesce(pg_sequence_last_value('pgque.ledger_kept_bytes'), 0)
     then
+        return 0;
+    end if;
+    -- An isolated writer may have written to both children since the look above. It would leave a row in the
+    -- other one that the current one has outrun. The lock keeps the child empty until it is current.
+    if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'share') then
+        return 0;
+    elsif pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
         return 0;
     end if;
     perform setval('pgque.ledger_child', other);

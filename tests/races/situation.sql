@@ -139,6 +139,20 @@ with position as (
 )
 select 'subscription without a place: ' || sub_id from position where cur_sub is null
 union all
+select 'a place that is not the newest: ' || sub_id || ', ' || cur_seq
+from position
+where cur_seq <> (select max(c.cur_seq) from pgque.cursor c where c.cur_sub = sub_id)
+union all
+select 'two places at once: ' || min(c.cur_sub) || ', ' || min(c.cur_seq)
+from pgque.cursor c
+group by c.cur_sub, c.cur_seq
+having count(distinct c) > 1
+union all
+select 'a tick that is not the newest: ' || queue_name || ', ' || t.tick_id
+from pgque.queue
+cross join lateral pgque._last_tick(queue_id) t
+where t.tick_id <> (select max(k.tick_id) from pgque.tick k where k.tick_queue = queue_id)
+union all
 select 'a batch without a window: ' || cur_batch from position where cur_batch is not null and cur_next_tick is null
 union all
 select 'a batch of two: ' || cur_batch from position where cur_batch is not null group by cur_batch having count(*) > 1

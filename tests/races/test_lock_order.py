@@ -21,7 +21,7 @@ from tests.races.locks import ROW_MODES, Lock, Point, Waiting
 from tests.recording import record
 
 GIVE_UP = {"maint()", "maint_rotate_tables_step1(text)", "maint_rotate_ledger()"}
-"""Who waits for a table to himself only for a moment: see pgque._lock_exclusively."""
+"""Who waits for a table to himself only for a moment: see pgque._lock_briefly."""
 
 ALIKE = (
     *("send(text,jsonb", "send(text,text,", "send_batch(text,jsonb", "send_batch(text,text,"),

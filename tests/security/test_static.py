@@ -67,7 +67,7 @@ ACCEPTED = [
     ),
     (
         "_append_retries|_rebase_ticks|_retry_unseen_redeliveries|_truncate_child|_log_has_unseen"
-        "|_copy_ledger|maint_rotate_ledger|_lock_exclusively|drop_queue|create_queue"
+        "|_copy_ledger|maint_rotate_ledger|_lock_briefly|drop_queue|create_queue"
         "|_append_batch|_unticked_for",
         "security: text type variable is not sanitized",
         "names made by create_queue from the id of a queue, which only the owner can write",

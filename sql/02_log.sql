@@ -64,6 +64,25 @@ as $$
 $$;
 comment on function pgque._ago(interval) is 'The time so long before now, as _from_now.';
 
+create or replace function pgque._is_past(at timestamptz, span interval)
+returns boolean
+language sql volatile
+as $$
+    select not (at > pgque._ago(span) and at <= clock_timestamp())
+$$;
+comment on function pgque._is_past(timestamptz, interval) is
+    'Whether a time lies at least so long back, or in the future: then the clock was set back, and for how long it has been is '
+    'not known.';
+
+create or replace function pgque._is_far(at timestamptz, span interval)
+returns boolean
+language sql volatile
+as $$
+    select at <= pgque._ago(span) or at >= pgque._from_now(span)
+$$;
+comment on function pgque._is_far(timestamptz, interval) is
+    'Whether a time is at least so far from now, in either direction: a clock that is set back by a moment makes nothing old.';
+
 -- Set-up
 
 create or replace function pgque._make_log(queue_id int)

@@ -149,14 +149,13 @@ returns boolean
 language plpgsql
 as $$
 declare
-    age interval := clock_timestamp() - last.tick_time;
     seq bigint := pgque._sequence_value(q.queue_event_seq);
 begin
     return q.queue_forced_after >= last.tick_id
         or (seq > last.tick_seq_before
-            and (age >= q.queue_ticker_max_lag or seq - last.tick_seq_after >= q.queue_ticker_max_count))
+            and (pgque._is_past(last.tick_time, q.queue_ticker_max_lag) or seq - last.tick_seq_after >= q.queue_ticker_max_count))
         or pgque._finished(last.tick_waiting, pg_current_snapshot())
-        or (q.queue_ticker_idle_period > interval '0' and age >= q.queue_ticker_idle_period);
+        or (q.queue_ticker_idle_period > interval '0' and pgque._is_past(last.tick_time, q.queue_ticker_idle_period));
 end
 $$;
 comment on function pgque._is_due(pgque.queue, pgque.tick) is
@@ -282,7 +281,7 @@ begin
                     or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
                     or u.queue_forced_after >= last.tick_id
                     or (u.queue_ticker_idle_period > interval '0'
-                        and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
+                        and pgque._is_past(last.tick_time, u.queue_ticker_idle_period))
                     or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
                     or last.tick_id is null
                     or to_regclass(u.queue_event_seq) is null

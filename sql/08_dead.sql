@@ -154,7 +154,7 @@ begin
     end if;
     delete from pgque.dead_letter d
     where d.dl_queue_id = q.queue_id
-        and d.dl_time <= pgque._ago(older_than);
+        and pgque._is_far(d.dl_time, older_than);
     get diagnostics purged = row_count;
     return purged;
 end

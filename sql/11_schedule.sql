@@ -13,15 +13,15 @@ declare
     due text;
     done int;
     rotated int := 0;
-    enough timestamptz;
+    began timestamptz;
 begin
     perform pgque._need_read_committed('maint');
     done := pgque.maint_retry_events();
-    enough := clock_timestamp() + interval '100 milliseconds';
+    began := clock_timestamp();
     for due in
         select q.queue_name
         from pgque.queue q
-        where clock_timestamp() - q.queue_switch_time >= q.queue_rotation_period
+        where pgque._is_past(q.queue_switch_time, q.queue_rotation_period)
         order by q.queue_switch_time
     loop
         begin
@@ -31,7 +31,7 @@ begin
                 raise warning 'pgque: no rotation of queue %: % (%)', due, sqlerrm, sqlstate;
         end;
         -- What was truncated is locked until the commit, so many queues take several calls.
-        exit when rotated > 0 and clock_timestamp() > enough;
+        exit when rotated > 0 and pgque._is_past(began, '100 milliseconds');
     end loop;
     perform pgque._make_append();
     return done + rotated + pgque.maint_rotate_ledger();
@@ -96,15 +96,16 @@ create or replace procedure pgque.ticker_loop()
 language plpgsql
 as $$
 declare
-    slot_end timestamptz;
+    slot_began timestamptz := clock_timestamp();
+    slot interval;
     period double precision;
-    next_maint timestamptz := clock_timestamp();
+    maintained timestamptz;
 begin
     perform pgque._need_read_committed('ticker_loop');
-    select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
-        into slot_end
+    select make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
+        into slot
     from pgque.config;
-    while clock_timestamp() < slot_end loop
+    while not pgque._is_past(slot_began, slot) loop
         -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
         -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
         if not pg_try_advisory_xact_lock(1885827447, 0) then
@@ -112,13 +113,13 @@ begin
         end if;
         perform pgque.ticker();
         commit;
-        if clock_timestamp() >= next_maint then
+        if maintained is null or pgque._is_past(maintained, '1 second') then
             if not pg_try_advisory_xact_lock(1885827447, 0) then
                 return;
             end if;
             perform pgque.maint();
             commit;
-            next_maint := clock_timestamp() + interval '1 second';
+            maintained := clock_timestamp();
         end if;
         if not pg_try_advisory_xact_lock(1885827447, 0) then
             return;

@@ -45,9 +45,9 @@ begin
         q.queue_name, q.queue_ntables, q.queue_cur_table, q.queue_rotation_period, q.queue_switch_time,
         q.queue_external_ticker, q.queue_ticker_paused, q.queue_ticker_max_count, q.queue_ticker_max_lag,
         q.queue_ticker_idle_period,
-        clock_timestamp() - last.tick_time,
+        greatest(clock_timestamp() - last.tick_time, '0'),
         (last.tick_event_seq - before.tick_event_seq)
-            / nullif(least(extract(epoch from clock_timestamp() - before.tick_time), 60), 0)::double precision,
+            / nullif(least(greatest(extract(epoch from clock_timestamp() - before.tick_time), 0), 60), 0)::double precision,
         case when seq.value is not null then greatest(seq.value - last.tick_seq_after, 0) end,
         last.tick_id
     from pgque.queue q
@@ -145,9 +145,9 @@ begin
         case
             when t.tick_id is null then null
             when t.tick_id = last.tick_id and c.cur_batch is null and seq.value <= t.tick_seq_after then interval '0'
-            else clock_timestamp() - t.tick_time
+            else greatest(clock_timestamp() - t.tick_time, '0')
         end,
-        clock_timestamp() - c.cur_time,
+        greatest(clock_timestamp() - c.cur_time, '0'),
         c.cur_tick,
         c.cur_batch,
         case when c.cur_batch is not null then c.cur_next_tick end,
@@ -242,7 +242,7 @@ declare
 begin
     select
         q.queue_name, n.co_name, earlier.tick_time, later.tick_time, earlier.tick_id, later.tick_id,
-        clock_timestamp() - later.tick_time,
+        greatest(clock_timestamp() - later.tick_time, '0'),
         greatest(earlier.tick_event_seq, (c.cur_place).id),
         least(later.tick_event_seq, (c.cur_upto).id, (c.cur_end).id)
         into queue_name, consumer_name, batch_start, batch_end, prev_tick_id, tick_id, lag, seq_start, seq_end

@@ -155,7 +155,7 @@ begin
     q := pgque._queue(queue);
     perform pgque._after_restore();
     select * into q from pgque.queue t where t.queue_id = q.queue_id for no key update skip locked;
-    if not found or clock_timestamp() - q.queue_switch_time < q.queue_rotation_period then
+    if not found or not pgque._is_past(q.queue_switch_time, q.queue_rotation_period) then
         return 0;
     end if;
     if (select sum(pg_relation_size(c.inhrelid)) from pg_inherits c where c.inhparent = q.queue_data_pfx::regclass) = 0 then

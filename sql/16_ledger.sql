@@ -307,8 +307,8 @@ begin
             join pgque.queue q on q.queue_id = t.tick_queue and t.tick_id >= q.queue_history_tick
             cross join lateral (
                 select case
-                    when t.tick_time > clock_timestamp() - interval ''10 minutes'' then 1
-                    when t.tick_time > clock_timestamp() - interval ''1 day'' then 60
+                    when not pgque._is_far(t.tick_time, ''10 minutes'') then 1
+                    when not pgque._is_far(t.tick_time, ''1 day'') then 60
                     else 3600
                 end as seconds
             ) bucket

@@ -24,14 +24,14 @@ begin
         order by t.sub_id
     loop
         c := pgque._position(sibling.sub_id);
-        if c.cur_next_tick is not null and c.cur_time < pgque._ago(dead_interval) then
+        if c.cur_next_tick is not null and pgque._is_far(c.cur_time, dead_interval) then
             if not lock then
                 return c;
             end if;
             perform from pgque.subscriber t where t.sub_id = sibling.sub_id for update skip locked;
             if found then
                 c := pgque._lock_position(sibling.sub_id);
-                if c.cur_next_tick is not null and c.cur_time < pgque._ago(dead_interval) then
+                if c.cur_next_tick is not null and pgque._is_far(c.cur_time, dead_interval) then
                     return c;
                 end if;
             end if;

@@ -297,10 +297,19 @@ begin
             using errcode = 'PQ012', hint = 'Finish it with pgque.ack(batch_id) before you seek.';
     end if;
     if at is not null then
+        -- A clock that was set back gives some times twice: the first one counts, so that nothing is left out.
         select t.tick_id into tick_id
         from pgque.tick t
         where t.tick_queue = q.queue_id
-            and t.tick_time <= at
+            and t.tick_id < coalesce((
+                select later.tick_id
+                from pgque.tick later
+                where later.tick_queue = q.queue_id
+                    and later.tick_id >= q.queue_history_tick
+                    and later.tick_time > at
+                order by later.tick_id
+                limit 1
+            ), 9223372036854775807)
         order by t.tick_id desc
         limit 1;
         if tick_id is null then

@@ -10,10 +10,10 @@ returns interval
 language plpgsql
 as $$
 declare
-    age interval := greatest(clock_timestamp() - last.tick_time, '0');
+    age interval := clock_timestamp() - last.tick_time;
     first timestamptz;
 begin
-    if age < '1 second' then
+    if age >= '0' and age < '1 second' then
         return age; -- it cannot be older
     end if;
     -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
@@ -35,6 +35,22 @@ end
 $$;
 comment on function pgque._unticked_for(pgque.queue, pgque.tick) is
     'The age of the oldest event that is newer than the last tick; 0 where none has been committed.';
+
+create or replace function pgque._time_after(queue_id int, t pgque.tick)
+returns timestamptz
+language plpgsql
+as $$
+begin
+    if t.tick_time > clock_timestamp() then
+        -- The clock was set back: it has been waiting at least since the next tick by the new one.
+        return coalesce(min(k.tick_time), t.tick_time)
+        from pgque._ticks_after(queue_id, t.tick_id, 1000) k
+        where k.tick_time <= clock_timestamp();
+    end if;
+    return t.tick_time;
+end
+$$;
+comment on function pgque._time_after(int, pgque.tick) is 'The time of a tick, or of a later one that does not lie in the future.';
 
 create or replace function pgque._queue_wait(queue text)
 returns table (queue_name text, ev_new bigint, waiting interval)
@@ -109,7 +125,7 @@ begin
     cross join lateral pgque._last_tick(q.queue_id) last
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
     left join lateral (
-        select greatest(clock_timestamp() - k.tick_time, '0') as age
+        select greatest(clock_timestamp() - pgque._time_after(q.queue_id, k), '0') as age
         from pgque._tick_after(q.queue_id, i.last_tick) k
         where i.last_tick < last.tick_id
     ) next on true

@@ -28,6 +28,7 @@ REST: dict[str, Check] = {
     "ticker": events.ticker,
     "pg_cron": events.scheduler,
     "restore": events.restored,
+    "clock": events.clock,
     "queues": events.paused,
     "consumers": consumers.stuck,
     "retries": consumers.retries,
@@ -35,7 +36,7 @@ REST: dict[str, Check] = {
     "rotation": events.rotation,
     "transactions": server.old_transactions,
 }
-READ_TABLES = {"restore", "queues", "retries", "dead letters", "rotation"}
+READ_TABLES = {"restore", "clock", "queues", "retries", "dead letters", "rotation"}
 OBSERVE = {"consumers"}
 """Checks for which the user needs a role, or a grant for a queue."""
 HOW_TO_SEE_ALL = "pgque doctor, with the DSN of a member of pgque_reader"

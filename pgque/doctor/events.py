@@ -13,6 +13,9 @@ from pgque.ticker import LEADER
 LATE = timedelta(seconds=live.LATE)
 """So long after a tick was due nobody seems to take it."""
 
+STEP = timedelta(seconds=1)
+"""Clocks that are kept right are set back by less."""
+
 
 def ticker(x: Examination) -> Iterator[Finding]:
     """Yield who ticks, and queues whose events wait for a tick."""
@@ -93,6 +96,27 @@ def restored(x: Examination) -> Iterator[Finding]:
         )
     if not rows:
         yield ok("restore", "ticks fit this cluster")
+
+
+def clock(x: Examination) -> Iterator[Finding]:
+    """Yield by how much the server's clock was set back, as far as stored times tell."""
+    ahead = x.value(
+        "select max(known.at) - clock_timestamp() from ("
+        "select q.queue_switch_time from pgque.queue q "
+        "union all select s.sub_active from pgque.subscription s "
+        "union all select t.tick_time from pgque.queue q cross join lateral ("
+        "select k.tick_time from pgque.tick k where k.tick_queue = q.queue_id "
+        "order by k.tick_id desc limit 1) t) known (at)"
+    )
+    if ahead is not None and ahead > STEP:
+        yield warning(
+            "clock",
+            f"times that are stored lie up to {duration(ahead)} in the future: the server's clock was "
+            "set back",
+            "check the clock of the server's host; retries that wait are due so much later",
+        )
+    else:
+        yield ok("clock", "no time that is stored lies in the future")
 
 
 def paused(x: Examination) -> Iterator[Finding]:

@@ -53,12 +53,10 @@ create table if not exists pgque.queue (
     queue_data_pfx text not null,
     queue_event_seq text not null,
     queue_max_retries int not null default 5,
-    queue_forced_after bigint not null default 0,
     queue_history_tick bigint not null default 1,
     queue_floor bigint not null default -1
 );
 comment on table pgque.queue is 'One row per queue. Written by set-up and rotation only, never by a send or a batch.';
-comment on column pgque.queue.queue_forced_after is 'force_next_tick was called at this tick: the one after it is due.';
 comment on column pgque.queue.queue_history_tick is 'The oldest tick after which every event is still in the log.';
 comment on column pgque.queue.queue_floor is 'The tick_floor of the ticks that are taken now.';
 
@@ -133,10 +131,22 @@ create table if not exists pgque.tick (
     tick_seq_after bigint not null,
     tick_waiting xid8[] not null default '{}',
     tick_floor bigint not null default -1,
+    tick_forced bigint,
     primary key (tick_queue, tick_id)
 );
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
 create table if not exists pgque.tick_1 (like pgque.tick including all) inherits (pgque.tick);
+-- Looked at first, because "alter table" locks the table though there is nothing to do.
+do $$
+begin
+    if not exists (select from pg_attribute where attrelid = 'pgque.tick'::regclass and attname = 'tick_forced') then
+        alter table pgque.tick add column tick_forced bigint;
+    end if;
+    if exists (select from pg_attribute where attrelid = 'pgque.queue'::regclass and attname = 'queue_forced_after') then
+        alter table pgque.queue drop column queue_forced_after;
+    end if;
+end
+$$;
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
 comment on table pgque.tick_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.tick_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -148,6 +158,9 @@ comment on column pgque.tick.tick_waiting is
     'Transactions that may hold ids up to tick_seq_after and had not finished: when one does, a tick is due.';
 comment on column pgque.tick.tick_floor is
     'Events up to this id were written before a restore; their transaction ids mean nothing here.';
+
+comment on column pgque.tick.tick_forced is
+    'How often force_next_tick had been called before the tick: where that differs from now, a tick is due. Null: never.';
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids: each is handed out once and is a fencing token.';

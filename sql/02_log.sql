@@ -122,6 +122,7 @@ begin
     -- There are rows in the children alone. Where the planner knows it, it leaves the parent out.
     execute format('alter table %s add constraint only_in_children check (ev_txid is null) no inherit', log);
     execute format('comment on table %s is %L', log, 'The log of a queue: see 02_log.sql.');
+    perform pgque._make_force_sequence(log);
     execute format('comment on sequence %s_id_seq is %L', log, 'The ids of events in ' || log || '.');
     execute format('revoke all on %s from public', log);
     execute format('revoke all on sequence %s_id_seq from public', log);
@@ -203,6 +204,7 @@ begin
     execute format('drop table %s cascade', q.queue_data_pfx);
     perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
+    execute format('drop sequence if exists %s', pgque._force_sequence(q));
     return 1;
 end
 $$;

@@ -45,10 +45,11 @@ begin
     update pgque.queue
     set queue_cur_table = default, queue_rotation_period = default, queue_disable_insert = default,
         queue_ticker_paused = default, queue_external_ticker = (queue_name = 'x'), queue_max_retries = default,
-        queue_forced_after = default, queue_history_tick = default, queue_floor = default;
+        queue_history_tick = default, queue_floor = default;
     for q in select * from pgque.queue loop
         execute format('delete from %s', q.queue_data_pfx);
-        perform setval(q.queue_event_seq, 1, false), pgque._insert_first_tick(q.queue_id);
+        perform setval(q.queue_event_seq, 1, false), setval(pgque._force_sequence(q)::regclass, 1, false),
+            pgque._insert_first_tick(q.queue_id);
     end loop;
 end
 $$;
@@ -191,7 +192,7 @@ where tick_seq_after < earlier or pg_snapshot_xmax(tick_snapshot) < pg_snapshot_
 union all
 select 'tables of the log: ' || n
 from (select count(*) from pg_class where relnamespace = 'pgque'::regnamespace and relname ~ '^event_\d' and relkind in ('r', 'S')) t (n)
-where n <> 5 * (select count(*) from pgque.queue)
+where n <> 6 * (select count(*) from pgque.queue)
 union all
 select 'functions of the log: ' || n
 from (select count(*) from pg_proc where pronamespace = 'pgque'::regnamespace and proname ~ '^_event_\d' and proname !~ '_(produce|consume)$') t (n)

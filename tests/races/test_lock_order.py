@@ -42,7 +42,7 @@ ORDER = (
 
 
 def rank(lock: Lock) -> int | None:
-    if re.fullmatch(r"pgque\.event_\d+_id_seq", lock.name):
+    if re.fullmatch(r"pgque\.event_\d+_(id|force)_seq", lock.name):
         return len(ORDER)
     for number, prefixes in enumerate(ORDER):
         if lock.name.startswith(prefixes):

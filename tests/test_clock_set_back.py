@@ -1,4 +1,4 @@
-"""The server's clock is set back: times that are stored lie in the future, and nothing stands still.
+"""The server's clock is set back: stored times lie in the future, and nothing stands still.
 
 A clock that goes back by an hour is all that is stored going on by an hour.
 """
@@ -104,7 +104,9 @@ def test_a_member_is_not_thought_dead_for_a_moment_by_which_the_clock_was_set_ba
 def test_waiting_is_counted_from_the_events(autoconn, queue, consumer):
     set_back(autoconn)
     send(autoconn, queue)
-    autoconn.execute(f"update {log_of(autoconn, queue)} set ev_time = ev_time - interval '1 minute'")
+    autoconn.execute(
+        f"update {log_of(autoconn, queue)} set ev_time = ev_time - interval '1 minute'"
+    )
     waits = "select waiting from pgque.get_{}_wait(%s)"
     assert value(autoconn, waits.format("queue"), queue) > timedelta(seconds=59)
     assert value(autoconn, waits.format("consumer"), queue) > timedelta(seconds=59)
@@ -161,7 +163,9 @@ def test_a_window_of_a_certain_age_or_span_is_ready(
         send(autoconn, queue)
         tick(autoconn, queue)
         autoconn.execute("update pgque.cursor set cur_tick = 2")
-        autoconn.execute("update pgque.tick set tick_time = tick_time - interval '2 minutes' where tick_id = 3")
+        autoconn.execute(
+            "update pgque.tick set tick_time = tick_time - interval '2 minutes' where tick_id = 3"
+        )
     assert value(autoconn, opened, queue, consumer, min_lag, min_interval) is not None
 
 
@@ -172,7 +176,8 @@ def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_firs
         send(autoconn, queue, payload)
         tick(autoconn, queue)
     autoconn.execute(
-        "update pgque.tick set tick_time = now() - interval '1 hour' + tick_id * interval '20 minutes'"
+        "update pgque.tick "
+        "set tick_time = now() - interval '1 hour' + tick_id * interval '20 minutes'"
     )
     set_back(autoconn, timedelta(minutes=40))
     for payload in ("at noon again", "at one again"):
@@ -181,7 +186,8 @@ def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_firs
     drain(autoconn, queue, consumer)
     at = value(autoconn, "select tick_time + interval '1 minute' from pgque.tick where tick_id = 2")
     autoconn.execute(
-        "update pgque.tick set tick_time = %s + (tick_id - 4) * interval '10 minutes' where tick_id > 4",
+        "update pgque.tick set tick_time = %s + (tick_id - 4) * interval '10 minutes' "
+        "where tick_id > 4",
         [at],
     )
     assert value(autoconn, "select pgque.seek(%s, %s, %s::timestamptz)", queue, consumer, at) == 2
@@ -190,7 +196,9 @@ def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_firs
     ]  # fmt: skip
 
 
-def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(autoconn, queue, consumer):
+def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(
+    autoconn, queue, consumer
+):
     for _ in range(3):
         send(autoconn, queue)
         tick(autoconn, queue)
@@ -230,7 +238,9 @@ def test_a_retry_comes_by_its_time_and_what_is_due_comes(autoconn, queue, consum
     ack(autoconn, batch)
     set_back(autoconn)
     assert retry(autoconn) == 1
-    autoconn.execute("update pgque.retry_queue set ev_retry_after = ev_retry_after - interval '1 hour'")
+    autoconn.execute(
+        "update pgque.retry_queue set ev_retry_after = ev_retry_after - interval '1 hour'"
+    )
     assert retry(autoconn) == 1
 
 

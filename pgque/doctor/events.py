@@ -111,8 +111,8 @@ def clock(x: Examination) -> Iterator[Finding]:
     if ahead is not None and ahead > STEP:
         yield warning(
             "clock",
-            f"times that are stored lie up to {duration(ahead)} in the future: the server's clock was "
-            "set back",
+            f"times that are stored lie up to {duration(ahead)} in the future: the server's clock "
+            "was set back",
             "check the clock of the server's host; retries that wait are due so much later",
         )
     else:

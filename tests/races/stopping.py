@@ -58,7 +58,7 @@ def insert_stops(conn: Connection) -> None:
         "select p.proname, p.prosrc, pg_get_functiondef(p.oid) from pg_proc p "
         "join pg_language l on l.oid = p.prolang "
         "where p.pronamespace = 'pgque'::regnamespace and l.lanname = 'plpgsql' "
-        "and p.proname !~ '^(_capture|json|logu|sqltri)'"
+        "and p.provolatile <> 'i' and p.proname !~ '^(_capture|_check|json|logu|sqltri)'"
     ).fetchall():
         assert definition.count(body) == 1, name
         conn.execute(definition.replace(body, with_stops(name, body)))
@@ -73,4 +73,3 @@ def stop_at(conn: Connection, number: int | None) -> None:
 
 def go_on(conn: Connection) -> None:
     conn.execute("reset races.stop_at")
-

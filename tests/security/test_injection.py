@@ -190,7 +190,7 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
         *("_holds_events", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
         *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_briefly"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
-        *("_retry_unseen_redeliveries", "status", "_unticked_for"),
+        *("_make_force_sequence", "_retry_unseen_redeliveries", "status", "_unticked_for"),
         *("grant_queue", "revoke_queue"),
     }
     assert sql_of_the_callers <= found

@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from pgque.install import install
 from tests.fix_engine import (
     LONG,
     Thread,
@@ -172,6 +173,26 @@ def test_the_sequence_of_forced_ticks_goes_with_its_queue(autoconn, queue):
     assert value(autoconn, "select to_regclass(%s)", sequence) is not None
     value(autoconn, "select pgque.drop_queue(%s)", queue)
     assert value(autoconn, "select to_regclass(%s)", sequence) is None
+
+
+def test_install_makes_what_forcing_a_tick_needs_where_it_is_missing(dsn, connect, autoconn, queue):
+    """As over a schema of before, which kept the tick in a row of pgque.queue."""
+    tick(autoconn, queue)
+    autoconn.execute("alter table pgque.tick drop column tick_forced")
+    autoconn.execute(
+        "alter table pgque.queue add column queue_forced_after bigint not null default 0"
+    )
+    autoconn.execute(f"drop sequence {log_of(autoconn, queue)}_force_seq")
+    install(dsn)
+    reader = connect()
+    value(reader, "select count(*) from pgque.tick, pgque.queue")
+    install(dsn)  # once more, beside a reader: it waits for none where there is nothing to change
+    reader.rollback()
+    newest = value(autoconn, "select pgque.force_next_tick(%s)", queue)
+    assert tick(autoconn, queue) == newest + 1
+    assert tick(autoconn, queue) is None
+    gone = "select count(*) from pg_attribute where attname = 'queue_forced_after'"
+    assert value(autoconn, gone) == 0
 
 
 def test_p5_a_forced_tick_does_not_wait_for_an_open_subscription(connect, autoconn, queue):

@@ -206,10 +206,13 @@ class Browser(Calls):
         """Return a place in the log that is not before what was sent until a time."""
         query = sql.SQL(
             "select pg_snapshot_xmax(t.tick_snapshot)::text::bigint from pgque.tick t "
-            "where t.tick_queue = %s::int and t.tick_time >= %s::timestamptz "
+            "where t.tick_queue = %s::int and t.tick_id > coalesce(("
+            # Behind the last tick before: a clock that was set back showed some times twice.
+            "select k.tick_id from pgque.tick k where k.tick_queue = %s::int "
+            "and k.tick_time < %s::timestamptz order by k.tick_id desc limit 1), 0) "
             "order by t.tick_id limit 1"
         )
-        ticks = self.read(query, (queue, until))
+        ticks = self.read(query, (queue, queue, until))
         return (ticks[0][0], 0) if ticks else None
 
     def _whole(

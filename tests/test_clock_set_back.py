@@ -8,7 +8,10 @@ from datetime import timedelta
 import pytest
 
 from pgque.doctor import Status, examine
+from pgque.browse import Browser
+from pgque.tail import Tail
 from pgque.testing import clock
+from pgque.top.history import History
 from tests.fix_engine import (
     ack,
     column,
@@ -28,6 +31,7 @@ from tests.fix_engine import (
     tick,
     value,
 )
+from tests.fix_top import consumer_now, queue_now, sample
 
 HOUR = timedelta(hours=1)
 
@@ -194,6 +198,30 @@ def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_firs
     assert payloads(drain(autoconn, queue, consumer)) == [
         "at noon", "at one", "at noon again", "at one again",
     ]  # fmt: skip
+
+
+def test_what_is_looked_at_since_or_until_a_time_leaves_nothing_out(autoconn, queue):
+    for payload in "ab":
+        send(autoconn, queue, payload)
+        tick(autoconn, queue)
+    now = value(autoconn, "select now()")
+    set_back(autoconn)
+    for payload in "cd":
+        send(autoconn, queue, payload)
+        tick(autoconn, queue)
+    later = now + timedelta(minutes=30)
+    assert [event.payload for event in Tail(autoconn, queue, later).read()] == list("abcd")
+    found = Browser(autoconn).messages(queue, until=later)
+    assert {row.payload for row in found.rows} == set("abcd")
+
+
+def test_top_shows_what_stands_still():
+    quiet = consumer_now("q", "c", lag=0.0)
+    waits = quiet._replace(pending=1, lag=700.0, last_seen=700.0)
+    history = History()
+    history.add(sample([queue_now("q")], [quiet], at=4000.0))
+    history.add(sample([queue_now("q")], [waits], at=1000.0))
+    assert history.consumers["q", "c"].state.text == "!! silent"
 
 
 def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(

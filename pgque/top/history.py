@@ -134,7 +134,8 @@ class History:
         if not waits:
             self._clear[key] = at
             return 0.0
-        return at - self._clear[key] if key in self._clear else float("inf")
+        waited = at - self._clear.get(key, float("-inf"))
+        return waited if waited >= 0 else float("inf")  # the server's clock was set back
 
     def _trend(self, key: tuple[str, ...], value: float | None) -> Trend:
         trend = self._trends.setdefault(key, deque(maxlen=KEEP))

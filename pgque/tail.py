@@ -41,7 +41,7 @@ class Tail(Calls):
         self._seen = self._value(
             "select coalesce("
             "(select t.tick_snapshot from pgque.tick t where t.tick_queue = %s::int "
-            # Before the first tick that is later: a clock that was set back showed some times twice.
+            # Before the first later tick: a clock that was set back showed some times twice.
             "and %s::timestamptz is not null and t.tick_id < coalesce((select later.tick_id "
             "from pgque.tick later where later.tick_queue = t.tick_queue "
             "and later.tick_time > %s::timestamptz order by later.tick_id limit 1), t.tick_id + 1) "

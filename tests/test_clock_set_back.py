@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from pgque.doctor import Status, examine
 from pgque.browse import Browser
+from pgque.doctor import Status, examine
 from pgque.tail import Tail
 from pgque.testing import clock
 from pgque.top.history import History

@@ -26,10 +26,10 @@ from tests.recording import record
 from tests.running import PATIENCE
 
 COMMITTED, ISOLATED = "read committed", "repeatable read"
+TOO_OLD = "40001"
 REFUSALS = {
     **NAMED,
     BUSY: "receive_merged waits for nobody",
-    "40001": "the snapshot is too old",
     "25P02": "so did the statement before",
     "PQ011": "the history to which seek goes is kept no longer",
 }
@@ -44,6 +44,7 @@ class Transaction:
 
     isolation: str
     statements: tuple[str, ...]
+    end: str = "commit"
 
 
 def work(isolation: str, *statements: str) -> Transaction:
@@ -81,13 +82,15 @@ CALLS = {
 }
 """At both levels of isolation."""
 
+SWITCH = "select pgque.maint_rotate_ledger()"
 MAINTENANCE = {
     "ticker": "select pgque.ticker()",
     "ticker of one queue": "select pgque.ticker('q')",
     "force_next_tick": "select pgque.force_next_tick('q')",
     "maint_retry_events": "select pgque.maint_retry_events()",
     "rotation of the log": "select pgque.maint_rotate_tables_step1('q')",
-    "rotation of the ledger": "select pgque.maint_rotate_ledger()",
+    "rotation of the ledger": SWITCH,
+    "drop_queue": "select pgque.drop_queue('q', true)",
     "grant_queue": "select pgque.grant_queue('pgque_test_races', 'q', 'consume')",
 }
 
@@ -98,7 +101,12 @@ FIRST = (
         for level in (COMMITTED, ISOLATED)
     }
     | {name: work(COMMITTED, text) for name, text in MAINTENANCE.items()}
-    | {"switch of the ledger": work(COMMITTED, "select pgque.maint_rotate_ledger()")}
+    | {
+        "switch of the ledger": work(COMMITTED, SWITCH),
+        "switch of the ledger, rolled back": Transaction(COMMITTED, (SWITCH,), "rollback"),
+        "ack, rolled back": Transaction(ISOLATED, (FINISH,), "rollback"),
+        "ticker, rolled back": Transaction(COMMITTED, ("select pgque.ticker()",), "rollback"),
+    }
 )
 
 PARTNERS = {
@@ -233,6 +241,11 @@ class Stage:
         self.first.run("rollback")
         return list(self.notices)
 
+    def run_and_check(self, name: str, chosen: list[tuple[int, str]]) -> None:
+        for number, partner in chosen:
+            self.run(name, number, partner)
+            self.check()
+
     def run(self, name: str, number: int, partner: str) -> None:
         """Stop the call there, and let the partner do what it can."""
         self.prepare(name)
@@ -242,6 +255,7 @@ class Stage:
         self.first.run(f"begin isolation level {FIRST[name].isolation}")
         (statement,) = FIRST[name].statements
         self.first.ask(statement.format(**self.facts))
+        self.name = name
         self.stands, self.ended = not self.first.finishes(self.holder), False
         self.log.append(f"{name} stopped at {self.notices[-1:]}")
         for transaction in PARTNERS[partner]:
@@ -261,7 +275,7 @@ class Stage:
                 if not self.stands and self.first.is_done():
                     self.end()
                 assert time.monotonic() < patience, self.log
-            self.note(statement, self.second.answer())
+            self.note(statement, self.second.answer(), transaction.isolation)
         self.second.run("commit")
 
     def let_go(self) -> None:
@@ -273,12 +287,14 @@ class Stage:
         """The first comes to its end, unless it has."""
         if not self.ended:
             self.ended = True
-            self.note("the first", self.first.answer())
-            self.first.run("commit")
+            self.note("the first", self.first.answer(), FIRST[self.name].isolation)
+            self.first.run(FIRST[self.name].end)
 
-    def note(self, what: str, answer: Answer) -> None:
+    def note(self, what: str, answer: Answer, isolation: str) -> None:
         self.log.append(f"{what}: {answer}")
-        assert answer.sqlstate in {"", *REFUSALS}, self.log
+        assert answer.sqlstate in {"", *REFUSALS} or (
+            answer.sqlstate == TOO_OLD and isolation == ISOLATED
+        ), self.log
 
     def check(self) -> None:
         conn = self.observer
@@ -309,14 +325,27 @@ def runs(name: str, stops: list[str]) -> list[tuple[int, str]]:
     return random.Random(f"{SEED} {name}").sample(every, min(SAMPLE, len(every)))
 
 
+def test_the_switch_of_the_ledger_is_found_to_need_its_lock(stage):
+    """Without it an ack is forgotten: what these tests are there to find."""
+    name = "switch of the ledger"
+    query = "select pg_get_functiondef('pgque.maint_rotate_ledger()'::regprocedure)"
+    right = value(stage.observer, query)
+    assert right.count("'share'") == 1
+    stage.observer.execute(right.replace("'share'", "'access share'"))
+    try:
+        numbers = range(1, len(stage.stops(name)) + 1)
+        with pytest.raises(AssertionError, match="a place that is not the newest"):
+            stage.run_and_check(name, [(n, "acks, isolated, then not") for n in numbers])
+    finally:
+        stage.observer.execute(right)
+
+
 @pytest.mark.parametrize("name", FIRST)
 def test_p1_p3_p5_a_call_that_stops_anywhere(stage, name):
     began = time.monotonic()
     stops = stage.stops(name)
     chosen = runs(name, stops)
-    for number, partner in chosen:
-        stage.run(name, number, partner)
-        stage.check()
+    stage.run_and_check(name, chosen)
     record(
         stage.observer,
         "races",

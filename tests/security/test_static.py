@@ -73,7 +73,7 @@ ACCEPTED = [
         "names made by create_queue from the id of a queue, which only the owner can write",
     ),
     (
-        "grant_queue|revoke_queue|_make_log|_make_log_function",
+        "grant_queue|revoke_queue|_make_log|_make_log_function|_make_force_sequence",
         "security: text type variable is not sanitized",
         "the name of a log or of its function, made from the id of a queue; the role is %I",
     ),

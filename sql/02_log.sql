@@ -66,6 +66,16 @@ comment on function pgque._ago(interval) is 'The time so long before now, as _fr
 
 -- Set-up
 
+create or replace function pgque._grant_log(queue_id int)
+returns void
+language plpgsql
+as $$
+begin
+    execute format('grant select on pgque.event_%s, pgque.event_%1$s_0, pgque.event_%1$s_1, pgque.event_%1$s_2 to pgque_reader', queue_id);
+end
+$$;
+comment on function pgque._grant_log(int) is 'Lets pgque_reader read the tables of a log.';
+
 create or replace function pgque._make_log(queue_id int)
 returns void
 language plpgsql
@@ -109,7 +119,7 @@ begin
     foreach row_type in array array[log, log || '_0', log || '_1', log || '_2'] loop
         execute format('revoke all on type %s from public', row_type);
     end loop;
-    execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._grant_log(queue_id);
 end
 $$;
 comment on function pgque._make_log(int) is
@@ -132,8 +142,12 @@ begin
     if exists (select from pgque.queue q where q.queue_name = create_queue.queue) then
         return 0;
     end if;
-    id := nextval('pgque.queue_queue_id_seq');
-    log := 'pgque.event_' || id;
+    loop
+        id := nextval('pgque.queue_queue_id_seq');
+        log := 'pgque.event_' || id;
+        -- Taken, if the sequence or the rows of pgque.queue were not restored.
+        exit when to_regclass(log) is null and not exists (select from pgque.queue q where q.queue_id = id);
+    end loop;
     -- Two creators of one name: the second waits for the first's commit here.
     insert into pgque.queue (queue_id, queue_name, queue_data_pfx, queue_event_seq)
     values (id, create_queue.queue, log, log || '_id_seq')
@@ -142,6 +156,7 @@ begin
         return 0;
     end if;
     perform pgque._make_log(id);
+    perform pgque._make_history_sequence(id, 1);
     perform pgque._make_log_functions(id);
     perform pgque._make_append();
     perform pgque._insert_first_tick(id);
@@ -184,6 +199,7 @@ begin
     execute format('drop table %s cascade', q.queue_data_pfx);
     perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
+    execute format('drop sequence if exists %s', pgque._history_sequence(q.queue_id));
     return 1;
 end
 $$;

@@ -34,6 +34,7 @@ begin
         exit when rotated > 0 and clock_timestamp() > enough;
     end loop;
     perform pgque._make_append();
+    perform pgque._advance_sequences();
     return done + rotated + pgque.maint_rotate_ledger();
 end
 $$;

@@ -315,13 +315,13 @@ begin
         (select k.tick_seq_after from pgque.tick k where k.tick_queue = q.queue_id and k.tick_id = history),
         pgque._sequence_value(q.queue_event_seq));
     for s in
-        select n.co_name, min((pgque._position(t.sub_id)).cur_tick) as stands
-        from pgque.subscriber t
-        join pgque.subscriber main on main.sub_id = coalesce(t.sub_group, t.sub_id)
+        select n.co_name, min((pgque._position(b.sub_id)).cur_tick) as stands
+        from pgque.subscriber b
+        join pgque.subscriber main on main.sub_id = coalesce(b.sub_group, b.sub_id)
         join pgque.consumer n on n.co_id = main.sub_consumer
-        where t.sub_queue = q.queue_id
+        where b.sub_queue = q.queue_id
         group by n.co_name
-        having min((pgque._position(t.sub_id)).cur_tick) < history
+        having min((pgque._position(b.sub_id)).cur_tick) < history
         order by n.co_name
     loop
         select * into t from pgque.tick k where k.tick_queue = q.queue_id and k.tick_id = s.stands;

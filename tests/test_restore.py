@@ -28,7 +28,6 @@ from tests.fix_engine import (
 )
 from tests.fix_restore import transaction_id, use_up_transaction_ids
 
-
 OPTIONS = [[], ["--single-transaction"]]
 
 

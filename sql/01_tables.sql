@@ -45,7 +45,11 @@ comment on column pgque.config.checked_in is
 comment on column pgque.config.table_id is 'The oid of this table: a restored one has another.';
 
 insert into pgque.config (schema_version)
-values (1)
+select ours.version
+from (
+    values (1)
+) ours (version)
+where not exists (select from pgque.config)
 on conflict (singleton) do nothing;
 
 create table if not exists pgque.queue (

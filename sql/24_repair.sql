@@ -169,6 +169,23 @@ begin
 end
 $$;
 
+create or replace function pgque._replace_config()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.schema_version := greatest(new.schema_version, (select max(g.schema_version) from pgque.config g));
+    delete from pgque.config;
+    return new;
+end
+$$;
+comment on function pgque._replace_config() is
+    'Lets data be restored into a schema that install has completed: the restored row of config replaces the one that is there.';
+create or replace trigger replaced_by_a_restore
+before insert on pgque.config
+for each row execute function pgque._replace_config();
+
 create or replace function pgque._merge_ledger()
 returns void
 language plpgsql

@@ -271,9 +271,18 @@ comment on function pgque._ticks_after(int, bigint, int) is 'The ticks of a queu
 
 -- Rotation
 
-drop function if exists pgque._copy_ledger(int, int); -- it returned nothing
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = to_regprocedure('pgque._copy_ledger(int, int)') and p.prorettype = 'void'::regtype
+    ) then
+        drop function pgque._copy_ledger(int, int); -- of an earlier day: it returned nothing
+    end if;
+end
+$$;
 
-create function pgque._copy_ledger(from_child int, to_child int)
+create or replace function pgque._copy_ledger(from_child int, to_child int)
 returns bigint
 language plpgsql
 as $$

@@ -99,9 +99,7 @@ def schema(x: Examination) -> Iterator[Finding]:
         return
     version = x.value("select (select schema_version from pgque.config)")
     if version is None:
-        yield fault(
-            "schema", "it was restored without its data", "pgque install", ends_all=True
-        )
+        yield fault("schema", "it was restored without its data", "pgque install", ends_all=True)
     elif version < SCHEMA_VERSION:
         yield fault(
             "schema",

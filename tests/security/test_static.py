@@ -68,12 +68,12 @@ ACCEPTED = [
     (
         "_append_retries|_rebase_ticks|_retry_unseen_redeliveries|_truncate_child|_log_has_unseen"
         "|_copy_ledger|maint_rotate_ledger|_lock_exclusively|drop_queue|create_queue"
-        "|_append_batch|_unticked_for",
+        "|_append_batch|_unticked_for|_advance_event_ids|_report_lost_events",
         "security: text type variable is not sanitized",
         "names made by create_queue from the id of a queue, which only the owner can write",
     ),
     (
-        "grant_queue|revoke_queue|_make_log|_make_log_function",
+        "grant_queue|revoke_queue|_make_log|_make_log_function|_grant_log|_make_history_sequence",
         "security: text type variable is not sanitized",
         "the name of a log or of its function, made from the id of a queue; the role is %I",
     ),

@@ -226,6 +226,13 @@ create table if not exists pgque.restore_report (
 );
 comment on table pgque.restore_report is
     'What a dump lacked and no repair could give back. pgque doctor shows it; delete the rows when you have read them.';
+do $$
+begin
+    if (select c.relreplident <> 'f' from pg_catalog.pg_class c where c.oid = 'pgque.restore_report'::regclass) then
+        alter table pgque.restore_report replica identity full; -- so that rows can be deleted if it is published
+    end if;
+end
+$$;
 
 do $$
 begin

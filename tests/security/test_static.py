@@ -78,6 +78,11 @@ ACCEPTED = [
         "the name of a log or of its function, made from the id of a queue; the role is %I",
     ),
     (
+        "_replace_config",
+        'error: record "new" has no field "schema_version"',
+        "a trigger of pgque.config alone, which the checker does not know",
+    ),
+    (
         "set_queue_config",
         "security: text type variable is not sanitized",
         "the type of a column of pgque.queue, from the catalog; the value is a parameter",

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pgque.doctor import Status, examine
 from pgque.dump import dump
 from pgque.install import install
 from tests.fix_engine import (
@@ -238,6 +239,8 @@ def test_p1_a_dump_without_its_ledger_repeats_and_loses_nothing(dumps, origin, w
             assert got[name] >= work.all - done | {young}, name
         assert any("was not in the dump" in text for text in heard)
         assert column(conn, "select consumer_name from pgque.restore_report") != []
+        said = [one for one in examine(conn.info.dsn) if one.check == "restore"]
+        assert {one.status for one in said} == {Status.WARNING}
         assert work.left(conn) == {name: set() for name in got}
 
 
@@ -262,6 +265,9 @@ def test_p1_a_dump_without_a_part_of_its_log_says_so(dumps, origin, where):
             assert lost[name], name
             assert reported[name] >= len(lost[name]), name
         assert sum("was truncated while it was dumped" in text for text in heard) >= len(lost)
+        said = [one for one in examine(conn.info.dsn) if one.check == "restore"]
+        assert {one.status for one in said} == {Status.FAULT}
+        assert any("c of q" in one.detail and "at most)" in one.detail for one in said)
         assert work.left(conn) == {name: set() for name in got}
         for _ in range(4):
             rotate(conn, "q")

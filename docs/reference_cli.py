@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pgque
 from pgque.cli.app import command, run
+from pgque.embedded.binaries import find_binaries
 
 HEAD: Final = """# Reference: command line
 
@@ -59,6 +60,7 @@ EXAMPLES: Final = {
     "pgque doctor": ["pgque doctor"],
     "pgque dashboard": ["pgque dashboard --port 0"],
     "pgque metrics": ["pgque metrics"],
+    "pgque dump": ["pgque dump --format=custom --file=orders.dump"],
     "pgque version": ["pgque version"],
     "pgque dead list": ["pgque dead list orders"],
     "pgque dead show": ["pgque dead show 1"],
@@ -171,8 +173,9 @@ def _run(call: str, dsn: str) -> str:
         return _run_apart(call, dsn, APART[call])
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
-    before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ")}
-    os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC")
+    before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ", "PATH")}
+    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # a pg_dump new enough
+    os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC", PATH=programs)
     try:
         with redirect_stdout(out), redirect_stderr(out):
             run(shlex.split(call)[1:])

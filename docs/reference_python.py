@@ -9,7 +9,18 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import dashboard, embedded, install, logs, metrics, observers, tail, testing, traces
+from pgque import (
+    dashboard,
+    dump,
+    embedded,
+    install,
+    logs,
+    metrics,
+    observers,
+    tail,
+    testing,
+    traces,
+)
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -52,6 +63,8 @@ def python_reference() -> str:
     parts += [_error(getattr(pgque, name)) for name in sorted(errors)]
     parts.append(f"\n## pgque.install\n\n{_markdown(inspect.getdoc(install) or '')}\n")
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
+    parts.append(f"\n## pgque.dump\n\n{_markdown(inspect.getdoc(dump) or '')}\n")
+    parts += [_function(getattr(dump, name), "###") for name in ("dump", "consistent_snapshot")]
     parts.append("\n## pgque.tail\n")
     parts.append(_class(tail.Tail, "###"))
     parts.append(f"\n## pgque.observers\n\n{_markdown(inspect.getdoc(observers) or '')}\n")

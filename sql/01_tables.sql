@@ -24,17 +24,32 @@ create table if not exists pgque.config (
     slot_seconds int not null default 60,
     ledger_max_bytes bigint not null default 8388608,
     cluster_id bigint,
-    checked_in timestamptz
+    checked_in timestamptz,
+    table_id oid
 );
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_attribute a where a.attrelid = 'pgque.config'::regclass and a.attname = 'table_id'
+    ) then
+        alter table pgque.config add column table_id oid;
+    end if;
+end
+$$;
 comment on table pgque.config is
     'One row: version of the schema and settings. Written by set-up only, never by a batch or a tick.';
 comment on column pgque.config.cluster_id is
     'The cluster in which the transaction ids of the newest ticks were handed out: see 15_restore.sql.';
 comment on column pgque.config.checked_in is
     'The start of the server since which cluster_id is known to be right: a restored database finds another.';
+comment on column pgque.config.table_id is 'The oid of this table: a restored one has another.';
 
 insert into pgque.config (schema_version)
-values (1)
+select ours.version
+from (
+    values (1)
+) ours (version)
+where not exists (select from pgque.config)
 on conflict (singleton) do nothing;
 
 create table if not exists pgque.queue (
@@ -214,6 +229,23 @@ create table if not exists pgque.dead_letter (
 comment on table pgque.dead_letter is 'Events that a consumer could not handle, with the reason.';
 comment on column pgque.dead_letter.dl_queue_id is
     'No foreign key: it would make a nack wait for drop_queue, which waits for the consumer.';
+
+create table if not exists pgque.restore_report (
+    reported_at timestamptz not null default clock_timestamp(),
+    queue_name text not null,
+    consumer_name text,
+    lost_at_most bigint,
+    detail text not null
+);
+comment on table pgque.restore_report is
+    'What a dump lacked and no repair could give back. pgque doctor shows it; delete the rows when you have read them.';
+do $$
+begin
+    if (select c.relreplident <> 'f' from pg_catalog.pg_class c where c.oid = 'pgque.restore_report'::regclass) then
+        alter table pgque.restore_report replica identity full; -- so that rows can be deleted if it is published
+    end if;
+end
+$$;
 
 do $$
 begin

@@ -85,6 +85,16 @@ comment on function pgque._is_far(timestamptz, interval) is
 
 -- Set-up
 
+create or replace function pgque._grant_log(queue_id int)
+returns void
+language plpgsql
+as $$
+begin
+    execute format('grant select on pgque.event_%s, pgque.event_%1$s_0, pgque.event_%1$s_1, pgque.event_%1$s_2 to pgque_reader', queue_id);
+end
+$$;
+comment on function pgque._grant_log(int) is 'Lets pgque_reader read the tables of a log.';
+
 create or replace function pgque._make_log(queue_id int)
 returns void
 language plpgsql
@@ -111,6 +121,8 @@ begin
     -- One of them for each row, since each costs a send time and WAL.
     execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', queue_id, log);
     execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', queue_id, log);
+    -- A repair (24_repair.sql) deletes and renumbers, even if the tables are published. Inserts cost the same.
+    execute format('alter table %s replica identity full', log);
     for child in 0 .. 2 loop
         execute format('create table %s_%s (like %1$s including all)', log, child);
         execute format('alter table %s_%s inherit %1$s', log, child);
@@ -118,6 +130,7 @@ begin
         execute format('comment on table %s_%s is %L', log, child, 'A child of the log ' || log || '.');
         -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
         execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
+        execute format('alter table %s_%s replica identity full', log, child);
     end loop;
     -- There are rows in the children alone. Where the planner knows it, it leaves the parent out.
     execute format('alter table %s add constraint only_in_children check (ev_txid is null) no inherit', log);
@@ -129,7 +142,7 @@ begin
     foreach row_type in array array[log, log || '_0', log || '_1', log || '_2'] loop
         execute format('revoke all on type %s from public', row_type);
     end loop;
-    execute format('grant select on %s, %1$s_0, %1$s_1, %1$s_2 to pgque_reader', log);
+    perform pgque._grant_log(queue_id);
 end
 $$;
 comment on function pgque._make_log(int) is
@@ -152,8 +165,12 @@ begin
     if exists (select from pgque.queue q where q.queue_name = create_queue.queue) then
         return 0;
     end if;
-    id := nextval('pgque.queue_queue_id_seq');
-    log := 'pgque.event_' || id;
+    loop
+        id := nextval('pgque.queue_queue_id_seq');
+        log := 'pgque.event_' || id;
+        -- Taken, if the sequence or the rows of pgque.queue were not restored.
+        exit when to_regclass(log) is null and not exists (select from pgque.queue q where q.queue_id = id);
+    end loop;
     -- Two creators of one name: the second waits for the first's commit here.
     insert into pgque.queue (queue_id, queue_name, queue_data_pfx, queue_event_seq)
     values (id, create_queue.queue, log, log || '_id_seq')
@@ -162,6 +179,7 @@ begin
         return 0;
     end if;
     perform pgque._make_log(id);
+    perform pgque._make_history_sequence(id, 1);
     perform pgque._make_log_functions(id);
     perform pgque._make_append();
     perform pgque._insert_first_tick(id);
@@ -205,6 +223,7 @@ begin
     perform pgque._drop_log_functions(q.queue_id);
     execute format('drop sequence %s', q.queue_event_seq);
     execute format('drop sequence if exists %s', pgque._force_sequence(q));
+    execute format('drop sequence if exists %s', pgque._history_sequence(q.queue_id));
     return 1;
 end
 $$;

@@ -35,11 +35,13 @@ begin
             using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
     elsif pgque._is_from_the_future(last.tick_snapshot) then
         return pgque._rebase_ticks(q, last);
+    elsif pgque._sequence_value(q.queue_event_seq) < last.tick_seq_after then
+        perform pgque._advance_event_ids(q, last, false);
     end if;
     return last;
 end
 $$;
-comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased where it must be; PQ011 where there is none.';
+comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased if it must be, with the sequence of the log not behind it; PQ011 if there is none.';
 
 create or replace function pgque._force_sequence(q pgque.queue)
 returns text
@@ -326,7 +328,7 @@ begin
             where not u.queue_ticker_paused
                 and not u.queue_external_ticker
                 and (
-                    coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
+                    coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) <> last.tick_seq_before
                     or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
                     or pgque._times_forced(u) <> coalesce(last.tick_forced, 0)
                     or (u.queue_ticker_idle_period > interval '0'

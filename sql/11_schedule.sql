@@ -34,6 +34,7 @@ begin
         exit when rotated > 0 and pgque._is_past(began, '100 milliseconds');
     end loop;
     perform pgque._make_append();
+    perform pgque._advance_sequences();
     return done + rotated + pgque.maint_rotate_ledger();
 end
 $$;

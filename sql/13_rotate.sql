@@ -106,6 +106,8 @@ begin
         return false;
     elsif pgque._log_has_unseen(q, child) then
         return false; -- committed between the look and the lock; nobody can add a row now
+    elsif pgque._is_being_dumped() then
+        return false; -- the look comes first: a dump that begins now sees the positions that it saw
     end if;
     -- History begins with the first tick that saw all of what goes.
     execute format(
@@ -117,7 +119,7 @@ begin
                 from (
                     (select ev_txid from %1$s where ev_owner is null order by ev_txid desc limit 1)
                     union all
-                    select ev_txid from %1$s where ev_owner is not null
+                    select e.ev_txid from %1$s e join pgque.subscriber s on s.sub_id = e.ev_owner
                 ) greatest_of (txid)
             ) newest (txid)
             where t.tick_queue = $1
@@ -136,6 +138,8 @@ begin
         ), $3) where queue_id = $1', child)
         using q.queue_id, q.queue_history_tick, (pgque._last_tick(q.queue_id)).tick_id, q.queue_floor;
     execute format('truncate table %s', child);
+    perform setval(pgque._history_sequence(q.queue_id),
+        (select t.queue_history_tick from pgque.queue t where t.queue_id = q.queue_id));
     return true;
 end
 $$;

@@ -272,10 +272,24 @@ comment on function pgque._ticks_after(int, bigint, int) is 'The ticks of a queu
 
 -- Rotation
 
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = to_regprocedure('pgque._copy_ledger(int, int)') and p.prorettype = 'void'::regtype
+    ) then
+        drop function pgque._copy_ledger(int, int); -- of an earlier day: it returned nothing
+    end if;
+end
+$$;
+
 create or replace function pgque._copy_ledger(from_child int, to_child int)
-returns void
+returns bigint
 language plpgsql
 as $$
+declare
+    copied bigint;
+    cursors bigint;
 begin
     execute format(
         'insert into pgque.cursor_%s
@@ -284,6 +298,7 @@ begin
         cross join lateral pgque._position(s.sub_id) newest
         join pgque.cursor_%s c on c.cur_sub = newest.cur_sub and c.cur_seq = newest.cur_seq
         on conflict do nothing', to_child, from_child);
+    get diagnostics cursors = row_count;
     -- Ticks where somebody stands, the ends of each life of a log, and history, the thinner the older.
     execute format(
         'with stands as (
@@ -320,10 +335,12 @@ begin
         join kept k on k.queue_id = t.tick_queue and k.tick_id = t.tick_id
         join pgque.queue q on q.queue_id = t.tick_queue
         on conflict do nothing', to_child, from_child);
+    get diagnostics copied = row_count;
+    return cursors + copied;
 end
 $$;
 comment on function pgque._copy_ledger(int, int) is
-    'Copies what is still needed from one child of the ledger to the other. Needs both locked against writers of the first.';
+    'Copies what is still needed from one child of the ledger to the other: how many rows. Needs both locked against writers of the first.';
 
 create or replace function pgque.maint_rotate_ledger()
 returns int
@@ -347,7 +364,12 @@ begin
         if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'access exclusive') then
             return 0;
         end if;
-        perform pgque._copy_ledger(other::int, current_child::int);
+        -- Truncated by a later call, when the copies are committed: a dump must find one or the other.
+        if pgque._copy_ledger(other::int, current_child::int) > 0 then
+            return 1;
+        elsif pgque._is_being_dumped() then
+            return 0;
+        end if;
         execute format('truncate table pgque.tick_%1$s, pgque.cursor_%1$s', other);
         perform setval('pgque.ledger_kept_bytes', pg_relation_size(format('pgque.tick_%s', current_child))
             + pg_relation_size(format('pgque.cursor_%s', current_child)));
@@ -372,4 +394,4 @@ begin
 end
 $$;
 comment on function pgque.maint_rotate_ledger() is
-    'Gives back the space of old ticks and cursors by TRUNCATE, or begins a new child where the current one is full: 1, or 0.';
+    'Gives back the space of old ticks and cursors by TRUNCATE, or copies what is still needed of them, or begins a new child where the current one is full: 1, or 0.';

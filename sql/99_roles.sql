@@ -42,6 +42,7 @@ grant select on
     pgque.tick_0,
     pgque.tick_1,
     pgque.subscriber_role,
+    pgque.restore_report,
     pgque.retry_queue,
     pgque.dead_letter
 to pgque_reader;
@@ -151,11 +152,15 @@ grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;
 
--- What belongs to one queue has the same grants whether its queue was made before this or after.
+-- What belongs to one queue has the same grants whether its queue was made before this or after, or was
+-- restored without any (pg_dump --no-acl).
 do $$
 declare
     function regprocedure;
 begin
+    perform pgque._grant_log(q.queue_id)
+    from pgque.queue q
+    where to_regclass(q.queue_data_pfx) is not null;
     for function in
         select p.oid
         from pg_catalog.pg_proc p

@@ -17,6 +17,7 @@ from pgque.cli import (
     demo,
     dev,
     doctor,
+    dump,
     install,
     metrics,
     queue,
@@ -71,11 +72,16 @@ for module in (
     doctor,
     dashboard,
     metrics,
+    dump,
     version,
     sql,
     uninstall,
 ):
-    app.command(module.__name__.rpartition(".")[2], epilog=EXIT_STATUS)(module.command)
+    app.command(
+        module.__name__.rpartition(".")[2],
+        epilog=EXIT_STATUS,
+        context_settings=getattr(module, "CONTEXT", None),
+    )(module.command)
 for group in (queue, consumer, dead):
     for one in group.app.registered_commands:
         one.epilog = EXIT_STATUS

@@ -80,7 +80,7 @@ def _pg_cron(x: Examination) -> tuple[str, str]:
 
 
 def restored(x: Examination) -> Iterator[Finding]:
-    """Yield queues that were restored from another cluster, and not rebased since."""
+    """Yield queues that were restored and not rebased since, and what their dumps lacked."""
     rows = x.rows(
         "select q.queue_name from pgque.queue q cross join lateral ("
         "select t.tick_snapshot from pgque.tick t where t.tick_queue = q.queue_id "
@@ -94,7 +94,17 @@ def restored(x: Examination) -> Iterator[Finding]:
             f"{name} was restored from another cluster: its ticks lie in the future",
             "select pgque.ticker()",
         )
-    if not rows:
+    reports = x.rows(
+        "select queue_name, coalesce(consumer_name, '?'), lost_at_most, detail "
+        "from pgque.restore_report order by reported_at desc, lost_at_most desc nulls last limit 5"
+    )
+    for queue, consumer, lost, detail in reports:
+        yield (warning if lost is None else fault)(
+            "restore",
+            f"{consumer} of {queue}: {detail}" + (f" ({lost:,} at most)" if lost else ""),
+            "see docs/operations.md, Dump and restore; then: delete from pgque.restore_report",
+        )
+    if not rows and not reports:
         yield ok("restore", "ticks fit this cluster")
 
 

@@ -97,8 +97,10 @@ def schema(x: Examination) -> Iterator[Finding]:
             "schema", f"{x.conn.info.user} may not use it", _grant(x, "pgque_reader"), ends_all=True
         )
         return
-    version = x.value("select schema_version from pgque.config")
-    if version < SCHEMA_VERSION:
+    version = x.value("select (select schema_version from pgque.config)")
+    if version is None:
+        yield fault("schema", "it was restored without its data", "pgque install", ends_all=True)
+    elif version < SCHEMA_VERSION:
         yield fault(
             "schema",
             f"version {version}, older than this client's {SCHEMA_VERSION}",

@@ -84,7 +84,16 @@ ROLES = {
     "admin": ("pgque_admin",),
 }
 TABLES_OF_READERS = {
-    *("config", "queue", "consumer", "subscriber", "subscriber_role", "subscription", "cursor"),
+    *(
+        "config",
+        "queue",
+        "consumer",
+        "subscriber",
+        "subscriber_role",
+        "subscription",
+        "cursor",
+        "restore_report",
+    ),
     *("cursor_0", "cursor_1", "tick", "tick_0", "tick_1", "retry_queue", "dead_letter"),
 }
 EVENTS = re.compile(r"event_\d+(_\d)?")

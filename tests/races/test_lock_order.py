@@ -24,7 +24,7 @@ GIVE_UP = {"maint()", "maint_rotate_tables_step1(text)", "maint_rotate_ledger()"
 """Who waits for a table to himself only for a moment: see pgque._lock_exclusively."""
 
 ALIKE = (
-    *("send(text,jsonb", "send(text,text,", "send_batch(text,jsonb", "send_batch(text,text,"),
+    *("send(text,json", "send(text,text,", "send_batch(text,json", "send_batch(text,text"),
     *("logutriga", "sqltriga", "get_queue_info()", "get_consumer_info()", "version", "status"),
     *("start", "stop", "finish_batch", "force_tick", "subscribe_sub", "unsubscribe_sub"),
 )

@@ -18,6 +18,8 @@ WRITER_OR_USER = """
     send(text,jsonb) send(text,text) send(text,text,jsonb) send(text,text,text)
     send_batch(text,jsonb[]) send_batch(text,text[]) send_batch(text,text,jsonb[])
     send_batch(text,text,text[]) insert_event(text,text,text)
+    send(text,json) send(text,text,json) send_batch(text,json[]) send_batch(text,text,json[])
+    send_batch(text,text) send_batch(text,text,text) _as_array(text)
     insert_event(text,text,text,text,text,text,text)
     jsontriga() logutriga() sqltriga()
     _send_batch(text,text,text[]) _send_batch(text,text,text[],text)

@@ -70,7 +70,6 @@ begin
     if cardinality(payloads) = 0 then
         return '{}';
     end if;
-    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
     q := pgque._need_writable(queue_name);
     execute 'select pgque._event_' || q.queue_id || '_append_batch($1, $2, $3)'
         into ids
@@ -97,7 +96,6 @@ begin
     if headers is null or payloads is null or cardinality(payloads) = 0 then
         return pgque._append_batch(queue_name, type_name, payloads);
     end if;
-    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
     q := pgque._need_writable(queue_name);
     txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
     -- As the log's own append_batch: the log is locked before its sequence.

@@ -137,7 +137,7 @@ returns boolean
 language sql stable
 as $$
     select coalesce((
-        select regexp_match(e.extversion, '^(\d+)\.(\d+)')::int[] >= '{1,5}'::int[]
+        select regexp_match(e.extversion, '^([0-9]+)[.]([0-9]+)')::int[] >= '{1,5}'::int[]
         from pg_extension e
         where e.extname = 'pg_cron'
     ), false)

@@ -101,6 +101,9 @@ begin
 exception
     when undefined_table or undefined_function then
         perform pgque._need_batch(batch_id, false); -- nobody was locked: the queue may have been dropped meanwhile
+        if pgque._isolated_from_commits() then
+            perform pgque._raise_moved_on('the queue');
+        end if;
         raise;
 end
 $$;

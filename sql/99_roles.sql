@@ -167,7 +167,7 @@ begin
         select p.oid
         from pg_catalog.pg_proc p
         where p.pronamespace = 'pgque'::regnamespace
-            and p.proname ~ '^_event_\d+_'
+            and p.proname ~ '^_event_[0-9]+_'
     loop
         execute format('revoke all on function %s from pgque_admin', function);
     end loop;

@@ -104,6 +104,12 @@ begin
     select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
         into slot_end
     from pgque.config;
+    if slot_end is null then
+        -- Nothing can be set for a procedure that commits.
+        raise exception 'the row of pgque.config is not to be seen'
+            using errcode = 'insufficient_privilege',
+                hint = 'Row security hides it, or it is missing: pgque doctor tells, pgque install puts it back.';
+    end if;
     while clock_timestamp() < slot_end loop
         -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
         -- session, where a cancelled loop would leave it behind: behind a pooler, to others.

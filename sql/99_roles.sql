@@ -158,6 +158,20 @@ grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;
 
+-- Row security without a policy hides all rows from those to whom the tables were granted above.
+do $$
+begin
+    perform pgque._turn_off_row_security(array(
+        select c.oid::regclass
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'pgque'::regnamespace
+            and c.relkind = 'r'
+            and c.relrowsecurity
+            and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid)
+    ));
+end
+$$;
+
 -- What belongs to one queue has the same grants whether its queue was made before this or after.
 do $$
 declare

@@ -24,6 +24,7 @@ FIRST: dict[str, Check] = {
 }
 REST: dict[str, Check] = {
     "rights": server.rights,
+    "row security": server.row_security,
     "notify": server.notifications,
     "ticker": events.ticker,
     "pg_cron": events.scheduler,

@@ -99,6 +99,7 @@ declare
     slot_end timestamptz;
     period double precision;
     next_maint timestamptz := clock_timestamp();
+    stands_in boolean := false;
 begin
     perform pgque._need_read_committed('ticker_loop');
     select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
@@ -113,20 +114,25 @@ begin
     while clock_timestamp() < slot_end loop
         -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
         -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
-            return;
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
+            stands_in := pgque.ticks_are_late();
+            if not stands_in then
+                return;
+            end if;
+            raise warning 'pgque: no tick for more than 5 seconds, although backend % leads: ticking without the lead',
+                pgque._advisory_holder(1885827447, 0);
         end if;
         perform pgque.ticker();
         commit;
         if clock_timestamp() >= next_maint then
-            if not pg_try_advisory_xact_lock(1885827447, 0) then
+            if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
                 return;
             end if;
             perform pgque.maint();
             commit;
             next_maint := clock_timestamp() + interval '1 second';
         end if;
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
             return;
         end if;
         select tick_period_ms / 1000.0 into period from pgque.config;
@@ -136,7 +142,8 @@ begin
 end
 $$;
 comment on procedure pgque.ticker_loop() is
-    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads.';
+    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads, '
+    'unless ticks are late.';
 
 create or replace function pgque._cron_has_seconds()
 returns boolean

@@ -1,4 +1,4 @@
-"""Which function of the same name a call means: every way to write a payload finds one (sql/05_produce.sql)."""
+"""Every way to write a payload finds a function of that name (sql/05_produce.sql)."""
 
 import pytest
 

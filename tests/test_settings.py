@@ -27,8 +27,8 @@ _numbers = itertools.count(1)
 TABLE = """
     create table public.{table} (
         id int primary key, "Mixed Case" text, word text, flag boolean, bytes bytea, ratio float8,
-        small float4, span interval, day date, at timestamptz, local timestamp, list text[], doc jsonb,
-        code char(3), amount numeric, address inet{xml}
+        small float4, span interval, day date, at timestamptz, local timestamp, list text[],
+        doc jsonb, code char(3), amount numeric, address inet{xml}
     )
 """
 ROW = (
@@ -93,7 +93,7 @@ SETTINGS = [line.strip() for line in HOSTILE.strip().splitlines()]
 
 
 class Scenario:
-    """The core calls on a queue and a table of its own; `run` returns what is not a matter of time."""
+    """The core calls on a queue and a table of its own; `run` returns all but what time decides."""
 
     def __init__(self, owner: Connection, conn: Connection, role: str | None) -> None:
         self.owner = owner
@@ -109,7 +109,9 @@ class Scenario:
 
     def receive(self, call: str) -> list[Message]:
         """Note the messages, but for their time, which a client may not read in every style."""
-        columns = "msg_id, batch_id, type, payload, retry_count, null, extra1, extra2, extra3, extra4"
+        columns = (
+            "msg_id, batch_id, type, payload, retry_count, null, extra1, extra2, extra3, extra4"
+        )
         rows = self.conn.execute(f"select {columns} from pgque.{call}".encode(), [self.queue])
         batch = [Message(*row) for row in rows]
         for message in batch:
@@ -147,11 +149,14 @@ class Scenario:
 
     def set_up(self) -> None:
         self.call("select pgque.create_queue(%s)", self.queue)
-        configure(self.conn, self.queue, rotation_period="1 day 2 hours", ticker_max_lag="0.5 seconds")
+        configure(
+            self.conn, self.queue, rotation_period="1 day 2 hours", ticker_max_lag="0.5 seconds"
+        )
         configure(self.conn, self.queue, ticker_max_lag=None)
         self.call(
             "select extract(epoch from queue_rotation_period)::int from pgque.queue "
-            "where queue_name = %s", self.queue,
+            "where queue_name = %s",
+            self.queue,
         )
         if self.role:
             for privilege in ("produce", "consume"):
@@ -208,8 +213,9 @@ class Scenario:
         self.call("select pgque.ack(%s)", batch[0].batch_id)
         self.tick()
         batch = self.receive("receive(%s, 'c', 1)")
-        self.call("select pgque.nack_many(%s, %s, '0', %s)",
-                  batch[0].batch_id, [batch[0].msg_id], [WORD])
+        self.call(
+            "select pgque.nack_many(%s, %s, '0', %s)", batch[0].batch_id, [batch[0].msg_id], [WORD]
+        )
         self.call("select pgque.ack(%s)", batch[0].batch_id)
 
     def share(self) -> None:
@@ -220,27 +226,33 @@ class Scenario:
     def move(self) -> None:
         """A time goes through as a text and comes out as the same."""
         self.call("select pgque.subscribe(%s, 'mover')", self.queue)
-        first = "select tick_time from pgque.tick join pgque.queue on queue_id = tick_queue " \
+        first = (
+            "select tick_time from pgque.tick join pgque.queue on queue_id = tick_queue "
             "where queue_name = %s and tick_id = 2"
+        )
         at = value(self.owner, first, self.queue)
         self.call("select pgque.seek(%s, 'mover', %s::timestamptz)", self.queue, at)
 
     def look(self) -> None:
         info = self.conn.execute(
-            "select queue_name = %s, extract(epoch from queue_rotation_period)::int, last_tick_id > 1, "
+            "select queue_name = %s, last_tick_id > 1, "
+            "extract(epoch from queue_rotation_period)::int, "
             "abs(extract(epoch from queue_switch_time - clock_timestamp())) < 300, "
             "extract(epoch from ticker_lag) between 0 and 300 from pgque.get_queue_info(%s)",
             [self.queue, self.queue],
         ).fetchall()
         self.see(*info)
         lags = self.conn.execute(
-            "select consumer_name, extract(epoch from lag) between 0 and 300, pending_events is null "
-            "from pgque.get_consumer_info(%s) order by 1", [self.queue],
+            "select consumer_name, pending_events is null, "
+            "extract(epoch from lag) between 0 and 300 "
+            "from pgque.get_consumer_info(%s) order by 1",
+            [self.queue],
         ).fetchall()
         self.see(*lags)
         waits = self.conn.execute(
             "select consumer_name, extract(epoch from waiting) between 0 and 300 "
-            "from pgque.get_consumer_wait(%s) order by 1", [self.queue],
+            "from pgque.get_consumer_wait(%s) order by 1",
+            [self.queue],
         ).fetchall()
         self.see(*waits)
 
@@ -265,7 +277,8 @@ def unknown(conn: Connection, setting: str) -> bool:
     conn.execute("load 'plpgsql'")  # which has some
     names = [part.partition("=")[0].strip() for part in setting.split(";")]
     known = value(
-        conn, "select array_agg(lower(name)) from pg_settings where lower(name) = any (%s)",
+        conn,
+        "select array_agg(lower(name)) from pg_settings where lower(name) = any (%s)",
         [name.lower() for name in names],
     )
     return len(known or []) < len(names)
@@ -316,9 +329,11 @@ def test_an_installation_is_the_same(empty_dsn, shared, setting):
     """Bodies of functions are kept as they are written; statements of set-up run at once."""
     if unknown(shared, setting):
         pytest.skip("this server has no such setting")
-    ours = "select md5(string_agg(p.oid::regprocedure || prosrc || proacl::text, '' order by " \
-        "p.oid::regprocedure::text collate \"C\")) from pg_proc p " \
+    ours = (
+        "select md5(string_agg(p.oid::regprocedure || prosrc || proacl::text, '' order by "
+        'p.oid::regprocedure::text collate "C")) from pg_proc p '
         "where pronamespace = 'pgque'::regnamespace and proname !~ '^_event_|^_append$'"
+    )
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute("load 'plpgsql'")
         for part in setting.split(";"):
@@ -329,7 +344,7 @@ def test_an_installation_is_the_same(empty_dsn, shared, setting):
 
 
 def test_a_call_by_a_grant_is_not_lost_where_triggers_are_off(shared, role):
-    """session_replication_role = replica turns off what answers such calls, and capture triggers."""
+    """session_replication_role = replica turns off what answers such calls, and capture."""
     value(shared, "select pgque.create_queue('replica')")
     value(shared, "select pgque.grant_queue(%s, 'replica', 'produce')", role)
     with psycopg.connect(shared.info.dsn, autocommit=True) as conn:

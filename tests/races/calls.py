@@ -132,6 +132,7 @@ CALLS: dict[str, list[Call]] = {
     "ticker(text)": [of("'q'")],
     "ticker(text,bigint,timestampwithtimezone,bigint)": [of("'x', 100, now(), 100")],
     "ticker_may_sleep()": [of("")],
+    "ticks_are_late()": [of("")],
     "force_next_tick(text)": [of("'q'")],
     "force_tick(text)": [of("'q'")],
     "set_tick_period_ms(integer)": [of("20")],

@@ -34,7 +34,7 @@ ORDER = (
     ("queue ", "key queue "),
     ("subscriber c", "subscriber i", "subscriber w", "subscriber g."),
     ("subscriber g",),
-    ("advisory 1885827449:",),
+    ("name ",),
     ("advisory 1885827446:",),
     ("pgque.event_",),
 )
@@ -220,4 +220,5 @@ def test_the_waits_are_those_that_must_be(waitings):
     assert {"subscriber g.b", "subscriber g"} <= seen[
         "receive_coop(text,text,text,integer,interval) of 'q', 'g', 'b'"
     ]
-    assert "advisory" in seen["send(text,text)"]
+    assert "queue q" in seen["send(text,text)"]
+    assert "name" in seen["drop_queue(text,boolean)"]

@@ -68,6 +68,7 @@ ADMIN = """
     event_dead(bigint,bigint,text,timestampwithtimezone,xid8,integer,text,text,text,text,text,text)
     create_queue(text) drop_queue(text) drop_queue(text,boolean) set_queue_config(text,text,text)
     ticker() ticker(text) ticker(text,bigint,timestampwithtimezone,bigint) ticker_may_sleep()
+    ticks_are_late()
     force_next_tick(text) force_tick(text) ticker_loop() set_tick_period_ms(integer)
     start() stop() status() maint() maint_retry_events() maint_rotate_ledger()
     maint_rotate_tables_step1(text) maint_rotate_tables_step2() dlq_purge(text,interval)

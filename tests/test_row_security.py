@@ -1,4 +1,4 @@
-"""Rows that row security hides are an error for whoever calls pgque, and never taken for missing."""
+"""Rows that row security hides are an error for callers of pgque, and never taken for missing."""
 
 import contextlib
 import secrets
@@ -8,10 +8,11 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgque import browse
+from pgque import PgquePermissionDenied
 from pgque.calls import only_reading
 from pgque.doctor import examine
 from pgque.install import install
+from pgque.tail import Tail
 from tests.fix_engine import (
     Connection,
     ack,
@@ -82,11 +83,22 @@ class House:
         self.owner = owner
         self.admin = psycopg.connect(dsn, autocommit=True)
         self.roles = {"owner": owner}
+        self.sessions: dict[str, Connection] = {}
 
     def connect(self, who: str) -> Connection:
         return psycopg.connect(
             self.dsn, autocommit=True, options=f"-c role={self.roles[who]} -c jit=off"
         )
+
+    def session(self, who: str) -> Connection:
+        """A connection that is kept, with all that it has planned."""
+        if who not in self.sessions:
+            self.sessions[who] = self.connect(who)
+        return self.sessions[who]
+
+    def close(self) -> None:
+        for conn in [self.admin, *self.sessions.values()]:
+            conn.close()
 
     def prepare(self) -> None:
         with self.connect("owner") as conn:
@@ -115,17 +127,17 @@ class House:
         """What each call of a role gives, each undone: its rows, or its SQLSTATE."""
         calls = CALLS["reader"] + CALLS["admin"] if who == "owner" else CALLS[who]
         found: dict[str, object] = {}
-        with self.connect(who) as conn:
-            heard = notices(conn)
-            for call in calls:
-                heard.clear()
-                try:
-                    with conn.transaction(force_rollback=True):
-                        found[call] = conn.execute(call.format(**self.facts).encode()).fetchall()
-                    if any("security" in text for text in heard):
-                        found[call] = "42501"  # maintenance warns and goes on
-                except psycopg.Error as error:
-                    found[call] = str(error.sqlstate)
+        conn = self.session(who)
+        heard = notices(conn)
+        for call in calls:
+            heard.clear()
+            try:
+                with conn.transaction(force_rollback=True):
+                    found[call] = conn.execute(call.format(**self.facts).encode()).fetchall()
+                if any("security" in text for text in heard):
+                    found[call] = "42501"  # maintenance warns and goes on
+            except psycopg.Error as error:
+                found[call] = str(error.sqlstate)
         return found
 
     @contextlib.contextmanager
@@ -162,7 +174,7 @@ def house(databases, template):
         house.admin.execute(f"grant pgque_{who} to {names[who]}".encode())
     house.prepare()
     yield house
-    house.admin.close()
+    house.close()
     databases.drop(dsn)
     with psycopg.connect(databases.server_dsn, autocommit=True) as conn:
         for name in names.values():
@@ -226,7 +238,16 @@ def test_what_is_browsed_is_never_empty_by_row_security(house):
         only_reading(conn, seconds=10),
     ):
         conn.execute(f"select count(*) from {log}".encode())
-    assert browse.only_reading is only_reading
+
+
+def test_a_tail_is_never_empty_by_row_security(house):
+    log = value(house.admin, "select queue_data_pfx from pgque.queue where queue_name = 'q'")
+    with (
+        house.secured(log, "no policy", forced=False),
+        house.connect("reader") as conn,
+        pytest.raises(PgquePermissionDenied, match="row security"),
+    ):
+        Tail(conn, "q")
 
 
 EVENT_TRIGGER = """

@@ -81,7 +81,7 @@ HOSTILE = """
     enable_indexscan = off; enable_indexonlyscan = off; enable_bitmapscan = off
     enable_seqscan = off; enable_nestloop = off; enable_sort = off; enable_hashagg = off
     from_collapse_limit = 1; join_collapse_limit = 1; geqo_threshold = 2; constraint_exclusion = on
-    jit = on; jit_above_cost = 0; jit_inline_above_cost = 0; jit_optimize_above_cost = 0
+    jit = on; jit_above_cost = 0
     parallel_setup_cost = 0; parallel_tuple_cost = 0; min_parallel_table_scan_size = 0
     work_mem = '64kB'; temp_buffers = '800kB'; hash_mem_multiplier = 1
     cursor_tuple_fraction = 1; gin_fuzzy_search_limit = 1

@@ -149,15 +149,6 @@ def points(conn: Connection) -> list[Point]:
             Point(f"name {key}", f"select pg_advisory_xact_lock{how}({key})")
             for how in ("", "_shared")
         ]
-        # As drop_queue holds them by then: a send that does not get the name wants the row.
-        found.append(
-            Point(
-                f"queue {queue}",
-                f"select pg_advisory_xact_lock({key}) from "
-                f"(select from pgque.queue where queue_name = '{queue}' for update) q, "
-                "(select count(*) from (select from pgque.dead_letter for update) d) letters",
-            )
-        )
     return found
 
 

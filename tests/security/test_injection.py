@@ -190,7 +190,7 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
         *("_holds_events", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
         *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_exclusively"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
-        *("_retry_unseen_redeliveries", "status", "_unticked_for"),
+        *("_retry_unseen_redeliveries", "status", "_unticked_for", "_turn_off_row_security"),
         *("grant_queue", "revoke_queue"),
     }
     assert sql_of_the_callers <= found

@@ -44,7 +44,7 @@ SHOW_THE_SNAPSHOT = {
     *("get_queue_info()", "get_queue_info(text)", "get_queue_wait(text)"),
     *("get_consumer_info()", "get_consumer_info(text)", "get_consumer_info(text,text)"),
     *("get_consumer_wait(text,text)", "get_batch_info(bigint)", "dlq_inspect(text,integer)"),
-    # Other queues, and a report of what failed.
+    # Other queues, and a report that counts failures.
     *(
         "ticker_may_sleep()",
         "ticks_are_late()",

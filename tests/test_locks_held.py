@@ -1,6 +1,6 @@
-"""Advisory locks in the hands of a session that has no rights here: who may connect may take them.
+"""Advisory locks that a session without any rights holds: every session may take any of them.
 
-Nothing is lost, sends go on, and somebody says whose session it is.
+Nothing is lost, sends go on, and a warning or doctor names the session.
 """
 
 import logging

@@ -184,7 +184,7 @@ def house(databases, template):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("who", ["reader", "admin", "owner"])
 def test_p1_what_is_hidden_is_never_taken_for_missing(house, who, policy):
-    """Row security binds the owner where it is forced, and all others where it is on."""
+    """Row security binds the owner only if it is forced."""
     usual = house.outcomes(who)
     assert [call for call, found in usual.items() if isinstance(found, str)] == []
     wrong, named = [], 0

@@ -1,7 +1,7 @@
 """Settings of a session, a role or a database change nothing that pgque does or writes.
 
-One scenario calls what applications call, capture triggers included, and notes what comes back.
-Under every setting it must be what it is by default.
+One scenario makes the calls of applications, capture triggers included, and notes the results.
+Under every setting they must equal those of the default.
 """
 
 import itertools
@@ -286,7 +286,7 @@ def unknown(conn: Connection, setting: str) -> bool:
 
 @pytest.fixture(scope="module")
 def usual(shared: Connection, role: str) -> dict[str | None, list[Any]]:
-    """What comes back by default: to the superuser, and by grants."""
+    """The results with default settings: for the superuser, and for a role with grants."""
     with psycopg.connect(shared.info.dsn, autocommit=True) as conn:
         return {who: Scenario(shared, conn, who).run() for who in (None, role)}
 

@@ -14,7 +14,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
-from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, mapped
+from pgque.errors import (
+    PgqueInvalidArgument,
+    PgquePermissionDenied,
+    PgqueQueueNotFound,
+    mapped,
+)
 
 _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
@@ -93,10 +98,13 @@ def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]
 def only_reading(conn: psycopg.Connection[Any], *, seconds: float, **also: str) -> Iterator[None]:
     """Run the block in a transaction that cannot write, and whose statements end in time.
 
+    Row security on a table is an error there, so that hidden rows are not taken for missing ones.
+
     ``also`` are settings of the server for this transaction.
     """
     settings = {
         "transaction_read_only": "on",
+        "row_security": "off",
         "statement_timeout": f"{seconds:.0f}s",
         **also,
     }
@@ -114,12 +122,17 @@ def find_queue(conn: psycopg.Connection[Any], queue: str) -> tuple[int, sql.Iden
     """Return a queue's id, and the table whose children are its log.
 
     :raises PgqueQueueNotFound: where there is no such queue.
+    :raises PgquePermissionDenied: where row security hides events from this user.
     """
     rows = Calls(conn)._rows(
-        "select queue_id, queue_data_pfx from pgque.queue where queue_name = %s::text", (queue,)
+        "select queue_id, queue_data_pfx, row_security_active(queue_data_pfx) from pgque.queue "
+        "where queue_name = %s::text",
+        (queue,),
     )
     if not rows:
         raise PgqueQueueNotFound(f"queue not found: {queue}")
+    if rows[0][2]:
+        raise PgquePermissionDenied(f"row security hides events in {rows[0][1]}: see pgque doctor")
     return rows[0][0], sql.Identifier(*rows[0][1].split("."))
 
 

@@ -119,7 +119,8 @@ class PgquePermissionDenied(PgqueError):
     advice = (
         "Grant the role of pgque that the call needs: pgque_writer to send, pgque_reader to "
         "consume, pgque_admin to manage queues and tick (grant pgque_writer to <user>); or one "
-        "queue alone with pgque.grant_queue(role, queue, 'produce' or 'consume')."
+        "queue alone with pgque.grant_queue(role, queue, 'produce' or 'consume'). If row-level "
+        "security is named, it is on for a table of pgque: `pgque doctor` names the command."
     )
 
 

@@ -31,6 +31,7 @@ class Tail(Calls):
     :param since: an aware time: events committed after about it come first, as far as they are
         still kept. Without it only what is committed from now on.
     :raises PgqueQueueNotFound: where there is no such queue.
+    :raises PgquePermissionDenied: where row security hides events from this user.
     """
 
     def __init__(

@@ -95,6 +95,30 @@ end
 $$;
 comment on function pgque._grant_log(int) is 'Lets pgque_reader read the tables of a log.';
 
+create or replace function pgque._turn_off_row_security(tables regclass[])
+returns int
+language plpgsql
+as $$
+declare
+    secured regclass;
+    turned_off int := 0;
+begin
+    for secured in select c.oid from pg_class c where c.oid = any (tables) and c.relrowsecurity order by c.oid loop
+        raise notice 'pgque: row security was on for %, which readers have to see whole: turned off', secured;
+        execute format('alter table %s disable row level security, no force row level security', secured);
+        turned_off := turned_off + 1;
+    end loop;
+    if exists (select from pg_class c where c.oid = any (tables) and c.relrowsecurity) then
+        raise exception 'row security stays on for %', tables
+            using errcode = 'insufficient_privilege',
+                hint = 'An event trigger turns it on again: let it leave the tables of the schema pgque alone.';
+    end if;
+    return turned_off;
+end
+$$;
+comment on function pgque._turn_off_row_security(regclass[]) is
+    'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';
+
 create or replace function pgque._make_log(queue_id int)
 returns void
 language plpgsql
@@ -143,6 +167,7 @@ begin
         execute format('revoke all on type %s from public', row_type);
     end loop;
     perform pgque._grant_log(queue_id);
+    perform pgque._turn_off_row_security(array[log, log || '_0', log || '_1', log || '_2']::regclass[]);
 end
 $$;
 comment on function pgque._make_log(int) is
@@ -162,7 +187,9 @@ begin
     elsif octet_length(queue) > 57 then
         raise exception 'queue name too long: % bytes (max 57)', octet_length(queue) using errcode = '22023';
     end if;
-    if exists (select from pgque.queue q where q.queue_name = create_queue.queue) then
+    -- A drop that is under way is waited for; one that is newer than the snapshot is a 40001.
+    perform from pgque.queue q where q.queue_name = create_queue.queue for key share;
+    if found then
         return 0;
     end if;
     loop
@@ -217,7 +244,7 @@ begin
     -- Ticks and cursors of the queue go with the next rotation of the ledger.
     -- In the order of locks in a send: the name, the log, its sequence. Its ticker looks again too, and tickers
     -- of all queues read sequences, so that is locked last.
-    perform pg_advisory_xact_lock(1885827449, hashtext(q.queue_name));
+    perform pg_advisory_xact_lock(pgque._name_key(q.queue_name));
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
     execute format('drop table %s cascade', q.queue_data_pfx);
     perform pgque._drop_log_functions(q.queue_id);
@@ -292,15 +319,46 @@ comment on function pgque.set_queue_config(text, text, text) is
     'Changes one setting of a queue; NULL restores its default. 22023 for an unknown setting or a bad value.';
 
 -- Writing
+--
+-- A send shares a lock on the queue's name before it looks the queue up, and drop_queue takes that lock for itself
+-- before it drops the log. Any session may take an advisory lock, so a send never waits for it: if it is not to be
+-- had, the send locks the queue's row instead. drop_queue has locked the row, and only those with rights on the
+-- table could.
+
+create or replace function pgque._name_key(queue_name text)
+returns bigint
+language sql immutable
+as $$
+    select hashtextextended(queue_name, 1885827449)
+$$;
+comment on function pgque._name_key(text) is
+    'The key of the advisory lock on the name of a queue: 64 bits, so that no two names have one.';
+
+create or replace function pgque._has_log(queue_id int)
+returns boolean
+language sql volatile
+as $$
+    -- Not to_regclass alone: a transaction that locks nothing new is not told what was dropped.
+    select pg_relation_size(to_regclass('pgque.event_' || queue_id)) is not null
+$$;
+comment on function pgque._has_log(int) is
+    'Whether the log of a queue is there now, though the queue may be there for this transaction''s snapshot alone.';
 
 create or replace function pgque._need_writable(queue_name text)
 returns pgque.queue
 language plpgsql
 as $$
 declare
-    q pgque.queue := pgque._queue(queue_name);
+    q pgque.queue;
 begin
-    if q.queue_disable_insert then
+    if not pg_try_advisory_xact_lock_shared(pgque._name_key(queue_name)) then
+        perform from pgque.queue t where t.queue_name = _need_writable.queue_name for key share;
+    end if;
+    q := pgque._queue(queue_name);
+    if pgque._isolated_from_commits() and not pgque._has_log(q.queue_id) then
+        raise exception 'could not serialize access: queue % was dropped after this transaction''s snapshot', queue_name
+            using errcode = 'serialization_failure', hint = 'Retry the transaction.';
+    elsif q.queue_disable_insert then
         raise exception 'Insert into queue disallowed: %', queue_name
             using errcode = 'PQ006',
                 hint = format('Allow it with pgque.set_queue_config(%L, ''disable_insert'', ''false'').', queue_name);
@@ -308,7 +366,8 @@ begin
     return q;
 end
 $$;
-comment on function pgque._need_writable(text) is 'The queue, if it takes events: else PQ001 or PQ006.';
+comment on function pgque._need_writable(text) is
+    'The queue, if it takes events, locked against drop_queue: else PQ001, PQ006, or 40001 if the snapshot is older than its end.';
 
 create or replace function pgque._wake_ticker()
 returns void
@@ -341,18 +400,18 @@ declare
     child int;
     unattended boolean;
     id bigint;
-    -- An assignment, for that costs half of what a statement does.
-    locked constant boolean := pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)) is not null;
 begin
-    select t.queue_id, t.queue_cur_table, t.queue_ticker_paused or t.queue_external_ticker
-    into queue_id, child, unattended
-    from pgque.queue t
-    where t.queue_name = _insert_event.queue_name
-        and not t.queue_disable_insert;
-    if not found then
+    if pg_try_advisory_xact_lock_shared(pgque._name_key(queue_name)) then
+        select t.queue_id, t.queue_cur_table, t.queue_ticker_paused or t.queue_external_ticker
+        into queue_id, child, unattended
+        from pgque.queue t
+        where t.queue_name = _insert_event.queue_name
+            and not t.queue_disable_insert;
+    end if;
+    if not found or (pgque._isolated_from_commits() and not pgque._has_log(queue_id)) then
         select w.queue_id, w.queue_cur_table, w.queue_ticker_paused or w.queue_external_ticker
         into queue_id, child, unattended
-        from pgque._need_writable(queue_name) w; -- raises, unless it was created in this moment
+        from pgque._need_writable(queue_name) w; -- raises, or locks the row
     end if;
     id := pgque._append(queue_id, child, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
     if not unattended and pg_sequence_last_value('pgque.wake_flag') = 2 then

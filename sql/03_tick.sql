@@ -171,7 +171,9 @@ declare
     snap pg_snapshot;
 begin
     foreach q in array queues loop
-        if pg_try_advisory_xact_lock(1885827446, q.queue_id) then -- else another ticker is at this queue
+        if not pg_try_advisory_xact_lock(1885827446, q.queue_id) then
+            perform pgque._warn_of_held_tick(q); -- unless another ticker is at this queue
+        else
             last := pgque._need_last_tick(q);
             if pgque._is_due(q, last) then
                 due := due || q;

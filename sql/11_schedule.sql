@@ -101,28 +101,40 @@ declare
     slot interval;
     period double precision;
     maintained timestamptz;
+    stands_in boolean := false;
 begin
     perform pgque._need_read_committed('ticker_loop');
     select make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
         into slot
     from pgque.config;
+    if slot is null then
+        -- Nothing can be set for a procedure that commits.
+        raise exception 'the row of pgque.config is not to be seen'
+            using errcode = 'insufficient_privilege',
+                hint = 'Row security hides it, or it is missing: pgque doctor tells, pgque install puts it back.';
+    end if;
     while not pgque._is_past(slot_began, slot) loop
         -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
         -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
-            return;
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
+            stands_in := pgque.ticks_are_late();
+            if not stands_in then
+                return;
+            end if;
+            raise warning 'pgque: no tick for more than 5 seconds, although backend % leads: ticking without the lead',
+                pgque._advisory_holder(1885827447, 0);
         end if;
         perform pgque.ticker();
         commit;
         if maintained is null or pgque._is_past(maintained, '1 second') then
-            if not pg_try_advisory_xact_lock(1885827447, 0) then
+            if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
                 return;
             end if;
             perform pgque.maint();
             commit;
             maintained := clock_timestamp();
         end if;
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
             return;
         end if;
         select tick_period_ms / 1000.0 into period from pgque.config;
@@ -132,14 +144,15 @@ begin
 end
 $$;
 comment on procedure pgque.ticker_loop() is
-    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads.';
+    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads, '
+    'unless ticks are late.';
 
 create or replace function pgque._cron_has_seconds()
 returns boolean
 language sql stable
 as $$
     select coalesce((
-        select regexp_match(e.extversion, '^(\d+)\.(\d+)')::int[] >= '{1,5}'::int[]
+        select regexp_match(e.extversion, '^([0-9]+)[.]([0-9]+)')::int[] >= '{1,5}'::int[]
         from pg_extension e
         where e.extname = 'pg_cron'
     ), false)

@@ -334,7 +334,7 @@ begin
     if pg_catalog.has_function_privilege('pgque._seek(text, text, bigint, timestamptz)'::pg_catalog.regprocedure, 'execute') then
         return pgque._seek(queue, consumer, tick_id, at);
     end if;
-    return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, at::pg_catalog.text])).number;
+    return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, pg_catalog.to_jsonb(at) #>> '{}'])).number;
 end
 $$;
 comment on function pgque._seek_to(text, text, bigint, timestamptz) is 'What both seek call, with the rights of their caller.';

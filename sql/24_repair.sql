@@ -71,7 +71,7 @@ begin
     used := greatest(used, last.tick_seq_after, q.queue_floor);
     if given >= used then
         return false;
-    elsif not pgque._lock_exclusively(q.queue_data_pfx) then
+    elsif not pgque._lock_briefly(q.queue_data_pfx, 'access exclusive') then
         raise exception 'the sequence % stands behind the log, which is in use: it cannot be advanced', q.queue_event_seq
             using errcode = 'lock_not_available', hint = 'The next ticker call tries again.';
     end if;

@@ -115,7 +115,7 @@ def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, mon
     assert detail["rights"] == f"{name} has grants to consume for {queue} alone"
     assert detail["consumers"] == "1, none stands still"
     assert detail["not checked"] == (
-        "restore, clock, queues, retries, dead letters, rotation: they need pgque_reader"
+        "locks, restore, clock, queues, retries, dead letters, rotation: they need pgque_reader"
     )
     send(autoconn, "private")
     send(autoconn, queue)

@@ -152,6 +152,30 @@ def _grant(x: Examination, role: str) -> str:
     return f"grant {role} to {user}"
 
 
+def row_security(x: Examination) -> Iterator[Finding]:
+    """Yield the tables of which row security hides rows."""
+    tables = [
+        name
+        for (name,) in x.rows(
+            "select 'pgque.' || quote_ident(relname) from pg_class "
+            "where relnamespace = 'pgque'::regnamespace and relkind = 'r' and relrowsecurity "
+            "order by oid"
+        )
+    ]
+    if tables:
+        more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+        yield fault(
+            "row security",
+            f"on for {', '.join(tables[:3])}{more}: calls that read them fail",
+            "; ".join(
+                f"alter table {name} disable row level security, no force row level security"
+                for name in tables
+            ),
+        )
+    else:
+        yield ok("row security", "off for every table of pgque")
+
+
 def notifications(x: Examination) -> Iterator[Finding]:
     """Yield whether a NOTIFY that is sent arrives."""
     if x.pooled:

@@ -127,10 +127,16 @@ def by_type(live: dict[str, list[Any]], endless: bool) -> dict[str, st.SearchStr
         return st.one_of(*([st.sampled_from(known)] * 3 if known else []), st.none(), strategy)
 
     small = texts.filter(lambda text: len(text) < 100)
+    json_arrays = st.one_of(
+        st.none(),
+        st.sampled_from(["{}", "{NULL}", "{{1,2},{3,4}}"]),
+        st.lists(st.one_of(st.none(), st.sampled_from(jsons)), max_size=4),
+    )
     spans = intervals + (endless_intervals if endless else [])
     return {
         "text": or_live("text", texts),
         "jsonb": st.one_of(st.none(), st.sampled_from(jsons)),
+        "json": st.one_of(st.none(), st.sampled_from(jsons)),
         "integer": or_live("integer", ints),
         "bigint": or_live("bigint", bigints),
         "boolean": st.sampled_from([None, True, False]),
@@ -138,11 +144,8 @@ def by_type(live: dict[str, list[Any]], endless: bool) -> dict[str, st.SearchStr
         "timestamp with time zone": or_live("timestamp with time zone", st.sampled_from(times)),
         "xid8": st.sampled_from([None, "0", "3", str(2**64 - 1)]),
         "text[]": st.one_of(st.none(), arrays(small)),
-        "jsonb[]": st.one_of(
-            st.none(),
-            st.sampled_from(["{}", "{NULL}", "{{1,2},{3,4}}"]),
-            st.lists(st.one_of(st.none(), st.sampled_from(jsons)), max_size=4),
-        ),
+        "json[]": json_arrays,
+        "jsonb[]": json_arrays,
         "bigint[]": or_live("bigint[]", arrays(bigints)),
         "pgque.message": st.one_of(st.none(), composite(live["bigint"])),
     }

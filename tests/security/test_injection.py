@@ -191,7 +191,7 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
         *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_briefly"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
         *("_make_force_sequence", "_retry_unseen_redeliveries", "status", "_unticked_for"),
-        *("grant_queue", "revoke_queue", "_grant_log"),
+        *("grant_queue", "revoke_queue", "_grant_log", "_turn_off_row_security"),
         *("_advance_event_ids", "_make_history_sequence", "_report_lost_events"),
     }
     assert sql_of_the_callers <= found

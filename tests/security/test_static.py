@@ -46,11 +46,6 @@ ACCEPTED = [
         "the loop is left by its returns only",
     ),
     (
-        "_insert_event",
-        'warning extra: never read variable "locked"',
-        "its initialization takes the lock",
-    ),
-    (
         "_snapshot",
         'warning extra: never read variable "fixed"',
         "its initialization fixes what age() counts from",

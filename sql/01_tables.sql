@@ -99,6 +99,8 @@ create table if not exists pgque.cursor (
     cur_place pgque.place,
     cur_end pgque.place,
     cur_upto pgque.place,
+    cur_takeovers int,
+    cur_skipped bigint,
     primary key (cur_sub, cur_seq)
 );
 -- Not "create index if not exists": that waits for whoever has written to the table, and lets
@@ -112,6 +114,16 @@ end
 $$;
 create table if not exists pgque.cursor_0 (like pgque.cursor including all) inherits (pgque.cursor);
 create table if not exists pgque.cursor_1 (like pgque.cursor including all) inherits (pgque.cursor);
+-- Looked up before, because "add column if not exists" waits for every session that has used the table.
+do $$
+begin
+    if not exists (
+        select from pg_attribute a where a.attrelid = 'pgque.cursor'::regclass and a.attname = 'cur_takeovers'
+    ) then
+        alter table pgque.cursor add column cur_takeovers int, add column cur_skipped bigint;
+    end if;
+end
+$$;
 comment on table pgque.cursor is 'Where each subscriber stands: the row with the greatest cur_seq counts.';
 comment on table pgque.cursor_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.cursor_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -121,6 +133,10 @@ comment on column pgque.cursor.cur_next_tick is 'The tick at which the window en
 comment on column pgque.cursor.cur_place is 'Events of that window up to here are done; null: none is.';
 comment on column pgque.cursor.cur_end is 'A member''s piece of that window ends here; null: with the window.';
 comment on column pgque.cursor.cur_batch is 'The open batch; null: none is.';
+comment on column pgque.cursor.cur_takeovers is
+    'How often in a row a member''s piece was taken over from a member that died, without progress; null: never.';
+comment on column pgque.cursor.cur_skipped is
+    'Events that the subscriber passed without handling them: those before its subscription, and those of a seek.';
 comment on column pgque.cursor.cur_upto is 'The open batch ends here; null: with its window or piece.';
 
 create table if not exists pgque.tick (
@@ -133,10 +149,20 @@ create table if not exists pgque.tick (
     tick_seq_after bigint not null,
     tick_waiting xid8[] not null default '{}',
     tick_floor bigint not null default -1,
+    tick_put_back bigint,
     primary key (tick_queue, tick_id)
 );
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
 create table if not exists pgque.tick_1 (like pgque.tick including all) inherits (pgque.tick);
+do $$
+begin
+    if not exists (
+        select from pg_attribute a where a.attrelid = 'pgque.tick'::regclass and a.attname = 'tick_put_back'
+    ) then
+        alter table pgque.tick add column tick_put_back bigint;
+    end if;
+end
+$$;
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
 comment on table pgque.tick_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.tick_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -148,6 +174,9 @@ comment on column pgque.tick.tick_waiting is
     'Transactions that may hold ids up to tick_seq_after and had not finished: when one does, a tick is due.';
 comment on column pgque.tick.tick_floor is
     'Events up to this id were written before a restore; their transaction ids mean nothing here.';
+
+comment on column pgque.tick.tick_put_back is
+    'How many of the ids up to tick_seq_after were used for redeliveries, not for new events; null: none.';
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids: each is handed out once and is a fencing token.';

@@ -355,6 +355,7 @@ begin
     end if;
     c.cur_batch := null;
     c.cur_upto := null;
+    c.cur_takeovers := null;
     perform pgque._move(c);
 end
 $$;

@@ -10,7 +10,7 @@ import psycopg
 
 from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
-from pgque.live import LATE, ConsumerFigures, Live, QueueFigures, Sample
+from pgque.live import ConsumerFigures, Live, Sample
 
 # An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
 # cursor the newest four rows are read, however long the ledger is.
@@ -131,8 +131,3 @@ def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         settle_for_pooler(conn)
         conn.read_only = True
         yield conn
-
-
-def is_late(queue: QueueFigures) -> bool:
-    """Tell whether events have waited for a tick for so long that somebody should look."""
-    return queue.unticked > 0 and not queue.paused and queue.unticked_age > LATE

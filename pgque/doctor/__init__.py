@@ -29,7 +29,7 @@ REST: dict[str, Check] = {
     "pg_cron": events.scheduler,
     "restore": events.restored,
     "queues": events.paused,
-    "consumers": consumers.stuck,
+    "consumers": consumers.states,
     "retries": consumers.retries,
     "dead letters": consumers.dead_letters,
     "rotation": events.rotation,

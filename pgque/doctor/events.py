@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
 from pgque.ticker import LEADER
-
-LATE = timedelta(seconds=live.LATE)
-"""So long after a tick was due nobody seems to take it."""
 
 
 def ticker(x: Examination) -> Iterator[Finding]:
@@ -45,11 +41,10 @@ def ticker(x: Examination) -> Iterator[Finding]:
 def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
     rows = x.rows(
         "select q.queue_name, w.ev_new, q.ticker_lag, "
-        "w.waiting > %s + q.queue_ticker_max_lag from pgque.get_queue_wait() w "
+        "w.state = 'no tick' from pgque.get_queue_wait() w "
         "join pgque.get_queue_info() q using (queue_name) "
         "where not q.queue_ticker_paused and not q.queue_external_ticker and w.ev_new > 0 "
-        "order by w.waiting desc",
-        (LATE,),
+        "order by w.waiting desc"
     )
     return [(name, new, lag, is_late) for name, new, lag, is_late in rows]
 

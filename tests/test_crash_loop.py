@@ -1,4 +1,4 @@
-"""A message that kills every member of its group: doctor, top, the dashboard and an alert say so."""
+"""A message that kills all members of its group: doctor, top, dashboard and an alert say so."""
 
 from pathlib import Path
 

@@ -111,7 +111,7 @@ CONSUMERS: Final = (
     Family(
         "pgque_consumer_lag_seconds",
         "gauge",
-        "Age of the oldest event before the consumer.",
+        "For how long the oldest event before the consumer has waited.",
         _CONSUMER,
     ),
     Family(

@@ -3,6 +3,7 @@
 import datetime
 import io
 import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -89,7 +90,7 @@ def test_without_a_terminal_lines_are_plain(capsys):
 
 def test_the_longest_delay_is_not_painted_as_something_achieved(scene):
     carriers = [("EV", 9, Decimal("31.0")), ("UA", 9, Decimal("9.5")), ("HA", 7, Decimal("-3.1"))]
-    scene = scene._replace(reading=scene.reading._replace(carriers=carriers))
+    scene = replace(scene, reading=replace(scene.reading, carriers=carriers))
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
     console.print(draw(scene))
     lines = console.file.getvalue().splitlines()

@@ -259,6 +259,8 @@ def _consumers(made: Board) -> None:
         ("Waiting", "For how long its oldest event has waited.", "s", "lag_seconds"),
         ("Pending", "Events before the consumer.", "short", "pending_events"),
         ("Last seen", "Time since the last sign of life.", "s", "last_seen_seconds"),
+        ("State", "0 ok, 1 behind, 2 stuck, 3 silent, 4 crash loop.", "none", "state"),
+        ("Takeovers", "In a row, of what it holds; 3 are a crash loop.", "none", "takeovers"),
     ):
         made.plot(title, words, unit, (f"pgque_consumer_{name}{CONSUMERS}", legend))
 

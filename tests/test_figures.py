@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from pgque.install import install
 from pgque.live import Live
 from pgque.metrics import Reader
 from tests.fix_engine import (
@@ -199,3 +200,26 @@ def test_p7_figures_cost_the_same_however_often_something_was_put_back(autoconn,
     refuse(autoconn, queue, consumer, 40)
     pages()
     assert pages() <= before + 20
+
+
+def test_an_older_install_gets_the_counters_without_losing_a_figure(autoconn, dsn, queue, consumer):
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    ack(autoconn, receive(autoconn, queue, consumer, 1))
+    autoconn.execute(
+        "alter table pgque.cursor drop column cur_takeovers cascade, "
+        "drop column cur_skipped cascade;"
+        "alter table pgque.tick drop column tick_put_back;"
+        "drop sequence pgque.event_1_put_back;"
+        "drop function pgque.get_queue_wait; drop function pgque._queue_wait;"
+        "create function pgque.get_queue_wait(queue text default null) "
+        "returns table (queue_name text, ev_new bigint, waiting interval) "
+        "language sql as 'select null::text, null::bigint, null::interval'"
+    )
+    install(dsn)
+    install(dsn)
+    assert pending(autoconn, queue, consumer) == 2
+    assert sent(autoconn, queue) == 3
+    refuse(autoconn, queue, consumer, 2)
+    assert sent(autoconn, queue) == 3
+    assert pending(autoconn, queue, consumer) == len(drain(autoconn, queue, consumer)) == 1

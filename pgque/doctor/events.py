@@ -116,7 +116,7 @@ def rotation(x: Examination) -> Iterator[Finding]:
         "from pgque.queue q left join lateral ("
         "select c.consumer_name, c.waiting from pgque.get_consumer_wait(q.queue_name) c "
         "order by c.waiting desc limit 1) slowest on true "
-        "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
+        "where (clock_timestamp() - q.queue_switch_time) / 3 > q.queue_rotation_period "
         "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
         "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more
         "order by q.queue_switch_time limit 3"

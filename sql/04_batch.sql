@@ -5,7 +5,7 @@
 -- higher. A caller whose snapshot is older than the newest row (REPEATABLE READ, SERIALIZABLE)
 -- collides with that row's key and gets a serialization failure, never an old position.
 -- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), the queue's
--- name (1885827449, senders share it), its ticker's lock (1885827446), the log, its sequence. Tables that
+-- name (1885827449, senders share it), its ticker's lock (1885827446), the log, its ids, its put-back counter. Tables that
 -- are emptied are waited for no longer than a moment, so they may come anywhere. tests/races watches it.
 
 create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)

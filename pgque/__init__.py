@@ -30,7 +30,14 @@ from pgque.errors import (
     PgqueTickNotFound,
     PgqueTransactionAborted,
 )
-from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
+from pgque.info import (
+    ConsumerInfo,
+    ConsumerWait,
+    DeadLetter,
+    QueueInfo,
+    QueueWait,
+    ReplayResult,
+)
 from pgque.message import Event, Message
 from pgque.pool import ClientPool
 from pgque.ticker import Ticker
@@ -39,6 +46,7 @@ __all__ = [
     "ClientPool",
     "Consumer",
     "ConsumerInfo",
+    "ConsumerWait",
     "DeadLetter",
     "Event",
     "Message",
@@ -70,6 +78,7 @@ __all__ = [
     "PgqueTickerStopped",
     "PgqueTransactionAborted",
     "QueueInfo",
+    "QueueWait",
     "ReplayResult",
     "Ticker",
     "connect",

@@ -196,7 +196,7 @@ class Browser(Calls):
         """Return the rows of a query, which cannot write and takes `PATIENCE` seconds at most."""
         conn = self._conn
         with mapped, only_reading(conn, seconds=PATIENCE, **_BY_INDEX):
-            return self._rows(query.as_string(conn), values)
+            return self._times(query.as_string(conn), values)
 
     def _of_queue(self, condition: str, queue: str) -> sql.Composable:
         number, _ = find_queue(self._conn, queue)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
+from psycopg.types.datetime import IntervalBinaryLoader, TimestamptzBinaryLoader
 
 from pgque.errors import (
     PgqueInvalidArgument,
@@ -80,9 +82,40 @@ class Calls:
             cursor = new_cursor(self._conn)
             return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
 
+    def _times(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return rows as `_rows` does, whose times and intervals may be infinite or huge."""
+        with mapped:
+            cursor = new_cursor(self._conn)
+            cursor.adapters.register_loader("interval", _AnyInterval)
+            cursor.adapters.register_loader("timestamptz", _AnyTime)
+            prepare = may_prepare(self._conn)
+            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
+
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
         return self._rows(query, params)[0][0]
+
+
+class _AnyInterval(IntervalBinaryLoader):
+    """Loads infinity, and what is longer than a timedelta can be, as the longest timedelta."""
+
+    def load(self, data: Any) -> timedelta:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            micros, days, months = struct.unpack("!qii", data)
+            return timedelta.max if (months, days, micros) > (0, 0, 0) else timedelta.min
+
+
+class _AnyTime(TimestamptzBinaryLoader):
+    """Loads infinity, and years that Python does not know, as its first or last moment, in UTC."""
+
+    def load(self, data: Any) -> datetime:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            (micros,) = struct.unpack("!q", data)
+            return (datetime.max if micros > 0 else datetime.min).replace(tzinfo=timezone.utc)
 
 
 def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:

@@ -9,7 +9,14 @@ from typing import Final
 
 from pgque.calls import Calls, to_interval
 from pgque.errors import PgqueDeadLetterNotFound
-from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
+from pgque.info import (
+    ConsumerInfo,
+    ConsumerWait,
+    DeadLetter,
+    QueueInfo,
+    QueueWait,
+    ReplayResult,
+)
 
 _DEAD_LETTERS: Final = (
     "select d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id, d.ev_time, "
@@ -96,7 +103,7 @@ class Management(Calls):
 
         Calls `pgque.get_queue_info`; needs pgque_reader. Raises `PgqueQueueNotFound`.
         """
-        rows = self._rows(
+        rows = self._times(
             """
             select queue_name, queue_ntables, queue_cur_table, queue_rotation_period,
                    queue_switch_time, queue_external_ticker, queue_ticker_paused,
@@ -116,7 +123,7 @@ class Management(Calls):
         Calls `pgque.get_consumer_info`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueConsumerNotFound`.
         """
-        rows = self._rows(
+        rows = self._times(
             """
             select queue_name, consumer_name, lag, last_seen, last_tick, current_batch, next_tick,
                    pending_events
@@ -126,13 +133,42 @@ class Management(Calls):
         )
         return list(starmap(ConsumerInfo, rows))
 
+    def queue_wait(self, queue: str | None = None) -> list[QueueWait]:
+        """Return for how long events have waited for a tick: of one queue, or of all, by name.
+
+        Calls `pgque.get_queue_wait`; needs pgque_reader. Raises `PgqueQueueNotFound`.
+        """
+        rows = self._times(
+            "select queue_name, ev_new, waiting, state from pgque.get_queue_wait(%s::text)",
+            (queue,),
+        )
+        return list(starmap(QueueWait, rows))
+
+    def consumer_wait(
+        self, queue: str | None = None, consumer: str | None = None
+    ) -> list[ConsumerWait]:
+        """Return for how long events have waited for consumers, by queue and name; None means all.
+
+        Calls `pgque.get_consumer_wait`; needs pgque_reader. Raises `PgqueQueueNotFound` and
+        `PgqueConsumerNotFound`.
+        """
+        rows = self._times(
+            """
+            select queue_name, consumer_name, waiting, ready, last_seen, current_batch,
+                   pending_events, group_name, takeovers, handled, state
+              from pgque.get_consumer_wait(%s::text, %s::text)
+            """,
+            (queue, consumer),
+        )
+        return list(starmap(ConsumerWait, rows))
+
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Return at most ``limit`` dead letters of a queue, newest first.
 
         Calls `pgque.dlq_inspect`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueInvalidArgument`.
         """
-        rows = self._rows(
+        rows = self._times(
             f"{_DEAD_LETTERS} pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id)"
             " order by d.dl_id desc",
             (queue, limit),
@@ -144,7 +180,7 @@ class Management(Calls):
 
         Raises `PgqueDeadLetterNotFound`.
         """
-        rows = self._rows(
+        rows = self._times(
             f"{_DEAD_LETTERS} pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
             (dead_letter_id,),
         )

@@ -21,6 +21,7 @@ from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Batch, Observer
+from pgque.states import CONSUMER_STATES
 from pgque.ticker import LEADER
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ QUEUES: Final = (
     Family(
         "pgque_queue_events_sent",
         "counter",
-        "Events sent since the queue was made, rolled back ones included.",
+        "Events sent since the queue was made, rolled back ones included, retries left out.",
         _QUEUE,
     ),
     Family("pgque_queue_events_unticked", "gauge", "Events that no tick covers yet.", _QUEUE),
@@ -100,11 +101,17 @@ QUEUES: Final = (
 
 _CONSUMER: Final = ("queue", "consumer")
 CONSUMERS: Final = (
-    Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
+    Family(
+        "pgque_consumer_pending_events",
+        "gauge",
+        "Events before the consumer: of a group those that no member was given, of a member those "
+        "that it holds.",
+        _CONSUMER,
+    ),
     Family(
         "pgque_consumer_lag_seconds",
         "gauge",
-        "Age of the oldest event before the consumer.",
+        "For how long the oldest event before the consumer has waited.",
         _CONSUMER,
     ),
     Family(
@@ -114,6 +121,18 @@ CONSUMERS: Final = (
         _CONSUMER,
     ),
     Family("pgque_consumer_batch_open", "gauge", "1 while the consumer holds a batch.", _CONSUMER),
+    Family(
+        "pgque_consumer_takeovers",
+        "gauge",
+        "How often in a row what it holds was taken over from a member that died.",
+        _CONSUMER,
+    ),
+    Family(
+        "pgque_consumer_state",
+        "gauge",
+        ", ".join(f"{number} {word}" for number, word in enumerate(CONSUMER_STATES)) + ".",
+        _CONSUMER,
+    ),
 )
 """In the order of the columns of `Reader.consumers`, after the names."""
 
@@ -278,7 +297,7 @@ class Reader(Calls):
     """Reads the figures of a database."""
 
     def queues(self) -> list[tuple[Any, ...]]:
-        """Return a row for each queue: its name, then what `QUEUES` says."""
+        """Return a row for each queue: its name, then `QUEUES`, then its state in a word."""
         rows = self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
         # A reader may not look at a queue's sequence: what was sent is what the newest tick saw of
         # it, and what came since. A tick that the first statement saw is there for the second.
@@ -291,8 +310,14 @@ class Reader(Calls):
         ]
 
     def consumers(self) -> list[tuple[Any, ...]]:
-        """Return a row for each consumer, members of groups included: names, then `CONSUMERS`."""
-        return self._rows(_ASK_CONSUMERS)
+        """Return a row for each consumer, members of groups included.
+
+        Names, then `CONSUMERS`; then how many events it has handled (None of a member), the group
+        of a member, and the state in a word.
+        """
+        numbers = {word: number for number, word in enumerate(CONSUMER_STATES)}
+        rows = self._rows(_ASK_CONSUMERS)
+        return [(*row[:-3], numbers[row[-1]], *row[-3:]) for row in rows]
 
     def now_and_ticking(self) -> tuple[float, bool]:
         """Return the server's time in seconds since 1970, and whether a ticker leads."""
@@ -311,20 +336,21 @@ select i.queue_name,
         limit %s::int) counted),
        extract(epoch from i.queue_rotation_period)::float8,
        extract(epoch from w.waiting)::float8,
-       q.queue_id, i.last_tick_id
+       w.state, q.queue_id, i.last_tick_id
   from pgque.get_queue_info() i
   join pgque.get_queue_wait() w using (queue_name)
   join pgque.queue q using (queue_name)
 """
 _ASK_COUNTED: Final = """
-select t.tick_queue, t.tick_seq_after
+select t.tick_queue, t.tick_seq_after - coalesce(t.tick_put_back, 0)
   from unnest(%b::int[], %b::bigint[]) as newest (queue_id, tick_id)
   join pgque.tick t on t.tick_queue = newest.queue_id and t.tick_id = newest.tick_id
 """
 _ASK_CONSUMERS: Final = """
 select queue_name, consumer_name, coalesce(pending_events, 0),
        extract(epoch from waiting)::float8,
-       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
+       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int,
+       takeovers, handled, group_name, state
   from pgque.get_consumer_wait()
 """
 _ASK_TICKER: Final = f"select extract(epoch from clock_timestamp())::float8, exists ({LEADER})"  # noqa: S608

@@ -112,6 +112,8 @@ create table if not exists pgque.cursor (
     cur_place pgque.place,
     cur_end pgque.place,
     cur_upto pgque.place,
+    cur_takeovers int,
+    cur_skipped bigint,
     primary key (cur_sub, cur_seq)
 );
 -- Not "create index if not exists": that waits for whoever has written to the table, and lets
@@ -125,6 +127,16 @@ end
 $$;
 create table if not exists pgque.cursor_0 (like pgque.cursor including all) inherits (pgque.cursor);
 create table if not exists pgque.cursor_1 (like pgque.cursor including all) inherits (pgque.cursor);
+-- Looked up before, because "add column if not exists" waits for every session that has used the table.
+do $$
+begin
+    if not exists (
+        select from pg_attribute a where a.attrelid = 'pgque.cursor'::regclass and a.attname = 'cur_takeovers'
+    ) then
+        alter table pgque.cursor add column cur_takeovers int, add column cur_skipped bigint;
+    end if;
+end
+$$;
 comment on table pgque.cursor is 'Where each subscriber stands: the row with the greatest cur_seq counts.';
 comment on table pgque.cursor_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.cursor_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -134,6 +146,10 @@ comment on column pgque.cursor.cur_next_tick is 'The tick at which the window en
 comment on column pgque.cursor.cur_place is 'Events of that window up to here are done; null: none is.';
 comment on column pgque.cursor.cur_end is 'A member''s piece of that window ends here; null: with the window.';
 comment on column pgque.cursor.cur_batch is 'The open batch; null: none is.';
+comment on column pgque.cursor.cur_takeovers is
+    'How often in a row a member''s piece was taken over from a member that died, without progress; null: never.';
+comment on column pgque.cursor.cur_skipped is
+    'Events that the subscriber passed without handling them: those before its subscription, and those of a seek.';
 comment on column pgque.cursor.cur_upto is 'The open batch ends here; null: with its window or piece.';
 
 create table if not exists pgque.tick (
@@ -147,6 +163,7 @@ create table if not exists pgque.tick (
     tick_waiting xid8[] not null default '{}',
     tick_floor bigint not null default -1,
     tick_forced bigint,
+    tick_put_back bigint,
     primary key (tick_queue, tick_id)
 );
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
@@ -159,6 +176,9 @@ begin
     end if;
     if exists (select from pg_attribute where attrelid = 'pgque.queue'::regclass and attname = 'queue_forced_after') then
         alter table pgque.queue drop column queue_forced_after;
+    end if;
+    if not exists (select from pg_attribute where attrelid = 'pgque.tick'::regclass and attname = 'tick_put_back') then
+        alter table pgque.tick add column tick_put_back bigint;
     end if;
 end
 $$;
@@ -176,6 +196,8 @@ comment on column pgque.tick.tick_floor is
 
 comment on column pgque.tick.tick_forced is
     'How often force_next_tick had been called before the tick: where that differs from now, a tick is due. Null: never.';
+comment on column pgque.tick.tick_put_back is
+    'How many of the ids up to tick_seq_after were used for redeliveries, not for new events; null: none.';
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids: each is handed out once and is a fencing token.';

@@ -119,6 +119,23 @@ $$;
 comment on function pgque._turn_off_row_security(regclass[]) is
     'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';
 
+create or replace function pgque._make_put_back_counter(queue_id int)
+returns void
+language plpgsql
+as $$
+declare
+    counter text := format('pgque.event_%s_put_back', queue_id);
+begin
+    if to_regclass(counter) is null then
+        execute format('create sequence %s', counter);
+        execute format('comment on sequence %s is %L', counter, 'How many ids of the queue were used for redeliveries.');
+        execute format('revoke all on sequence %s from public', counter);
+    end if;
+end
+$$;
+comment on function pgque._make_put_back_counter(int) is
+    'Makes the sequence whose last value is the number of redeliveries that were put into a queue''s log.';
+
 create or replace function pgque._make_log(queue_id int)
 returns void
 language plpgsql
@@ -128,6 +145,7 @@ declare
     row_type text;
 begin
     execute format('create sequence %s_id_seq', log);
+    perform pgque._make_put_back_counter(queue_id);
     execute format(
         'create table %s (
             ev_id bigint not null,
@@ -172,6 +190,12 @@ end
 $$;
 comment on function pgque._make_log(int) is
     'Makes the tables of a queue''s log. A function of its own, so that who waited for an upgrade makes the new kind.';
+
+do $$
+begin
+    perform pgque._make_put_back_counter(q.queue_id) from pgque.queue q; -- of queues that were made without one
+end
+$$;
 
 create or replace function pgque.create_queue(queue text)
 returns int
@@ -251,6 +275,7 @@ begin
     execute format('drop sequence %s', q.queue_event_seq);
     execute format('drop sequence if exists %s', pgque._force_sequence(q));
     execute format('drop sequence if exists %s', pgque._history_sequence(q.queue_id));
+    execute format('drop sequence if exists %s_put_back', q.queue_data_pfx);
     return 1;
 end
 $$;
@@ -275,6 +300,7 @@ declare
     q pgque.queue := pgque._queue(queue);
     settings constant text[] := '{ticker_max_count,ticker_max_lag,ticker_idle_period,ticker_paused,rotation_period,'
         'external_ticker,max_retries,disable_insert}';
+    longest constant numeric := extract(epoch from interval '1000 years');
     column_type text;
     number_value numeric;
 begin
@@ -303,7 +329,9 @@ begin
             raise exception '% must be of type %, not %', param, column_type, quote_literal(value)
                 using errcode = '22023';
     end;
-    if param = 'ticker_max_count' and number_value < 1 then
+    if column_type = 'interval' and number_value > longest then -- infinity is
+        raise exception '% must be at most 1000 years', param using errcode = '22023';
+    elsif param = 'ticker_max_count' and number_value < 1 then
         raise exception '% must be >= 1', param using errcode = '22023';
     elsif param = 'rotation_period' and number_value <= 0 then
         raise exception '% must be > 0', param using errcode = '22023';

@@ -99,6 +99,10 @@ begin
     t.tick_snapshot := snap;
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
     t.tick_event_seq := t.tick_seq_after;
+    -- Read later than the ids: never more than there were ids meanwhile, so that what is left of them does not shrink.
+    t.tick_put_back := greatest(last.tick_put_back, least(
+        coalesce(pg_sequence_last_value(to_regclass(q.queue_data_pfx || '_put_back')), 0),
+        coalesce(last.tick_put_back, 0) + t.tick_seq_after - last.tick_seq_after));
     t.tick_time := clock_timestamp();
     if seq_before > last.tick_seq_before and pg_snapshot_xmin(snap) = pg_snapshot_xmax(snap) then
         t.tick_waiting := '{}';

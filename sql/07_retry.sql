@@ -347,8 +347,10 @@ begin
         order by ev_id', q.queue_data_pfx, q.queue_cur_table)
         using q.queue_id, txid, at_most;
     get diagnostics appended = row_count;
-    -- Tells the ticker that there is something new, and how much.
-    perform nextval(q.queue_event_seq::regclass) from generate_series(1, appended);
+    -- Tells the ticker that there is something new, and how much; and the figures that it was not sent.
+    perform pgque._make_put_back_counter(q.queue_id);
+    perform nextval(q.queue_event_seq::regclass), nextval(format('%s_put_back', q.queue_data_pfx)::regclass)
+    from generate_series(1, appended);
     return appended;
 end
 $$;

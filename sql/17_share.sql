@@ -52,12 +52,14 @@ begin
     c.cur_next_tick := dead.cur_next_tick;
     c.cur_place := dead.cur_place;
     c.cur_end := dead.cur_end;
+    c.cur_takeovers := coalesce(dead.cur_takeovers, 0) + 1;
     dead.cur_tick := null;
     dead.cur_next_tick := null;
     dead.cur_place := null;
     dead.cur_end := null;
     dead.cur_batch := null;
     dead.cur_upto := null;
+    dead.cur_takeovers := null;
     perform pgque._move(dead);
     return c;
 end
@@ -195,6 +197,7 @@ begin
             c.cur_end := null;
             c.cur_batch := null;
             c.cur_upto := null;
+            c.cur_takeovers := null;
             c := pgque._move(c);
         end if;
     end loop;

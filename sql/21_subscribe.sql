@@ -125,6 +125,7 @@ begin
     end if;
     c.cur_seq := 0;
     c.cur_tick := start;
+    c.cur_skipped := pgque._passed(queue_id, start, null);
     perform pgque._move(c);
     return c.cur_sub;
 end
@@ -281,6 +282,7 @@ declare
     s pgque.subscriber := pgque._subscriber(queue, consumer);
     q pgque.queue;
     c pgque.cursor;
+    skipped bigint;
 begin
     if s.sub_group is not null then
         perform pgque._refuse_cooperative(s, consumer);
@@ -317,7 +319,9 @@ begin
                 using errcode = 'PQ011', hint = format('Seek to tick %s, the oldest that is kept.', q.queue_history_tick);
         end if;
     end if;
+    skipped := pgque._passed(q.queue_id, c.cur_tick, c.cur_place);
     c.cur_tick := pgque._need_tick(q, tick_id);
+    c.cur_skipped := coalesce(c.cur_skipped, 0) + coalesce(pgque._passed(q.queue_id, c.cur_tick, null) - skipped, 0);
     c.cur_next_tick := null;
     c.cur_place := null;
     perform pgque._move(c);

@@ -56,19 +56,21 @@ def unsubscribe(
 
 @app.command("list")
 def list_(dsn: Dsn, queue: OnlyQueue = None, as_json: AsJson = False) -> None:
-    """List consumers with what they have before them and when they were last seen."""
+    """List consumers: their state, what is before them, and for how long the oldest has waited."""
     with connect(dsn, autocommit=True) as client:
+        ticks = {one[:2]: one.last_tick for one in client.consumer_info(queue)}
         rows = [
             {
-                "queue": info.queue_name,
-                "consumer": info.consumer_name,
-                "pending": info.pending_events,
-                "lag": info.lag,
-                "last_seen": info.last_seen,
-                "batch": info.current_batch,
-                "tick": info.last_tick,
+                "queue": one.queue_name,
+                "consumer": one.consumer_name,
+                "state": one.state,
+                "pending": one.pending_events,
+                "waiting": one.waiting,
+                "last_seen": one.last_seen,
+                "batch": one.current_batch,
+                "tick": ticks.get(one[:2]),
             }
-            for info in client.consumer_info(queue)
+            for one in client.consumer_wait(queue)
         ]
     if as_json:
         print_json(rows)

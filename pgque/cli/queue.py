@@ -9,6 +9,7 @@ import typer
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.client import connect
+from pgque.states import of_consumer, of_queue
 
 app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
 
@@ -46,23 +47,25 @@ def drop(
 def list_(dsn: Dsn, as_json: AsJson = False) -> None:
     """List the queues with what comes in and how their ticker keeps up."""
     with connect(dsn, autocommit=True) as client:
-        queues = client.queue_info()
-        consumers = client.consumer_info()
-    rows = [
-        {
-            "queue": info.queue_name,
-            "events_per_second": info.ev_per_sec,
-            "new": info.ev_new,
-            "last_tick": info.ticker_lag,
-            "consumers": sum(one.queue_name == info.queue_name for one in consumers),
-            "longest_lag": max(
-                (one.lag for one in consumers if one.queue_name == info.queue_name and one.lag),
-                default=None,
-            ),
-            "paused": info.queue_ticker_paused,
-        }
-        for info in queues
-    ]
+        queues = {info.queue_name: info for info in client.queue_info()}
+        consumers = client.consumer_wait()
+        states = {one.queue_name: one.state for one in client.queue_wait()}
+    rows = []
+    for name, info in queues.items():
+        readers = [one for one in consumers if one.queue_name == name]
+        state = of_queue(states.get(name, "ok"), [of_consumer(one.state) for one in readers])
+        rows.append(
+            {
+                "queue": name,
+                "state": state.word,
+                "events_per_second": info.ev_per_sec,
+                "new": info.ev_new,
+                "last_tick": info.ticker_lag,
+                "consumers": sum(one.group_name is None for one in readers),
+                "oldest_waiting": max((one.waiting for one in readers), default=None),
+                "paused": info.queue_ticker_paused,
+            }
+        )
     if as_json:
         print_json(rows)
     else:
@@ -74,7 +77,7 @@ def show(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
     """Show a queue's settings, its state and its consumers."""
     with connect(dsn, autocommit=True) as client:
         [info] = client.queue_info(queue)
-        consumers = client.consumer_info(queue)
+        consumers = client.consumer_wait(queue)
     found = info._asdict()
     readers = [{k: v for k, v in one._asdict().items() if k != "queue_name"} for one in consumers]
     if as_json:

@@ -32,7 +32,7 @@ REST: dict[str, Check] = {
     "restore": events.restored,
     "clock": events.clock,
     "queues": events.paused,
-    "consumers": consumers.stuck,
+    "consumers": consumers.states,
     "retries": consumers.retries,
     "dead letters": consumers.dead_letters,
     "rotation": events.rotation,

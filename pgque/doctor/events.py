@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
 from pgque.ticker import LEADER
-
-LATE = timedelta(seconds=live.LATE)
-"""So long after a tick was due nobody seems to take it."""
 
 STEP = timedelta(seconds=1)
 """Clocks that are kept right are set back by less."""
@@ -48,11 +44,10 @@ def ticker(x: Examination) -> Iterator[Finding]:
 def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
     rows = x.rows(
         "select q.queue_name, w.ev_new, q.ticker_lag, "
-        "w.waiting > %s + q.queue_ticker_max_lag from pgque.get_queue_wait() w "
+        "w.state = 'no tick' from pgque.get_queue_wait() w "
         "join pgque.get_queue_info() q using (queue_name) "
         "where not q.queue_ticker_paused and not q.queue_external_ticker and w.ev_new > 0 "
-        "order by w.waiting desc",
-        (LATE,),
+        "order by w.waiting desc"
     )
     return [(name, new, lag, is_late) for name, new, lag, is_late in rows]
 
@@ -155,7 +150,7 @@ def rotation(x: Examination) -> Iterator[Finding]:
         "from pgque.queue q left join lateral ("
         "select c.consumer_name, c.waiting from pgque.get_consumer_wait(q.queue_name) c "
         "order by c.waiting desc limit 1) slowest on true "
-        "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
+        "where (clock_timestamp() - q.queue_switch_time) / 3 > q.queue_rotation_period "
         "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
         "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more
         "order by q.queue_switch_time limit 3"

@@ -40,7 +40,7 @@ ONLY_READ = {
         ),
         *("_messages_sql", "_capture_options", "_capture_urlencode", "_capture_statement"),
         *("_grant_function", "_force_sequence", "_event_produce", "_event_consume"),
-        "_history_sequence",
+        *("_history_sequence", "_queue_state", "_consumer_state", "_new_since"),
     },
     "stable": {
         *("_queue", "_subscriber", "_member", "_cron_has_seconds", "_capture_table"),

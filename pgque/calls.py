@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
+from pgque.connections import check_process
 from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, mapped
 
 _ALWAYS: Final[dict[str, Any]] = {
@@ -62,14 +63,21 @@ class Calls:
                 f"a psycopg.Connection is needed, not {type(conn).__module__}.{type(conn).__name__}"
             )
         self._conn = conn
+        self._process = os.getpid()
 
     @property
     def conn(self) -> psycopg.Connection[Any]:
-        """The psycopg connection: its transaction is yours to commit or roll back."""
+        """The psycopg connection: its transaction is yours to commit or roll back.
+
+        A connection that pgque has made raises `psycopg.errors.InFailedSqlTransaction` if an
+        aborted transaction is committed. Raises `PgqueConnectionError` in a forked child.
+        """
+        check_process(self._process)
         return self._conn
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
+        check_process(self._process)
         with mapped:
             prepare = may_prepare(self._conn)
             cursor = new_cursor(self._conn)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import psycopg
 
 from pgque.calls import Calls, may_prepare, new_cursor
+from pgque.connections import check_process
 from pgque.errors import mapped
 from pgque.message import encode_headers, encode_key
 from pgque.traces import sending, tracing
@@ -75,6 +76,7 @@ class Sender(Calls):
     def _send_plain(self, queue: str, type: str, text: str) -> int:  # noqa: A002
         # A cursor that has run this before runs it again in 12 us less. It knows one encoding only,
         # and holds on to the text that it sent last.
+        check_process(self._process)
         encoding = self._conn.pgconn.parameter_status(b"client_encoding")
         with mapped:
             cursor = self._cursors.pop(encoding, None) or new_cursor(self._conn)

@@ -186,12 +186,18 @@ class Consumer:
             try:
                 self._run()
             finally:
+                self._received_once = False
                 self._stopping.clear()
 
     def stop(self) -> None:
         """Let `start` return after the message that is being handled. From any thread."""
         self._stopping.set()
         self._awake.set()
+
+    @property
+    def working(self) -> bool:
+        """Whether `start` has reached the queue: it has received once, or stands by."""
+        return self._received_once
 
     @property
     def subconsumer(self) -> str | None:

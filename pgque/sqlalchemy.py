@@ -1,7 +1,5 @@
 """SQLAlchemy in a handler: sessions on the client's connection (extra ``sqlalchemy``).
 
-::
-
     @consumer.on("order.placed")
     def bill(message, client):
         with session_on(client) as session:
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def session_on(
-    client: PgqueClient, make: Callable[..., Session] = Session, **options: Any
+    client: PgqueClient, make: Callable[..., Session] | None = None, **options: Any
 ) -> Iterator[Session]:
     """Lend a session on the client's connection, in its transaction.
 
@@ -64,7 +62,7 @@ def session_on(
         transaction is aborted.
     """
     with connection_on(client) as connection:
-        session = make(bind=connection, binds=None, **options)
+        session = (make or Session)(bind=connection, binds=None, **options)
         with session:
             yield session
             session.commit()

@@ -1,16 +1,4 @@
-"""The ORM in a handler: Django's connection is the client's for the length of a block.
-
-::
-
-    @consumer.on("order.placed")
-    def bill(message, client):
-        with orm_on(client):
-            Bill.objects.create(order_id=message.json()["order"])
-
-What the ORM writes is part of the client's transaction, so it is committed with the ack and happens
-exactly once. The block is to Django what ``transaction.atomic()`` is: ``atomic()`` inside of it is
-a savepoint, and nothing commits, rolls back or closes the connection.
-"""
+"""The ORM on the connection of a client: how a database wrapper borrows one."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from pgque.connections import check_process
-from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, mapped
+from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, is_lost_statement, mapped
 
 _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
@@ -79,9 +80,7 @@ class Calls:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
         check_process(self._process)
         with mapped:
-            prepare = may_prepare(self._conn)
-            cursor = new_cursor(self._conn)
-            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
+            return execute(new_cursor(self._conn), query.encode(), params).fetchall()
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
@@ -95,6 +94,28 @@ def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]
     connection had at first.
     """
     return psycopg.Cursor(conn, row_factory=tuple_row)
+
+
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+
+def execute(cursor: Cursor, query: bytes, params: Sequence[Any]) -> Cursor:
+    """Run a statement of ours, with results in binary.
+
+    If its prepared form was lost and there was no transaction, nothing has happened yet, so it is
+    run again without one.
+    """
+    conn = cursor.connection
+    prepare = may_prepare(conn)
+    alone = conn.pgconn.transaction_status == TransactionStatus.IDLE
+    try:
+        return cursor.execute(query, params, prepare=prepare, binary=True)
+    except psycopg.Error as error:
+        if not alone or not is_lost_statement(error) or conn.pgconn.pipeline_status:
+            raise
+    conn.rollback()
+    conn.execute("deallocate all", prepare=False)  # psycopg forgets them as well
+    return cursor.execute(query, params, prepare=False, binary=True)
 
 
 @contextmanager

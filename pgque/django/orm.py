@@ -114,7 +114,9 @@ def _borrower(backend: Any) -> Any:
         def _kind_of_cursor(self, named: bool = False) -> Any:
             if self.settings_dict["OPTIONS"].get("server_side_binding") is True:
                 return psycopg.ServerCursor if named else base.ServerBindingCursor
-            return base.ServerSideCursor if named else base.Cursor
+            if named:  # Django 4.2.0 has no class of its own
+                return getattr(base, "ServerSideCursor", psycopg.ServerCursor)
+            return base.Cursor
 
         def _adapt(self, adapters: psycopg.adapt.AdaptersMap) -> None:
             """Register what Django registers on its own connections: here on one cursor alone."""

@@ -70,16 +70,14 @@ def numbers(conn: psycopg.Connection) -> list[int]:
 
 
 def work(consumer: Consumer, kit: Kit, payloads: list[Any]) -> None:
-    """Send payloads and let the consumer work in a thread until all of them are done."""
-    kit.client.send_batch(consumer._queue, "default", payloads)
-    left = "select count(*) from pgque.retry_queue"
+    """Send payloads and let the consumer work in a thread until each is an order or has died."""
+    queue, before = consumer._queue, len(numbers(kit.conn))
+    kit.client.send_batch(queue, "default", payloads)
     with running(consumer):
-        eventually(lambda: consumer._received_once)
-        kit.client.force_next_tick(consumer._queue)
         eventually(
             lambda: (
-                kit.conn.execute(left).fetchone() == (0,)
-                and not kit.client.consumer_info(consumer._queue)[0].pending_events
+                len(numbers(kit.conn)) - before + len(kit.client.dead_letters(queue))
+                == len(payloads)
             )
         )
 

@@ -13,13 +13,16 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.datetime import IntervalBinaryLoader, TimestamptzBinaryLoader
 
+from pgque.connections import check_process
 from pgque.errors import (
     PgqueInvalidArgument,
     PgquePermissionDenied,
     PgqueQueueNotFound,
+    is_lost_statement,
     mapped,
 )
 
@@ -69,27 +72,32 @@ class Calls:
                 f"a psycopg.Connection is needed, not {type(conn).__module__}.{type(conn).__name__}"
             )
         self._conn = conn
+        self._process = os.getpid()
 
     @property
     def conn(self) -> psycopg.Connection[Any]:
-        """The psycopg connection: its transaction is yours to commit or roll back."""
+        """The psycopg connection: its transaction is yours to commit or roll back.
+
+        A connection that pgque has made raises `psycopg.errors.InFailedSqlTransaction` if an
+        aborted transaction is committed. Raises `PgqueConnectionError` in a forked child.
+        """
+        check_process(self._process)
         return self._conn
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
+        check_process(self._process)
         with mapped:
-            prepare = may_prepare(self._conn)
-            cursor = new_cursor(self._conn)
-            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
+            return execute(new_cursor(self._conn), query.encode(), params).fetchall()
 
     def _times(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return rows as `_rows` does, whose times and intervals may be infinite or huge."""
+        check_process(self._process)
         with mapped:
             cursor = new_cursor(self._conn)
             cursor.adapters.register_loader("interval", _AnyInterval)
             cursor.adapters.register_loader("timestamptz", _AnyTime)
-            prepare = may_prepare(self._conn)
-            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
+            return execute(cursor, query.encode(), params).fetchall()
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
@@ -125,6 +133,28 @@ def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]
     connection had at first.
     """
     return psycopg.Cursor(conn, row_factory=tuple_row)
+
+
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+
+def execute(cursor: Cursor, query: bytes, params: Sequence[Any]) -> Cursor:
+    """Run a statement of ours, with results in binary.
+
+    If its prepared form was lost and there was no transaction, nothing has happened yet, so it is
+    run again without one.
+    """
+    conn = cursor.connection
+    prepare = may_prepare(conn)
+    alone = conn.pgconn.transaction_status == TransactionStatus.IDLE
+    try:
+        return cursor.execute(query, params, prepare=prepare, binary=True)
+    except psycopg.Error as error:
+        if not alone or not is_lost_statement(error) or conn.pgconn.pipeline_status:
+            raise
+    conn.rollback()
+    conn.execute("deallocate all", prepare=False)  # psycopg forgets them as well
+    return cursor.execute(query, params, prepare=False, binary=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from pgque.calls import (
     settle_for_pooler,
     to_interval,
 )
+from pgque.connections import OwnConnection
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
@@ -137,7 +139,7 @@ class PgqueClient(Management):
         `PgqueInvalidArgument` for less than 1 message.
         """
         with mapped:
-            return read(ask(self._conn, queue, consumer, max_messages, merged=merged))
+            return read(ask(self.conn, queue, consumer, max_messages, merged=merged))
 
     def ack(self, batch_id: int) -> int:
         """Finish a batch: what it returned is never delivered to this consumer again.
@@ -257,7 +259,7 @@ class PgqueClient(Management):
         dead = None if dead_interval is None else to_interval(dead_interval, "dead_interval")
         group = (queue, consumer, subconsumer)
         with mapped:
-            return read(ask_as_member(self._conn, *group, max_messages, dead, merged=merged))
+            return read(ask_as_member(self.conn, *group, max_messages, dead, merged=merged))
 
     def touch_subconsumer(self, queue: str, consumer: str, subconsumer: str) -> int:
         """Give a sign of life, so that nobody takes over the member's batch: rows touched.
@@ -302,6 +304,8 @@ class PgqueClient(Management):
 
     def _has_written(self) -> bool:
         """Tell whether closing the connection now loses something."""
+        if self._process != os.getpid():
+            return False
         if self._conn.info.transaction_status != TransactionStatus.INTRANS:
             return False
         try:
@@ -324,7 +328,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     pgque's roles, `PgqueInvalidArgument` for a malformed DSN.
     """
     with mapped:
-        conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
+        conn = OwnConnection.connect(dsn, autocommit=True, **connection_defaults(dsn))
     try:
         settle_for_pooler(conn)
         check_connection(conn)

@@ -8,6 +8,7 @@ own first, so that its siblings need not wait for its handlers.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,7 @@ class Consumer:
 
     def _become(self, subconsumer: str | None) -> None:
         """Take a name in the group, or none, and all that is not shared with other members."""
+        self._process = os.getpid()
         self._subconsumer = subconsumer
         self._fields = Fields(queue=self._queue, consumer=self._name)
         if subconsumer is not None:
@@ -177,17 +179,25 @@ class Consumer:
         """
         if not self._handlers:
             logger.warning("consumer %s has no handlers", self, extra=self._fields)
+        if self._process != os.getpid():
+            self._become(self._subconsumer)  # its locks may be held by threads of the parent
         self._received_once = False
         with stop_on_signals(self.stop):
             try:
                 self._run()
             finally:
+                self._received_once = False
                 self._stopping.clear()
 
     def stop(self) -> None:
         """Let `start` return after the message that is being handled. From any thread."""
         self._stopping.set()
         self._awake.set()
+
+    @property
+    def working(self) -> bool:
+        """Whether `start` has reached the queue: it has received once, or stands by."""
+        return self._received_once
 
     @property
     def subconsumer(self) -> str | None:
@@ -218,6 +228,11 @@ class Consumer:
                 with connect(self._dsn, autocommit=True) as owner:
                     self._consume(PgqueClient(owner.conn), backoff)
             except PgqueError as error:
+                if self._process != os.getpid():
+                    raise PgqueError(
+                        f"consumer {self}: a handler has forked, and its child came back from it: "
+                        "let the child end by os._exit(), or use multiprocessing"
+                    ) from error
                 if not self._received_once:
                     raise
                 pause = backoff.next()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
 
-from pgque.calls import may_prepare, new_cursor
+from pgque.calls import execute, new_cursor
 from pgque.message import Message
 
 if TYPE_CHECKING:
@@ -59,4 +59,4 @@ def _ask(conn: psycopg.Connection[Any], call: LiteralString, params: Sequence[An
     # A time is a number of microseconds until somebody asks: see Message.created_at.
     cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
     query = f"select {columns} from pgque.{call}"  # noqa: S608
-    return cursor.execute(query, params, prepare=may_prepare(conn), binary=True)
+    return execute(cursor, query.encode(), params)

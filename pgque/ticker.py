@@ -112,6 +112,7 @@ class Ticker:
         connected_before = False
         with stop_on_signals(self.stop):
             while not self._stop.is_set():
+                self._leading = self._listening = False
                 try:
                     with Wakeup(self._dsn, self._channels) as wakeup:
                         self._wakeup = wakeup

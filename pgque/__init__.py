@@ -29,6 +29,7 @@ from pgque.errors import (
     PgqueTickerStopped,
     PgqueTickNotFound,
     PgqueTransactionAborted,
+    PgqueUnreadableEvent,
 )
 from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
 from pgque.message import Event, Message
@@ -69,6 +70,7 @@ __all__ = [
     "PgqueTickNotFound",
     "PgqueTickerStopped",
     "PgqueTransactionAborted",
+    "PgqueUnreadableEvent",
     "QueueInfo",
     "ReplayResult",
     "Ticker",

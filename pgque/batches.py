@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import new_cursor
+from pgque.calls import is_converted, new_cursor
 from pgque.errors import PgqueError, mapped
 from pgque.message import Message
-from pgque.receiving import encoding_of_raw, read_leniently
+from pgque.receiving import read_leniently
 
 if TYPE_CHECKING:
     from pgque.receiving import Rows
@@ -87,7 +87,7 @@ class Batches:
     @property
     def reads_raw(self) -> bool:
         """Whether a message may be one that cannot be read."""
-        return encoding_of_raw(self._conn) is not None
+        return not is_converted(self._conn)
 
     def abandon_quietly(self) -> None:
         """Roll back what is open, if that is possible."""

@@ -205,6 +205,29 @@ def server_encoding(conn: psycopg.Connection[Any]) -> str:
     return _encoding(name)
 
 
+def is_converted(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether the server can convert every text for the client.
+
+    Else texts are better read as bytes: a conversion that fails ends the transaction, and says
+    nothing of the row.
+    """
+    status = conn.info.parameter_status
+    return status("client_encoding") == "UTF8" and status("server_encoding") in ("UTF8", "LATIN1")
+
+
+def as_bytes(text: str) -> str:
+    """Return an SQL expression for the bytes of a text as they are stored."""
+    return f"pg_catalog.convert_to({text}, pg_catalog.getdatabaseencoding())"
+
+
+def decode_leniently(row: Sequence[Any], encoding: str) -> tuple[Any, ...]:
+    """Return a row with str in place of bytes; what is not in the encoding is escaped."""
+    return tuple(
+        value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value
+        for value in row
+    )
+
+
 @lru_cache(maxsize=64)
 def _encoding(name: str) -> str:
     if name in ("UTF8", "SQL_ASCII"):

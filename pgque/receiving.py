@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
 
-from pgque.calls import may_prepare, new_cursor, server_encoding
+from pgque.calls import as_bytes, is_converted, may_prepare, new_cursor, server_encoding
 from pgque.errors import PgqueUnreadableEvent
 from pgque.message import Message
 
@@ -79,17 +79,6 @@ class Unreadable(Message):
     reason: str
 
 
-def encoding_of_raw(conn: psycopg.Connection[Any]) -> str | None:
-    """Return the encoding of texts that are read as bytes; None if the server converts all of them.
-
-    A conversion that fails would end the transaction, without a word about the event.
-    """
-    status = conn.info.parameter_status
-    if status("client_encoding") == "UTF8" and status("server_encoding") in ("UTF8", "LATIN1"):
-        return None
-    return status("server_encoding")
-
-
 def _decoded(row: Sequence[Any], encoding: str) -> Message:
     values = list(row)
     wrong = []
@@ -132,13 +121,12 @@ _PAYLOAD: Final = 3
 _BYTEA: Final = 17  # its OID
 _PLAIN: Final = ", ".join(_COLUMNS)
 _RAW: Final = ", ".join(
-    f"pg_catalog.convert_to({name}, pg_catalog.getdatabaseencoding())" if number in _TEXTS else name
-    for number, name in enumerate(_COLUMNS)
+    as_bytes(name) if number in _TEXTS else name for number, name in enumerate(_COLUMNS)
 )
 
 
 def _ask(conn: psycopg.Connection[Any], call: LiteralString, params: Sequence[Any]) -> Rows:
-    columns = _PLAIN if encoding_of_raw(conn) is None else _RAW
+    columns = _PLAIN if is_converted(conn) else _RAW
     cursor = new_cursor(conn)
     # A time is a number of microseconds until somebody asks: see Message.created_at.
     cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)

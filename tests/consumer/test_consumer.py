@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 import time
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -311,6 +312,11 @@ def test_start_raises_where_no_server_answers():
     ("options", "text"),
     [
         ({"dead_interval": 3}, "needs subconsumer"),
+        ({"dead_interval": 0, "subconsumer": "m"}, "at least 0.1 seconds, not 0"),
+        ({"dead_interval": 0.001, "subconsumer": "m"}, "at least 0.1 seconds"),
+        ({"dead_interval": -5, "subconsumer": "m"}, "at least 0.1 seconds"),
+        ({"dead_interval": timedelta(0), "subconsumer": "m"}, "at least 0.1 seconds"),
+        ({"dead_interval": math.nan, "subconsumer": "m"}, "number of seconds"),
         ({"unknown_handler_policy": "drop"}, "'nack' or 'ack'"),
         ({"max_messages": 0}, "from 1 to"),
         ({"max_messages": 2**31}, "from 1 to"),

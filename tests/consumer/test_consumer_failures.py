@@ -106,24 +106,11 @@ def test_sql_cuts_a_reason_as_well(client: PgqueClient, queue, consumer, autocon
     assert [len(dead.dl_reason or "") for dead in client.dead_letters(queue)] == [10_000] * 3
 
 
-@pytest.fixture
-def latin1_dsn(direct_dsn: str) -> Iterator[str]:
-    """A database in LATIN1 with pgque in it."""
-    with pgque.connect(direct_dsn, autocommit=True) as maker:
-        maker.conn.execute(
-            "create database in_latin1 encoding 'LATIN1' locale 'C' template template0"
-        )
-        dsn = pgque.calls.conninfo_to_dict(direct_dsn) | {"dbname": "in_latin1"}
-        text = " ".join(f"{key}='{value}'" for key, value in dsn.items())
-        pgque.install.install(text)
-        yield text
-        maker.conn.execute("drop database in_latin1 with (force)")
-
-
-def test_a_text_that_the_databases_encoding_cannot_hold_is_escaped(latin1_dsn: str):
-    with Kit(latin1_dsn) as kit:
+def test_a_text_that_the_databases_encoding_cannot_hold_is_escaped(encoded):
+    dsn = encoded("LATIN1")
+    with Kit(dsn) as kit:
         kit.queue("q", "c", max_retries=0)
-        consumer = pgque.Consumer(latin1_dsn, queue="q", name="c")
+        consumer = pgque.Consumer(dsn, queue="q", name="c")
 
         @consumer.on("*")
         def fail(msg: Message) -> None:

@@ -255,9 +255,11 @@ class Consumer:
             work.batches.abandon()  # stopped after it was received, before it was handled
 
     def _say_that_it_stands_by(self) -> None:
-        level = logging.DEBUG if self._stood_by else logging.INFO
+        if self._stood_by:  # it takes turns with the other process
+            logger.debug("consumer %s: standing by again", self, extra=self._fields)
+        else:
+            logger.info("consumer %s: standing by", self, extra=self._fields)
         self._stood_by = True
-        logger.log(level, "consumer %s: standing by", self, extra=self._fields)
 
     def _pause(self) -> float:
         pause = self._poll_interval

@@ -140,15 +140,16 @@ class Handling:
             return str(error)
         is_convicted = isinstance(error, _ConvictedError)
         reason = str(error) if is_convicted else describe(error)
-        is_usual = not is_convicted and is_loggable(error)
-        logger.warning(
-            "consumer %s: handler failed on message %s" + ("" if is_usual else ": %s"),
-            self._who,
-            message.msg_id,
-            *([] if is_usual else [reason]),
-            exc_info=error if is_usual else None,
-            extra=self._fields_of(message) | Fields(error=reason),
-        )
+        fields = self._fields_of(message) | Fields(error=reason)
+        what = (self._who, message.msg_id)
+        if not is_convicted and is_loggable(error):
+            logger.warning(
+                "consumer %s: handler failed on message %s", *what, exc_info=error, extra=fields
+            )
+        else:
+            logger.warning(
+                "consumer %s: handler failed on message %s: %s", *what, reason, extra=fields
+            )
         return reason
 
     def _fields_of(self, message: Message) -> Fields:

@@ -18,6 +18,7 @@ from pgque.errors import (
     PgqueBatchNotFound,
     PgqueBusy,
     PgqueError,
+    PgqueInvalidArgument,
     PgqueRetryable,
     mapped,
 )
@@ -137,11 +138,12 @@ class Work:
         if self.batches.locks or (following and following[0].batch_id == batch_id):
             text = f"a handler ended batch {batch_id} by itself ({error})"
             raise self._lost(part, TransactionLost(text, is_certain=False)) from error
+        fields = self.fields
         logger.warning(
             "consumer %s: batch %s was taken over; what its handlers wrote is undone",
             self.who,
             batch_id,
-            extra=self.fields | Fields(batch_id=batch_id),
+            extra=fields | Fields(batch_id=batch_id),
         )
         return following
 
@@ -189,7 +191,13 @@ class Work:
                 new_cursor(self.isolation.client.conn).execute("rollback", prepare=False)
             self._pay()
         except PgqueError:
-            logger.debug("consumer %s: tried again on the next connection", self.who, exc_info=True)
+            fields = self.fields
+            logger.debug(
+                "consumer %s: tried again on the next connection",
+                self.who,
+                exc_info=True,
+                extra=fields,
+            )
 
     def _pay(self) -> None:
         owed = self.caution.owed
@@ -206,13 +214,14 @@ class Work:
 
     def _ack_committed(self, owed: Owed) -> None:
         message, reason = owed.failed[-1]
+        fields = self.fields
         logger.warning(
             "consumer %s: the handler of message %s committed the consumer's transaction; "
             "the %d messages before it are acked now",
             self.who,
             message.msg_id,
             len(owed.handled) - 1,
-            extra=self.fields | Fields(batch_id=owed.batch_id, msg_id=message.msg_id, error=reason),
+            extra=fields | Fields(batch_id=owed.batch_id, msg_id=message.msg_id, error=reason),
         )
         try:
             self.batches.begin()
@@ -223,9 +232,12 @@ class Work:
         self.caution.done(owed.handled)
 
     def _outcome(self, xid: str) -> str | None:
-        with mapped:
-            cursor = new_cursor(self.isolation.client.conn)
-            query = "select pg_xact_status(%s::text::xid8)"
-            row: tuple[str | None] | None = cursor.execute(query, (xid,), prepare=False).fetchone()
-        assert row is not None
-        return row[0]
+        """Return how a transaction ended; None if this server does not know it."""
+        query = "select pg_xact_status(%s::text::xid8)"
+        try:
+            with mapped:
+                cursor = new_cursor(self.isolation.client.conn)
+                row = cursor.execute(query, (xid,), prepare=False).fetchone()
+        except PgqueInvalidArgument:  # in its future: it has taken over from a lost one
+            return None
+        return None if row is None else row[0]

@@ -212,7 +212,7 @@ class Isolation:
             raise _lost("ended the consumer's transaction", message, error) from error
         if self._conn.pgconn.pipeline_status != PipelineStatus.OFF:
             raise _lost("left a pipeline() block open", message, error) from error
-        if status == TransactionStatus.ACTIVE:
+        if is_in_use(self._conn):
             raise _lost("left a statement or a COPY running", message, error) from error
         # psycopg counts its blocks, and refuses to commit while one is open.
         if getattr(self._conn, "_num_transactions", 0):
@@ -227,6 +227,11 @@ class Isolation:
         for name, value in self._attributes.items():
             if getattr(conn, name) is not value:
                 setattr(conn, name, value)
+
+
+def is_in_use(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether a statement or a COPY is running: another one would wait for ever."""
+    return conn.lock.locked() or conn.pgconn.transaction_status == TransactionStatus.ACTIVE
 
 
 def _lost(what: str, message: Message, error: BaseException | None) -> TransactionLost:

@@ -23,7 +23,7 @@ from pgque.errors import (
     mapped,
 )
 from pgque.handling import Handling
-from pgque.isolation import Isolation, TransactionLost
+from pgque.isolation import Isolation, TransactionLost, is_in_use
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Watch
@@ -184,11 +184,12 @@ class Work:
 
     def _pay_at_once(self) -> None:
         """Ack what a handler has committed before anybody else receives it, if possible."""
-        if self.caution.owed is None:
+        conn = self.isolation.client.conn
+        if self.caution.owed is None or is_in_use(conn):
             return
         try:
             with mapped:
-                new_cursor(self.isolation.client.conn).execute("rollback", prepare=False)
+                new_cursor(conn).execute("rollback", prepare=False)
             self._pay()
         except PgqueError:
             fields = self.fields

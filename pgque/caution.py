@@ -1,7 +1,7 @@
-"""Caution: what a consumer remembers after it lost a batch, so that one message cannot stop it.
+"""Caution: a consumer's memory of lost batches, so that one message cannot stop it.
 
-A message whose handler certainly ended the transaction is *convicted*: when it comes again, it is
-nacked without a call. One whose handler was at work when the connection broke is *suspected*: it is
+A message whose handler certainly ended the transaction is *convicted*: at its next delivery it
+is nacked without a call. One whose handler was at work when the connection broke is *suspected*: it is
 handled again in a transaction of its own, and convicted if that breaks too. If no message is known,
 the batch is handled again by halves, until the message is alone. Neighbours are done by then.
 """
@@ -103,5 +103,5 @@ class Caution:
 
 
 def _key(message: Message) -> _Key:
-    # With the attempt: what was found out about one says nothing of the next.
+    # With the attempt: a verdict on one says nothing about the next.
     return message.msg_id, message.retry_count

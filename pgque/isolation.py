@@ -1,4 +1,4 @@
-"""Isolation: what a handler does to the consumer's connection ends with its message.
+"""Isolation: changes that a handler makes to the consumer's connection end with its message.
 
 Each message whose handler takes a client is handled in a savepoint. When the handler has returned,
 one statement puts the settings back, checks deferred constraints and releases the savepoint. When
@@ -44,12 +44,12 @@ _ATTRIBUTES: Final = (
 
 
 class TransactionLost(Exception):  # noqa: N818 (it says what happened)
-    """The transaction of a batch is gone, or can no longer be used.
+    """The transaction of a batch has ended, or can no longer be used.
 
     ``message``    the message whose handler was at work; None if that is unknown
     ``is_certain`` whether that handler has done it: a connection may also break by itself
     ``handled``    the messages of the transaction whose handlers were called before
-    ``failed``     those of them that were to be nacked, and why
+    ``failed``     those of them that must be nacked, and why
     """
 
     def __init__(self, text: str, message: Message | None = None, *, is_certain: bool) -> None:
@@ -165,7 +165,7 @@ class Isolation:
             cursor.nextset()
             [self.xid] = cursor.fetchone() or [None]
         except psycopg.Error as error:
-            # Before this handler: an earlier one has done it, or nobody.
+            # This handler has not run yet: an earlier one broke the connection, or the network did.
             raise TransactionLost(str(error), is_certain=False) from error
 
     def _lend(self, handler: Handler, message: Message) -> Any:

@@ -1,6 +1,6 @@
 """Working: a batch is handled and acked, or lost and handled again with more caution.
 
-Invariant: what the handlers of acked messages wrote is committed with the ack. If one of them
+Invariant: the writes of handlers are committed with the ack of their messages. If one of them
 commits by itself, the messages before it are acked at once, and it alone is nacked.
 """
 
@@ -54,7 +54,7 @@ class Work:
     ``caution``          what it remembers from one connection to the next
     ``retry_after``      until a message that failed comes back
     ``stopping``         tells whether the consumer is to stop
-    ``watch``            tells those who observe; None where nobody does
+    ``watch``            tells the observers; None if there are none
     ``acked``            counts the batches, or parts of them, that were acked
     """
 
@@ -70,7 +70,7 @@ class Work:
     acked: int = 0
 
     def next(self) -> list[Message]:
-        """Return the next batch, an empty list where nothing is ready.
+        """Return the next batch, an empty list if nothing is ready.
 
         Before the first one it acks what a handler has committed without the ack.
         """
@@ -80,7 +80,7 @@ class Work:
     def handle(self, messages: list[Message]) -> list[Message]:
         """Handle a batch and ack it; return the next one.
 
-        :raises BatchLost: where it has to be handled again, on another connection.
+        :raises BatchLost: if it must be handled again, on another connection.
         """
         if self.batches.reads_raw:
             self._convict_unreadable(messages)

@@ -32,6 +32,7 @@ from pgque.errors import (
     PgqueTickerStopped,
     PgqueTickNotFound,
     PgqueTransactionAborted,
+    PgqueUnreadableEvent,
 )
 from pgque.info import (
     ConsumerInfo,
@@ -83,6 +84,7 @@ __all__ = [
     "PgqueTickNotFound",
     "PgqueTickerStopped",
     "PgqueTransactionAborted",
+    "PgqueUnreadableEvent",
     "QueueInfo",
     "QueueWait",
     "ReplayResult",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -42,7 +44,7 @@ _UNLESS_GIVEN: Final[dict[str, Any]] = {
 """A network that is silent is noticed within ten seconds or so; libpq would wait for hours."""
 
 _NOTICE_A_CLIENT_THAT_IS_GONE: Final = """
-    select set_config(name, value, false)
+    select name, set_config(name, value, false)
     from pg_settings
     join (
         values ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'),
@@ -210,6 +212,19 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
     return row is not None and row[0] != conn.info.backend_pid
 
 
+_settings: Final[WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]]] = WeakKeyDictionary()
+"""What `settle_for_pooler` has set in the session of a connection."""
+
+# What a pooler sets for each of its clients in the sessions that they share.
+_SET_BY_POOLERS: Final = (
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "TimeZone",
+)
+
 _pooled: Final[WeakKeyDictionary[psycopg.Connection[Any], bool]] = WeakKeyDictionary()
 
 
@@ -238,8 +253,80 @@ def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
         conn.prepare_threshold = None
     else:
         with mapped:
-            conn.execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
+            rows = new_cursor(conn).execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
+            _settings[conn] = dict(rows.fetchall())
     return pooled
+
+
+def settings_of_session(conn: psycopg.Connection[Any]) -> bytes:
+    """Return statements that set again what RESET ALL takes from a session of our own."""
+    if _pooled.get(conn):
+        statuses = {name: conn.info.parameter_status(name) for name in _SET_BY_POOLERS}
+        settings = {name: value for name, value in statuses.items() if value is not None}
+    else:
+        settings = _settings.get(conn, {})
+    statements = [
+        sql.SQL("set {} = {}; ").format(sql.Identifier(name.lower()), value)
+        for name, value in settings.items()
+    ]
+    return sql.Composed(statements).as_bytes(conn)
+
+
+def server_encoding(conn: psycopg.Connection[Any]) -> str:
+    """Return Python's name for the encoding of the database: ``utf-8`` if Python has none.
+
+    A database in SQL_ASCII holds any bytes; what was sent by this client is UTF-8.
+    """
+    name = conn.info.parameter_status("server_encoding") or "UTF8"
+    return _encoding(name)
+
+
+def is_converted(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether the server can convert every text for the client.
+
+    Else texts are better read as bytes: a conversion that fails ends the transaction, and says
+    nothing of the row.
+    """
+    status = conn.info.parameter_status
+    return status("client_encoding") == "UTF8" and status("server_encoding") in ("UTF8", "LATIN1")
+
+
+def as_bytes(text: str) -> str:
+    """Return an SQL expression for the bytes of a text as they are stored."""
+    return f"pg_catalog.convert_to({text}, pg_catalog.getdatabaseencoding())"
+
+
+def decode_leniently(row: Sequence[Any], encoding: str) -> tuple[Any, ...]:
+    """Return a row with str in place of bytes; what is not in the encoding is escaped."""
+    return tuple(
+        value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value
+        for value in row
+    )
+
+
+@lru_cache(maxsize=64)
+def _encoding(name: str) -> str:
+    if name in ("UTF8", "SQL_ASCII"):
+        return "utf-8"
+    candidates = (_LIKE_PYTHON.get(name, name), name.replace("WIN", "cp"), name.replace("_", "-"))
+    for candidate in candidates:
+        with suppress(LookupError):
+            return codecs.lookup(candidate).name
+    return "utf-8"
+
+
+_LIKE_PYTHON: Final = {
+    "EUC_CN": "gb2312",
+    "EUC_JIS_2004": "euc_jis_2004",
+    "LATIN6": "iso8859-10",
+    "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14",
+    "LATIN9": "iso8859-15",
+    "LATIN10": "iso8859-16",
+    "WIN866": "cp866",
+    "WIN874": "cp874",
+}
+"""Encodings that Python knows under another name, or where it means another one by that name."""
 
 
 SECONDS_A_DAY: Final = 86400.0

@@ -16,6 +16,7 @@
         ├── PgqueInsertDisallowed       the queue takes no events at present
         ├── PgqueInvalidArgument        also a ValueError
         │   └── PgquePayloadError       a payload that cannot be sent, or decoded
+        │       └── PgqueUnreadableEvent  an event that is no text in the database's encoding
         ├── PgqueIsolationError         needs a READ COMMITTED transaction
         ├── PgqueMessageNotFound        the message is not one of that batch
         ├── PgqueNormalConsumer         a cooperative call on a consumer that works alone
@@ -41,9 +42,12 @@ The error of psycopg is always the `__cause__`. Errors are told apart by SQLSTAT
 from __future__ import annotations
 
 from types import TracebackType
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import psycopg
+
+if TYPE_CHECKING:
+    from pgque.message import Message
 
 
 class PgqueError(Exception):
@@ -118,6 +122,17 @@ class PgqueInvalidArgument(PgqueError, ValueError):
 
 class PgquePayloadError(PgqueInvalidArgument):
     """A payload that cannot be sent, or one that was received and is not JSON."""
+
+
+class PgqueUnreadableEvent(PgquePayloadError):
+    """An event that was received is no text in the database's encoding.
+
+    `message` is what `nack` takes for it; its payload is None.
+    """
+
+    def __init__(self, message: str, *, event: Message) -> None:
+        super().__init__(message)
+        self.message = event
 
 
 class PgqueIsolationError(PgqueError):

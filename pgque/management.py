@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import starmap
-from typing import Final
+from typing import Any, Final
 
-from pgque.calls import Calls, to_interval
+from pgque.calls import (
+    Calls,
+    as_bytes,
+    decode_leniently,
+    is_converted,
+    server_encoding,
+    to_interval,
+)
 from pgque.errors import PgqueDeadLetterNotFound
 from pgque.info import (
     ConsumerInfo,
@@ -18,10 +26,18 @@ from pgque.info import (
     ReplayResult,
 )
 
-_DEAD_LETTERS: Final = (
-    "select d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id, d.ev_time, "
-    "d.ev_txid::text::bigint, d.ev_retry, d.ev_type, d.ev_data, d.ev_extra1, d.ev_extra2, "
-    "d.ev_extra3, d.ev_extra4, c.co_name from pgque.consumer c (dl_consumer_id, co_name) join"
+_DEAD_LETTER: Final = (
+    "d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, {}, d.ev_id, d.ev_time, "
+    "d.ev_txid::text::bigint, d.ev_retry, {}, {}, {}, {}, {}, {}, c.co_name"
+)
+_TEXTS: Final = (
+    "d.dl_reason",
+    "d.ev_type",
+    "d.ev_data",
+    "d.ev_extra1",
+    "d.ev_extra2",
+    "d.ev_extra3",
+    "d.ev_extra4",
 )
 
 
@@ -168,25 +184,36 @@ class Management(Calls):
         Calls `pgque.dlq_inspect`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueInvalidArgument`.
         """
-        rows = self._times(
-            f"{_DEAD_LETTERS} pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id)"
-            " order by d.dl_id desc",
+        return self._dead_letters(
+            "pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id) order by d.dl_id desc",
             (queue, limit),
         )
-        return list(starmap(DeadLetter, rows))
 
     def dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """Return one dead letter. Reads `pgque.dead_letter`; needs pgque_reader.
 
         Raises `PgqueDeadLetterNotFound`.
         """
-        rows = self._times(
-            f"{_DEAD_LETTERS} pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
+        found = self._dead_letters(
+            "pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
             (dead_letter_id,),
         )
-        if not rows:
+        if not found:
             raise PgqueDeadLetterNotFound(f"dead letter entry not found: {dead_letter_id}")
-        return DeadLetter(*rows[0])
+        return found[0]
+
+    def _dead_letters(self, which: str, params: Sequence[Any]) -> list[DeadLetter]:
+        """Return dead letters; bytes that are no text, which may be why they died, are escaped."""
+        is_plain = is_converted(self._conn)
+        columns = _DEAD_LETTER.format(*(_TEXTS if is_plain else map(as_bytes, _TEXTS)))
+        rows = self._times(
+            f"select {columns} from pgque.consumer c (dl_consumer_id, co_name) join {which}",  # noqa: S608
+            params,
+        )
+        if not is_plain:
+            encoding = server_encoding(self._conn)
+            rows = [decode_leniently(row, encoding) for row in rows]
+        return list(starmap(DeadLetter, rows))
 
     def replay(self, dead_letter_id: int) -> int:
         """Send a dead letter again, to every consumer of its queue, and remove it: the event id.

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from pgque.failures import describe, is_loggable
 from pgque.observers import Batch, Observer
 
 if TYPE_CHECKING:
@@ -143,9 +144,10 @@ class Traces(Observer):
         span, token = self._here.spans.pop()
         context.detach(token)
         if error is not None:
-            span.record_exception(error)
+            if is_loggable(error):
+                span.record_exception(error)
             span.set_attribute("error.type", _name(error))
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            span.set_status(Status(StatusCode.ERROR, describe(error)))
         span.end()
 
 

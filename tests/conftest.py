@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fix_consumer",
     "tests.fix_kit",
     "tests.fix_restore",
+    "tests.fix_ordeal",
     "tests.security.fix_security",
 ]
 

@@ -150,8 +150,9 @@ class Kit:
         drained = Drained()
         parts = [Draining(consumer, drained) for consumer in consumers]
         try:
-            with connect(self.dsn, autocommit=True) as owner:
-                while _round(parts, Kit(owner.conn)):
+            dsn = self.dsn
+            with connect(dsn, autocommit=True) as owner:
+                while _round(parts, Kit(owner.conn), dsn):
                     if len(drained.messages) > limit:
                         raise PgqueError(
                             f"{len(drained.messages)} messages were handled and there are more: "
@@ -159,6 +160,7 @@ class Kit:
                         )
         finally:
             for part in parts:
+                part.close()
                 part.rest()
         if drained.failures and raise_errors:
             raise HandlerFailed(drained) from drained.failures[0].error
@@ -243,7 +245,7 @@ class Kit:
             )
 
 
-def _round(parts: list[Draining], kit: Kit) -> bool:
+def _round(parts: list[Draining], kit: Kit, dsn: str) -> bool:
     """Let each consumer handle what is ready now: whether it is worth another look.
 
     The kit's connection is for this alone: a handler may close the one on which the test works.
@@ -251,5 +253,5 @@ def _round(parts: list[Draining], kit: Kit) -> bool:
     handled = 0
     for part in parts:
         kit.tick(part.queue)
-        handled += part.run(PgqueClient(kit.conn))
+        handled += part.run(dsn)
     return handled > 0 and not any(part.stopping for part in parts)

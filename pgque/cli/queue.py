@@ -20,14 +20,34 @@ Value = Annotated[
     str | None, typer.Argument(help="Its value; without one the default.", show_default=False)
 ]
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SETTING=VALUE",
+        help="A setting of the new queue, such as max_retries=2; may be repeated.",
+        show_default=False,
+    ),
+]
+
 
 @app.command()
-def create(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Make a queue, if it is not there."""
+def create(dsn: Dsn, queue: Queue, set_: Settings = None, as_json: AsJson = False) -> None:
+    """Make a queue, if it does not exist. One that exists keeps its settings."""
+    settings = dict(map(_setting, set_ or ()))
     with connect(dsn, autocommit=True) as client:
-        made = client.create_queue(queue)
+        made = client.create_queue(queue, settings or None)
     text = f"The queue {queue} {'was made' if made else 'was there already'}."
+    if settings and not made:
+        text += f" Its settings were not changed: see pgque queue set {queue} --help"
     print_done(as_json, {"queue": queue, "created": bool(made)}, text)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise typer.BadParameter(f"--set takes SETTING=VALUE, not {text}")
+    return name, value
 
 
 @app.command()

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from pgque.extras import need
 from pgque.observers import Batch, Observer
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Traces(Observer):
     """Makes a span of each message. A `Consumer` has one of its own where traces are in use."""
 
     def __init__(self) -> None:
+        need("opentelemetry.trace")
         self._here = _Open()
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:

@@ -131,6 +131,7 @@ def examples(page: str) -> dict[str, str]:
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
     page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # how the demo was called, and where
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
@@ -159,6 +160,7 @@ def _run_apart(call: str, dsn: str, said: str | None) -> str:
     lines = []
     with process.stdout as output:
         for line in output:
+            line = line.replace(f"{sys.executable} -m pgque", "pgque")
             lines.append(line.replace(os.getcwd(), "/home/anna"))
             if said and said in line:
                 process.send_signal(signal.SIGINT)

@@ -247,7 +247,7 @@ class Reader:
             child = Background(f"{command} {arguments}", self.folder, self.env)
             self.background[command] = self.printed = child
             if command == "pgque dev":
-                self.dsn = child.expect(r"postgresql://\S+", "a DSN")
+                self.dsn = child.expect(r"postgresql://[^\s']+", "a DSN")
                 os.environ["PGQUE_DSN"] = self.dsn
                 child.seen = 0
             return

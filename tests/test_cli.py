@@ -184,7 +184,9 @@ def test_missing_extra() -> None:
 
 def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Popen[str]]) -> None:
     process = running("dev", "--data", str(home))
-    dsn = next(line.strip() for line in process.stdout if "postgresql://" in line)
+    exported = next(line.strip() for line in process.stdout if "postgresql://" in line)
+    dsn = exported.removeprefix("export PGQUE_DSN='").removesuffix("'")
+    assert exported == f"export PGQUE_DSN='{dsn}'"  # to paste: a shell would read the "&"
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("select pgque.create_queue('kept')")
         conn.execute("select pgque.subscribe('kept', 'reader')")
@@ -203,7 +205,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     assert not (home / "data" / "postmaster.pid").exists()
 
     process = running("dev", "--data", str(home))
-    assert next(line.strip() for line in process.stdout if "postgresql://" in line) == dsn
+    assert next(line.strip() for line in process.stdout if "postgresql://" in line) == exported
     with psycopg.connect(dsn) as conn:
         assert conn.execute("select queue_name from pgque.queue").fetchall() == [("kept",)]
     process.terminate()

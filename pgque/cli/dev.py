@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ def command(data: DataDir = None, pg: Version = None) -> None:
     with Server(data or default_data_dir(), version=pg) as server:
         install(server.dsn)
         typer.echo(f"It runs with pgque until Ctrl-C; its data are in {server.data_dir}.")
-        typer.echo("Connect with:\n")
-        typer.echo(f"    {server.dsn}\n")
+        typer.echo("In another terminal, let every pgque command and your programs find it:\n")
+        typer.echo(f"    export PGQUE_DSN={shlex.quote(server.dsn)}\n")
         Ticker(server.dsn).run()
         typer.echo("Stopping.")

@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.fix_coop",
     "tests.fix_consumer",
     "tests.fix_kit",
+    "tests.repeating",
     "tests.security.fix_security",
 ]
 

@@ -78,7 +78,8 @@ class Repeating:
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not session.shouldfail:
             names = list(dict.fromkeys(report.nodeid for report in failures))
             if len(names) > self._limit:
-                reporter.write_line(f"\n{len(names)} tests failed: too many to repeat them")
+                reporter.ensure_newline()
+                reporter.write_line(f"{len(names)} tests failed: too many to repeat them")
             elif all(map(_can_be_repeated, failures)):
                 passed = self._repeat(names, reporter)
                 self._flaky = [report for report in failures if report.nodeid in passed]
@@ -89,6 +90,7 @@ class Repeating:
 
     def _repeat(self, names: list[str], reporter: Any) -> set[str]:
         """Run tests again, one after the other; return the names of those that passed."""
+        reporter.ensure_newline()
         reporter.write_sep("=", f"{len(names)} failed: repeating, alone")
         alone = ["-n", "0"] if self._config.pluginmanager.hasplugin("xdist") else []
         with tempfile.TemporaryDirectory() as folder:

@@ -78,7 +78,7 @@ class Repeating:
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not session.shouldfail:
             names = list(dict.fromkeys(report.nodeid for report in failures))
             if len(names) > self._limit:
-                reporter.ensure_newline()
+                reporter.write_line("")
                 reporter.write_line(f"{len(names)} tests failed: too many to repeat them")
             elif all(map(_can_be_repeated, failures)):
                 passed = self._repeat(names, reporter)
@@ -90,7 +90,7 @@ class Repeating:
 
     def _repeat(self, names: list[str], reporter: Any) -> set[str]:
         """Run tests again, one after the other; return the names of those that passed."""
-        reporter.ensure_newline()
+        reporter.write_line("")
         reporter.write_sep("=", f"{len(names)} failed: repeating, alone")
         alone = ["-n", "0"] if self._config.pluginmanager.hasplugin("xdist") else []
         with tempfile.TemporaryDirectory() as folder:

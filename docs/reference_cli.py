@@ -28,7 +28,7 @@ service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
 the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
-that says more; 130 after Ctrl-C; 141 where nobody reads what is printed, as in
+that says more; 130 after Ctrl-C; 141 if the reader of its output is gone, as in
 `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
 own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
 """

@@ -38,9 +38,8 @@ from pgque.extras import advice
 from pgque.readable import printable
 
 EXIT_STATUS = (
-    "Exit status: 0; 1 after an error, which is one line on standard error; 2 where the command "
-    "was called wrongly, which is one line too; 130 after Ctrl-C; 141 where nobody reads what is "
-    "printed."
+    "Exit status: 0 for success; 1 after an error, which is one line on standard error; 2 for a "
+    "wrong call, also one line; 130 after Ctrl-C; 141 if the reader of its output is gone."
 )
 BROKEN_PIPE = 141
 """What a shell reports of a program that SIGPIPE has ended: 128 + 13."""
@@ -58,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# In the order of --help: what a newcomer needs first.
+# In the order of --help, which begins with the commands that a newcomer needs first.
 for module in (
     demo,
     dev,

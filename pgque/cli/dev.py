@@ -12,7 +12,7 @@ from pgque.cli.options import log_to_stderr
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data", help="Where the data are kept.", show_default="a folder of the user's"),
+    typer.Option("--data", help="The folder of the data.", show_default="a folder of the user's"),
 ]
 Version = Annotated[
     int | None,
@@ -23,7 +23,7 @@ Version = Annotated[
 def command(data: DataDir = None, pg: Version = None) -> None:
     """Run a PostgreSQL with pgque and a ticker for development, until Ctrl-C.
 
-    The data are there again the next time.
+    The data are kept for the next time.
     """
     from pgque.embedded import Server, default_data_dir
     from pgque.install import install

@@ -13,11 +13,14 @@ from pgque.client import connect
 app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
 
 Queue = Annotated[str, typer.Argument(help="The queue's name.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Although consumers are subscribed.")]
+Force = Annotated[bool, typer.Option("--force", help="Drop it even if consumers are subscribed.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Param = Annotated[str, typer.Argument(help="The setting, as ticker_max_lag.", show_default=False)]
+Param = Annotated[
+    str, typer.Argument(help="The setting, such as ticker_max_lag.", show_default=False)
+]
 Value = Annotated[
-    str | None, typer.Argument(help="Its value; without one the default.", show_default=False)
+    str | None,
+    typer.Argument(help="Its value. Without one, the default is restored.", show_default=False),
 ]
 
 Settings = Annotated[
@@ -64,7 +67,7 @@ def drop(
 
 @app.command("list")
 def list_(dsn: Dsn, as_json: AsJson = False) -> None:
-    """List the queues with what comes in and how their ticker keeps up."""
+    """List the queues with their new events and their ticks."""
     with connect(dsn, autocommit=True) as client:
         queues = client.queue_info()
         consumers = client.consumer_info()
@@ -118,16 +121,16 @@ def set_(
 
 @app.command()
 def pause(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Let no new tick come: what is sent is kept until the queue is resumed."""
+    """Stop the ticks of a queue. Events are kept, and delivered once it is resumed."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", True)
-    text = f"{queue} is paused: what is sent waits. Resume it: pgque queue resume {queue}"
+    text = f"{queue} is paused: its events wait. Resume it: pgque queue resume {queue}"
     print_done(as_json, {"queue": queue, "paused": True}, text)
 
 
 @app.command()
 def resume(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Let ticks come again."""
+    """Start the ticks of a queue again."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", None)
     print_done(as_json, {"queue": queue, "paused": False}, f"{queue} is resumed.")

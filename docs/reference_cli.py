@@ -29,7 +29,7 @@ service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
 the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
-that says more; 130 after Ctrl-C; 141 where nobody reads what is printed, as in
+that says more; 130 after Ctrl-C; 141 if the reader of its output is gone, as in
 `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
 own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
 """
@@ -133,6 +133,7 @@ def examples(page: str) -> dict[str, str]:
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
     page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # how the demo was called, and where
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
@@ -161,6 +162,7 @@ def _run_apart(call: str, dsn: str, said: str | None) -> str:
     lines = []
     with process.stdout as output:
         for line in output:
+            line = line.replace(f"{sys.executable} -m pgque", "pgque")
             lines.append(line.replace(os.getcwd(), "/home/anna"))
             if said and said in line:
                 process.send_signal(signal.SIGINT)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import starmap
 from typing import Any, Final
@@ -16,7 +17,7 @@ from pgque.calls import (
     server_encoding,
     to_interval,
 )
-from pgque.errors import PgqueDeadLetterNotFound
+from pgque.errors import PgqueDeadLetterNotFound, PgqueInvalidArgument
 from pgque.info import (
     ConsumerInfo,
     ConsumerWait,
@@ -40,16 +41,26 @@ _TEXTS: Final = (
     "d.ev_extra4",
 )
 
+Setting = str | float | bool | timedelta | None
+"""A queue's setting: a text as PostgreSQL reads it, or a value; None is its default."""
+
 
 class Management(Calls):
     """What needs `pgque_admin`, and what monitoring reads with `pgque_reader`."""
 
-    def create_queue(self, queue: str) -> int:
-        """Make a queue: 1, or 0 where it exists. Calls `pgque.create_queue`; needs pgque_admin.
+    def create_queue(self, queue: str, options: Mapping[str, Setting] | None = None) -> int:
+        """Make a queue: 1, or 0 if it exists. Calls `pgque.create_queue`; needs pgque_admin.
 
-        Raises `PgqueInvalidArgument` for an empty name and for more than 57 bytes.
+        ``options`` are settings by name, as `set_queue_config` takes them: ``{"max_retries": 2}``.
+        A queue that exists keeps the settings that it has. Raises `PgqueInvalidArgument` for an
+        empty name, for more than 57 bytes and for a wrong option; then no queue is made.
         """
-        return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
+        if options is None:
+            return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
+        if not isinstance(options, Mapping):
+            raise PgqueInvalidArgument(f"options must be a mapping, not {type(options).__name__}")
+        settings = json.dumps({str(name): _as_text(value) for name, value in options.items()})
+        return int(self._value("select pgque.create_queue(%s::text, %s::jsonb)", (queue, settings)))
 
     def drop_queue(self, queue: str, force: bool = False) -> int:
         """Drop a queue with its events, retries and dead letters: 1. Calls `pgque.drop_queue`.
@@ -61,9 +72,7 @@ class Management(Calls):
             self._value("select pgque.drop_queue(%s::text, %s::boolean)", (queue, bool(force)))
         )
 
-    def set_queue_config(
-        self, queue: str, param: str, value: str | float | bool | timedelta | None
-    ) -> int:
+    def set_queue_config(self, queue: str, param: str, value: Setting) -> int:
         """Change one setting of a queue: 1. Calls `pgque.set_queue_config`; needs pgque_admin.
 
         ``param`` is ``ticker_max_count``, ``ticker_max_lag``, ``ticker_idle_period``,
@@ -72,14 +81,8 @@ class Management(Calls):
         timedelta, or None for the default.
         Raises `PgqueQueueNotFound` and `PgqueInvalidArgument`.
         """
-        if isinstance(value, timedelta):
-            value = f"{value // timedelta(microseconds=1)} microseconds"
-        text = None if value is None else str(value)
-        return int(
-            self._value(
-                "select pgque.set_queue_config(%s::text, %s::text, %s::text)", (queue, param, text)
-            )
-        )
+        query = "select pgque.set_queue_config(%s::text, %s::text, %s::text)"
+        return int(self._value(query, (queue, param, _as_text(value))))
 
     def ticker(self, queue: str) -> int | None:
         """Tick a queue if a tick is due: its id, else None. Calls `pgque.ticker(queue)`.
@@ -239,3 +242,9 @@ class Management(Calls):
         """
         age = to_interval(older_than, "older_than")
         return int(self._value("select pgque.dlq_purge(%s::text, %s::interval)", (queue, age)))
+
+
+def _as_text(value: Setting) -> str | None:
+    if isinstance(value, timedelta):
+        return f"{value // timedelta(microseconds=1)} microseconds"
+    return None if value is None else str(value)

@@ -18,6 +18,7 @@ import psycopg
 
 from pgque.calls import Calls, connection_defaults, settle_for_pooler
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
+from pgque.extras import need
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Batch, Observer
@@ -166,7 +167,7 @@ def collector(dsn: str) -> Collector:
     :param dsn: libpq connection string.
     :raises ModuleNotFoundError: without prometheus-client.
     """
-    _need_prometheus()
+    need("prometheus_client")
     return _DatabaseCollector(dsn)
 
 
@@ -183,7 +184,7 @@ class ConsumerMetrics(Observer, Collector):
     """
 
     def __init__(self, buckets: Sequence[float] = BUCKETS) -> None:
-        _need_prometheus()
+        need("prometheus_client")
         self._bounds = [float(bound) for bound in buckets]
         if not self._bounds or self._bounds != sorted(set(self._bounds)):
             raise PgqueInvalidArgument(f"buckets must be ascending, not {buckets!r}")
@@ -398,12 +399,3 @@ def _metric(family: Family) -> Any:
         "histogram": core.HistogramMetricFamily,
     }
     return kinds[family.kind](family.name, family.text, labels=family.labels)
-
-
-def _need_prometheus() -> None:
-    try:
-        import prometheus_client  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "prometheus-client is missing: pip install 'pgque[metrics]'", name=error.name
-        ) from error

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from pgque.extras import need
 from pgque.failures import describe, is_loggable
 from pgque.observers import Batch, Observer
 
@@ -105,6 +106,7 @@ class Traces(Observer):
     """Makes a span of each message. A `Consumer` has one of its own where traces are in use."""
 
     def __init__(self) -> None:
+        need("opentelemetry.trace")
         self._here = _Open()
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:

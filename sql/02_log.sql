@@ -240,6 +240,29 @@ $$;
 comment on function pgque.create_queue(text) is
     'Makes the queue, its log and its first tick: 1; 0 where it exists. 22023 for an empty name or more than 57 bytes.';
 
+create or replace function pgque.create_queue(queue text, options jsonb)
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    setting record;
+begin
+    if jsonb_typeof(options) <> 'object' then
+        raise exception 'options must be a JSON object, not %', jsonb_typeof(options) using errcode = '22023';
+    end if;
+    if pgque.create_queue(queue) = 0 then
+        return 0;
+    end if;
+    for setting in select o.key, o.value from jsonb_each_text(options) o loop
+        perform pgque.set_queue_config(queue, setting.key, setting.value);
+    end loop;
+    return 1;
+end
+$$;
+comment on function pgque.create_queue(text, jsonb) is
+    'create_queue with settings of set_queue_config: 1; 0 if it exists, and its settings stay. 22023 for a wrong option: nothing is made.';
+
 create or replace function pgque.drop_queue(queue text, force boolean)
 returns int
 language plpgsql security definer

@@ -215,10 +215,17 @@ declare
     retries bigint;
     letters bigint;
 begin
-    component := 'schema';
     status := 'ok';
-    detail := format('pgque %s, schema version %s, PostgreSQL %s',
-        pgque.version(), (select c.schema_version from pgque.config c), current_setting('server_version'));
+    component := 'pgque';
+    detail := pgque.version();
+    return next;
+
+    component := 'postgresql';
+    detail := current_setting('server_version');
+    return next;
+
+    component := 'schema';
+    select format('version %s', c.schema_version) into detail from pgque.config c;
     return next;
 
     component := 'pg_cron';
@@ -259,7 +266,7 @@ begin
 end
 $$;
 comment on function pgque.status() is
-    'What runs here: schema, scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
+    'What runs here: versions of pgque, PostgreSQL and the schema; scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
 
 create or replace function pgque.uninstall()
 returns void

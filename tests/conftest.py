@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.fix_kit",
     "tests.fix_restore",
     "tests.fix_ordeal",
+    "tests.repeating",
     "tests.security.fix_security",
 ]
 

@@ -1,5 +1,6 @@
 """The embedded server: it starts anywhere, keeps data where told to, and never stays behind."""
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -349,20 +350,46 @@ def python_for(person: pwd.struct_passwd) -> str:
     pytest.skip(f"no {minor} that {person.pw_name} may run")
 
 
+def packages_for_anybody(target: Path) -> Path:
+    """Copy pgque and what the embedded server needs: the clone may be where only root may enter."""
+    wheel = binaries.find_binaries(18)
+    places = [wheel.package.parent / part for part in wheel.parts()]
+    places += [wheel.package / "__init__.py", CHECKOUT / "pgque"]
+    psycopg_parts = ("psycopg", "psycopg_binary", "psycopg_pool")
+    for name in (*psycopg_parts, "psutil", "platformdirs", "typing_extensions"):
+        spec = importlib.util.find_spec(name)
+        path = Path(spec.origin)
+        places.append(path.parent if path.name == "__init__.py" else path)
+        libraries = path.parent.parent / f"{name}.libs"
+        places += [libraries] if libraries.is_dir() else []
+    for place in places:
+        inside = place.relative_to(wheel.package.parent) if wheel.package in place.parents else None
+        copy = target / (inside or place.name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if place.is_dir():
+            shutil.copytree(place, copy, symlinks=True, dirs_exist_ok=True)
+        else:
+            shutil.copy(place, copy)
+    return target
+
+
 @needs_root
 def test_ordinary_user(home: Path) -> None:
     person = pwd.getpwnam("nobody")
+    packages = packages_for_anybody(home / "packages")
     os.chown(home, person.pw_uid, person.pw_gid)
     code = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
 import psycopg
+import pgque
 from pgque.embedded import Server
+assert pgque.__file__.startswith(sys.argv[2]), pgque.__file__
 with Server(sys.argv[1], settings={"fsync": "off"}) as server, psycopg.connect(server.dsn) as conn:
     print(os.geteuid(), conn.execute("select 1").fetchone()[0])
 """
     done = subprocess.run(
-        [python_for(person), "-c", code, str(home), *[path for path in sys.path if path]],
+        [python_for(person), "-c", code, str(home / "data"), str(packages)],
         user=person.pw_uid,
         group=person.pw_gid,
         extra_groups=[],
@@ -374,3 +401,19 @@ with Server(sys.argv[1], settings={"fsync": "off"}) as server, psycopg.connect(s
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(person.pw_uid), "1"]
     assert not servers_in(home)
+
+
+@needs_root
+def test_root_with_a_temporary_folder_that_others_cannot_enter(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = home / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(closed))
+    with Server(settings=FAST) as server:
+        assert ask(server.dsn, "select 1") == 1
+        assert closed not in server.data_dir.parents
+    with Server(settings=FAST, temporary_in=closed) as server:
+        assert ask(server.dsn, "select 1") == 1
+    assert list(closed.iterdir()) == []
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "a closed folder was opened"

@@ -323,7 +323,7 @@ def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, que
 
 
 def test_reloading_needs_an_extra(monkeypatch, capsys):
-    monkeypatch.setattr("pgque.cli.worker.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
     assert run(["worker", "shop:alone", "--reload"]) == 1
     assert capsys.readouterr().err == "pgque: watchfiles is missing: pip install 'pgque[reload]'\n"
 

@@ -24,7 +24,7 @@ At = Annotated[
     typer.Option(
         "--at",
         formats=["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"],
-        help="A time, in this machine's zone: what was sent afterwards comes again.",
+        help="A time, in this machine's zone: events sent afterwards are delivered again.",
         show_default=False,
     ),
 ]
@@ -32,7 +32,7 @@ At = Annotated[
 
 @app.command()
 def subscribe(dsn: Dsn, queue: Queue, consumer: Name, as_json: AsJson = False) -> None:
-    """Subscribe a consumer: what is sent from now on is delivered to it."""
+    """Subscribe a consumer: it receives the events that are sent from now on."""
     with connect(dsn, autocommit=True) as client:
         done = client.subscribe(queue, consumer)
     text = f"{consumer} {'is now' if done else 'was already'} subscribed to {queue}."
@@ -43,10 +43,10 @@ def subscribe(dsn: Dsn, queue: Queue, consumer: Name, as_json: AsJson = False) -
 def unsubscribe(
     dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False, as_json: AsJson = False
 ) -> None:
-    """End a subscription: what it has not received is not delivered to it any more."""
+    """End a subscription. Events that the consumer has not received are lost to it."""
     if not yes:
         typer.confirm(
-            f"Unsubscribe {consumer} from {queue}, with what it has before it?", abort=True
+            f"Unsubscribe {consumer} from {queue}, and lose its pending events?", abort=True
         )
     with connect(dsn, autocommit=True) as client:
         done = client.unsubscribe(queue, consumer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,12 +12,14 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Self
 
 from pgque.demo.scene import Scene
 from pgque.demo.tables import GROUP, MEMBERS
 from pgque.demo.watch import Reading
 from pgque.readable import duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CARRIERS = 5
 LATE = 15.0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import ANY
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
 from pgque.calls import new_cursor
 from pgque.client import PgqueClient, connect
 from pgque.consumer import Consumer
+from pgque.dsn import to_url
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
 from pgque.message import Message
 from pgque.testing import clock
@@ -57,10 +57,10 @@ class Kit:
 
     @property
     def dsn(self) -> str:
-        """The connection string of the database."""
+        """The connection string of the database, as a URL."""
         if self._dsn is not None:
-            return self._dsn
-        return make_conninfo(self.conn.info.dsn, password=self.conn.info.password or None)
+            return to_url(self._dsn)
+        return to_url(self.conn.info.dsn, password=self.conn.info.password or None)
 
     # Queues
 

@@ -50,6 +50,7 @@ _BY_NAME: dict[str, Any] = {
     "consumer": "c",
     "subconsumer": "m",
     "name": "c",
+    "options": '{"max_retries": 2}',
     "part": "consumer",
     "ev_type": "t",
     "type_name": "t",

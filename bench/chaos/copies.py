@@ -17,6 +17,7 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from bench.chaos.server import ChaosServer
 from bench.chaos.tables import (
@@ -137,12 +138,14 @@ PHASES: Final[dict[str, Phase]] = {
 """What is done to a copy before its first tick, by what it is called then."""
 
 
-def hold_dump(server: ChaosServer, hold: bool) -> tuple[bytes, bool]:
+def hold_dump(server: ChaosServer, hold: bool, name: str) -> tuple[bytes, bool]:
     """Dump the run's database; hold the dump until log and ledger have rotated, if asked.
 
-    Return the dump, and whether they had.
+    Return the dump, and whether they had. ``name`` is what the dump's session calls itself:
+    maintenance can recognise pg_dump by its name, and wait.
     """
-    command = [str(server.programs / "pg_dump"), "--format=custom", "--dbname", server.dsn]
+    dsn = make_conninfo(server.dsn, application_name=name)
+    command = [str(server.programs / "pg_dump"), "--format=custom", "--dbname", dsn]
     rotated = False
     with server.control() as gate:
         gate.autocommit = False
@@ -207,6 +210,7 @@ def check_dump(
     how: str,
     *,
     hold: bool,
+    name: str,
     keys: Iterator[str],
     payload: Callable[[str], str],
 ) -> Copy:
@@ -215,7 +219,7 @@ def check_dump(
     ``known`` are keys that were sent before; ``keys`` are new ones for what is sent to the copy.
     """
     copy = Copy(how, list(known))
-    dump, copy.rotated = hold_dump(server, hold)
+    dump, copy.rotated = hold_dump(server, hold, name)
     with _restored(server, dump) as dsn:
         with psycopg.connect(dsn, autocommit=True) as conn:
             copy.done = {(effect.consumer, effect.key) for effect in read_effects(conn)}

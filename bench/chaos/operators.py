@@ -93,8 +93,15 @@ def restore_dump(scene: Scene) -> None:
         if transaction.outcome == "sent"
         for key in transaction.keys
     ]
-    how = list(PHASES)[len(scene.copies) % len(PHASES)]
-    hold = len(scene.copies) % 2 == 0
+    turn = len(scene.copies)
     scene.copies.append(
-        check_dump(scene.server, known, how, hold=hold, keys=scene.keys, payload=payload)
+        check_dump(
+            scene.server,
+            known,
+            list(PHASES)[turn % len(PHASES)],
+            hold=turn % 3 != 1,
+            name=("pg_dump", "chaos dump")[turn // 2 % 2],
+            keys=scene.keys,
+            payload=payload,
+        )
     )

@@ -21,6 +21,8 @@ PENDING = {
     "clock": "issue 9, C1: a clock that was set back; no tick, no takeover",
     "sequences": "issue 9, A5: sequences that were not moved",
     "row security": "issue 9, A4: an empty window for a reader who may not see the rows",
+    "restore": "issue 9, A2 and A3: a restore that is not noticed; the step needs their merge",
+    "ledger": "issue 9, A7: a broken engine needs the text of the mended function",
 }
 """Kinds of steps that are not made yet, and the fault that stands in their way."""
 
@@ -142,6 +144,57 @@ class Upsetting(Ticking, Sharing):
         else:
             self.model.ticked(Tick(tick_id, self.model.now))
         self.maint()
+
+    # Another life
+
+    @seldom(
+        "upset",
+        when=lambda self: is_made("restore") and self.all_is_committed() and self.all_is_given(),
+        call=st.sampled_from(["ticker()", "ticker(%s)", "maint_retry_events()", "maint()"]),
+    )
+    def restore(self, call: str) -> None:
+        """The database has another identity, as after a restore: the first call must notice it.
+
+        Two ticks close one life of the log and begin the next. Transaction ids stay as they were,
+        since one cluster cannot have those of another: see the restored dumps of bench/chaos.
+        """
+        if self.is_on("disable_insert") or self.refuses_ticks():
+            return
+        self.control.execute("alter table pgque.tick cluster on tick_pkey")
+        self.control.execute("alter table pgque.tick set without cluster")
+        self.control.execute(
+            "update pgque.config set cluster_id = coalesce(cluster_id, 0) + 1, checked_in = null"
+        )
+        due = self.model.due() if "maint" in call else []
+        last = self.model.ticks[-1].id
+        done = self.ask(f"select pgque.{call}", *([self.queue] if "%s" in call else []))
+        newer = (
+            "select distinct tick_id from pgque.tick join pgque.queue on queue_id = tick_queue "
+            "where queue_name = %s and tick_id > %s order by 1"
+        )
+        ticks = column(self.control, newer, self.queue, last)
+        assert len(ticks) >= 2, f"{call} did not notice the restore"
+        for tick_id in ticks:
+            self.model.ticked(Tick(tick_id, self.model.now))
+        if "maint" in call:
+            assert done >= len(due)
+            self.model.commit(due, next(self.numbers))
+            self.thin_ticks()
+        self.kept_all_history = False
+        if self.ask("select to_regclass('pgque.restore_report') is not null"):
+            lost = self.ask("select count(*) from pgque.restore_report")
+            assert lost == 0, "the restore is said to have lost something"
+
+    def all_is_given(self) -> bool:
+        """Nobody has a redelivery before him in the log: those are put back once more."""
+        return all(
+            holder.left is None and holder.batch is None
+            for reader in self.model.readers.values()
+            for holder in [reader, *reader.members.values()]
+        ) and not any(
+            entry.owner is not None and entry.commit > entry.owner.at.sees
+            for entry in self.model.log
+        )
 
     # Row security
 

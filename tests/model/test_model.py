@@ -48,6 +48,7 @@ def test_p1_p2_p3_p4_p5_p6_p9_p10_hold_whatever_happens_in_whatever_order(world:
             "examples": world.examples,
             "steps": world.steps,
             "failures": failures,
+            "upsets": dict(sorted(world.upsets.items())),
         }
         record(world.control, "machine", None, figures)
 

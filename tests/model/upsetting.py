@@ -66,6 +66,7 @@ class Upsetting(Ticking, Sharing):
             return
         state, _ = self.world.attempt(lambda conn: self.shift(conn, to), self.control)
         if state is None:
+            self.world.upsets["clock"] += to != self.clock
             self.clock = to
         else:
             assert state == LOCK_NOT_AVAILABLE, self.world.refusal
@@ -116,6 +117,7 @@ class Upsetting(Ticking, Sharing):
         for name in column(self.control, SEQUENCES, self.namespace()):
             if name not in SETTINGS:
                 self.control.execute(f"alter sequence {name} restart".encode())
+        self.world.upsets["sequences"] += 1
         sent = [self.make(1, "default", "text")[0] for _ in range(count)]
         for event in sent:
             call = "select pgque.send(%s, %s::text)"
@@ -160,6 +162,7 @@ class Upsetting(Ticking, Sharing):
         """
         if self.is_on("disable_insert") or self.refuses_ticks():
             return
+        self.world.upsets["restore"] += 1
         self.control.execute("alter table pgque.tick cluster on tick_pkey")
         self.control.execute("alter table pgque.tick set without cluster")
         self.control.execute(
@@ -226,6 +229,7 @@ class Upsetting(Ticking, Sharing):
             conn.execute("reset role")
             for table in tables:
                 self.control.execute(f"alter table {table} disable row level security".encode())
+        self.world.upsets["row security"] += 1
         if state is None:
             self.check_received(reader, result[0], result[1], limit, False)
 
@@ -244,6 +248,7 @@ class Upsetting(Ticking, Sharing):
         """An isolated consumer writes to both children of the ledger, whichever is current."""
         if number == other or number in self.works or other in self.works:
             return
+        self.world.upsets["isolated"] += 1
         self.begin_work(number, isolation, before)
         self.rotate_ledger(times)
         self.consume(number, "d", 1, False, None, "none")

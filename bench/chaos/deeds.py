@@ -81,8 +81,14 @@ def _close(call: Call) -> None:
     call.client.conn.close()
 
 
+_OPEN: list[object] = []
+"""Blocks that were left open: one that is forgotten ends with its function."""
+
+
 def _leave_open(call: Call) -> None:
-    call.client.conn.transaction().__enter__()
+    block = call.client.conn.transaction()
+    _OPEN.append(block)
+    block.__enter__()
 
 
 def _defer(call: Call) -> None:

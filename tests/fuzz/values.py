@@ -1,6 +1,7 @@
 """Bad input, by the type of the argument: what nobody means to send, and what lies at the edges."""
 
 import json
+import os
 from typing import Any
 
 from hypothesis import strategies as st
@@ -32,6 +33,9 @@ ODD_TEXTS = [
     "q.q",
     "g.a",
     "\\",
+    "\\'",
+    "a\\nb\\\\",
+    "\\x00",
     "é" * 57,
     "x" * 57,
     "x" * 58,
@@ -98,7 +102,21 @@ jsons = [
     '{"a": 1, "a": 2}',
     json.dumps({"'; drop": ["\\u0001", None]}),
     "[" * 500 + "]" * 500,
+    '{"a":' * 1000 + "1" + "}" * 1000,
+    '{"a": "\\\\n\\\\\'"}',
 ]
+
+PENDING = {
+    "read back": "issue 9, D: rotation_period = 'infinity' breaks queue list for all queues",
+    "capture": "issue 9, D: standard_conforming_strings = off destroys what triggers write",
+}
+"""What is not looked at yet, and the fault that stands in the way. Take a line out when that is
+mended; PGQUE_FUZZ_ALL=1 looks at it all the same."""
+
+
+def is_looked_at(subject: str) -> bool:
+    """Whether the fuzzers look at a subject."""
+    return subject not in PENDING or os.environ.get("PGQUE_FUZZ_ALL") == "1"
 
 
 def arrays(element: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -166,9 +166,11 @@ declare
     c pgque.cursor;
     earlier pgque.tick;
     later pgque.tick;
+    newest pgque.tick;
 begin
     perform pgque._refuse_cooperative(s, consumer);
-    if not pgque._has_work(s, (pgque._last_tick(s.sub_queue)).tick_id) then
+    newest := pgque._last_tick(s.sub_queue);
+    if not pgque._has_work(s, newest.tick_id) or pgque._is_from_the_future(newest.tick_snapshot) then
         return null;
     end if;
     c := pgque._lock_normal(s, queue, consumer);

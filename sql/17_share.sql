@@ -95,11 +95,15 @@ language plpgsql
 as $$
 declare
     main pgque.subscriber;
+    newest pgque.tick := pgque._last_tick(m.sub_queue);
 begin
     select * into main from pgque.subscriber t where t.sub_id = m.sub_group;
-    return (pgque._position(m.sub_id)).cur_next_tick is not null
-        or pgque._has_work(main, (pgque._last_tick(main.sub_queue)).tick_id)
-        or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null);
+    return pgque._is_from_the_future(newest.tick_snapshot) is not true -- else as in _open_batch
+        and (
+            (pgque._position(m.sub_id)).cur_next_tick is not null
+            or pgque._has_work(main, newest.tick_id)
+            or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null)
+        );
 end
 $$;
 comment on function pgque._has_member_work(pgque.subscriber, interval) is 'Whether it is worth locking the member: reads only.';

@@ -6,12 +6,14 @@ import pytest
 from pgque.install import install
 from tests.fix_engine import (
     ack,
+    column,
     drain,
     ids,
     nack,
     notices,
     payloads,
     receive,
+    receive_coop,
     rotate,
     rotate_ledger,
     send,
@@ -147,3 +149,42 @@ def test_a_copy_by_template_needs_no_repair(old, own_server):
         assert payloads(drain(conn, "q", "c")) == ["unseen", "new"]
         assert heard == []
         assert sent
+
+
+WAYS = ["receive", "member", "next_batch", "next_batch of a member"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_p3_nothing_new_is_delivered_before_the_first_tick_and_then_again(old, restore, way):
+    """Transaction ids of new events may lie between those of old ticks."""
+    value(old, "select pgque.register_subconsumer('q', 'g', 'a')")
+    send(old, "q", "old")
+    use_up_transaction_ids(old.info.dsn, 200)
+    tick(old, "q")
+    conn = restore()
+    oldest = value(conn, "select max(ev_txid::text::bigint) from pgque.event_1")
+    use_up_transaction_ids(conn.info.dsn, oldest - transaction_id(conn) + 50)
+    assert transaction_id(conn) < transaction_id(old)
+    send(conn, "q", "young")
+    got: list[str | None] = []
+
+    def take() -> None:
+        name = "'q', 'g', 'a'" if "member" in way else "'q', 'c'"
+        if way.startswith("next_batch"):
+            batch = value(conn, f"select pgque.next_batch({name})")
+            if batch is not None:
+                got.extend(column(conn, "select ev_data from pgque.get_batch_events(%s)", batch))
+                ack(conn, batch)
+        else:
+            messages = (receive_coop if "member" in way else receive)(
+                conn, "q", *(["g", "a"] if "member" in way else ["c"])
+            )
+            got.extend(payloads(messages))
+            if messages:
+                ack(conn, messages)
+
+    take()
+    tick(conn, "q")
+    for _ in range(6):
+        take()
+    assert got == ["old", "young"]

@@ -29,7 +29,7 @@ COMMITTED, ISOLATED = "read committed", "repeatable read"
 TOO_OLD = "40001"
 REFUSALS = {
     **NAMED,
-    BUSY: "receive_merged waits for nobody",
+    BUSY: "receive_merged does not wait",
     "25P02": "so did the statement before",
     "PQ011": "the history to which seek goes is kept no longer",
 }
@@ -264,7 +264,7 @@ class Stage:
         self.end()
 
     def transact(self, transaction: Transaction) -> None:
-        """What the partner does; where it has to wait for the first, that goes on."""
+        """Run a transaction of the partner; the first goes on if the partner has to wait for it."""
         self.second.run(f"begin isolation level {transaction.isolation}")
         for statement in transaction.statements:
             self.second.ask(statement.format(**self.facts))

@@ -2,8 +2,8 @@
 
 A message whose handler certainly ended the transaction is *convicted*: at its next delivery it
 is nacked without a call. One whose handler was at work when the connection broke is *suspected*: it
-is handled again in a transaction of its own, and convicted if that breaks too. If none is known,
-the batch is handled again by halves, until the message is alone. Neighbours are done by then.
+is handled again in a transaction of its own, and convicted if that breaks too. If no message is
+known, the batch is handled again by halves, until the message is alone: its neighbours are done.
 """
 
 from __future__ import annotations

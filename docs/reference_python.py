@@ -37,7 +37,14 @@ Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cau
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
-ROWS: Final = ("QueueInfo", "ConsumerInfo", "DeadLetter", "ReplayResult")
+ROWS: Final = (
+    "QueueInfo",
+    "ConsumerInfo",
+    "QueueWait",
+    "ConsumerWait",
+    "DeadLetter",
+    "ReplayResult",
+)
 INSTALL: Final = (
     "install", "uninstall", "script", "schema_version", "server_versions", "check_schema",
 )  # fmt: skip

@@ -313,7 +313,7 @@ class Reader(Calls):
 
     def now_and_ticking(self) -> tuple[float, bool]:
         """Return the server's time in seconds since 1970, and whether a ticker leads."""
-        return self._rows(_ASK_TICKER)[0]  # type: ignore[return-value]
+        return self._rows(_ASK_TICKER)[0]
 
 
 _ASK_QUEUES: Final = """

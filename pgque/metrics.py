@@ -102,13 +102,7 @@ QUEUES: Final = (
 
 _CONSUMER: Final = ("queue", "consumer")
 CONSUMERS: Final = (
-    Family(
-        "pgque_consumer_pending_events",
-        "gauge",
-        "Events before the consumer: of a group those that no member was given, of a member those "
-        "that it holds.",
-        _CONSUMER,
-    ),
+    Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
     Family(
         "pgque_consumer_lag_seconds",
         "gauge",
@@ -311,19 +305,16 @@ class Reader(Calls):
         ]
 
     def consumers(self) -> list[tuple[Any, ...]]:
-        """Return a row for each consumer, members of groups included.
+        """Return a row for each consumer or member: names, `CONSUMERS`, and what is not shown.
 
-        Names, then `CONSUMERS`; then how many events it has handled (None of a member), the group
-        of a member, and the state in a word.
+        That is the number of events it has handled, the group of a member, and the state.
         """
-        numbers = {word: number for number, word in enumerate(CONSUMER_STATES)}
-        rows = self._rows(_ASK_CONSUMERS)
-        return [(*row[:-3], numbers[row[-1]], *row[-3:]) for row in rows]
+        words = list(CONSUMER_STATES)
+        return [(*r[:-3], words.index(r[-1]), *r[-3:]) for r in self._rows(_ASK_CONSUMERS)]
 
     def now_and_ticking(self) -> tuple[float, bool]:
         """Return the server's time in seconds since 1970, and whether a ticker leads."""
-        [(at, ticking)] = self._rows(_ASK_TICKER)
-        return at, ticking
+        return self._rows(_ASK_TICKER)[0]
 
 
 _ASK_QUEUES: Final = """

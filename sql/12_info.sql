@@ -41,14 +41,9 @@ comment on function pgque._new_since(pgque.tick, bigint, bigint) is
 
 create or replace function pgque._tick_seen(queue_id int, tick_id bigint)
 returns pgque.tick
-language plpgsql
+language sql volatile
 as $$
-declare
-    t pgque.tick;
-begin
-    select * into t from pgque.tick k where k.tick_queue = queue_id and k.tick_id = _tick_seen.tick_id limit 1;
-    return t;
-end
+    select t from pgque.tick t where t.tick_queue = $1 and t.tick_id = $2 limit 1
 $$;
 comment on function pgque._tick_seen(int, bigint) is 'A tick by its id; a row of NULLs if it is not kept.';
 

@@ -329,3 +329,29 @@ left join lateral (
     limit 1
 ) c on true;
 comment on view pgque.subscription is 'Each subscription with the place where it stands now.';
+
+-- Readers have to see all rows
+
+create or replace function pgque._turn_off_row_security(tables regclass[])
+returns int
+language plpgsql
+as $$
+declare
+    secured regclass;
+    turned_off int := 0;
+begin
+    for secured in select c.oid from pg_class c where c.oid = any (tables) and c.relrowsecurity order by c.oid loop
+        raise notice 'pgque: row security was on for %, which readers have to see whole: turned off', secured;
+        execute format('alter table %s disable row level security, no force row level security', secured);
+        turned_off := turned_off + 1;
+    end loop;
+    if exists (select from pg_class c where c.oid = any (tables) and c.relrowsecurity) then
+        raise exception 'row security stays on for %', tables
+            using errcode = 'insufficient_privilege',
+                hint = 'An event trigger turns it on again: let it leave the tables of the schema pgque alone.';
+    end if;
+    return turned_off;
+end
+$$;
+comment on function pgque._turn_off_row_security(regclass[]) is
+    'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';

@@ -339,9 +339,8 @@ $$;
 comment on function pgque._capture(text, text[], text, text, text, oid, text, text, record, record) is
 'What the three trigger functions share: sends at most one event for a changed row, by
 pgque.insert_event(), and returns the row that the trigger returns. Misuse of a trigger is
-SQLSTATE 22023, a change that deny forbids PQ014. Values are written alike whatever the
-session''s DateStyle, IntervalStyle, TimeZone (UTC is used), extra_float_digits, bytea_output,
-quote_all_identifiers and standard_conforming_strings; only money follows lc_monetary.';
+SQLSTATE 22023, a change that deny forbids PQ014. Values are written alike whatever the settings
+of the session (UTC is used); only money follows lc_monetary.';
 
 create or replace function pgque.jsontriga()
 returns trigger

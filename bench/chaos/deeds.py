@@ -1,4 +1,4 @@
-"""Handlers that break the rules: what a message asks its handler to do to the consumer.
+"""Handlers that break the rules: a message names the deed that its handler does.
 
 Each deed comes after the handler has written its effect, so that an effect that is kept though the
 message failed is seen. ``dead`` says how such a message must end: as a dead letter without an
@@ -34,7 +34,7 @@ Do = Callable[["Call"], Any]
 
 @dataclass
 class Call:
-    """One call of a handler: what it was given, and where it may write."""
+    """One call of a handler: its arguments, and the folder for its notes."""
 
     message: pgque.Message
     client: pgque.PgqueClient

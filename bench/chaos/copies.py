@@ -1,4 +1,4 @@
-"""Copies of the database amid the run: a dump, restored under another name, and what is in it.
+"""Copies of the database amid the run: a dump, restored under another name and drained.
 
 pg_dump takes its snapshot first and its locks later. TRUNCATE knows no snapshots, so a log or a
 ledger that is rotated in between is missing from the dump. Such a copy may lack events, but then
@@ -46,7 +46,7 @@ Told = tuple[str, str]
 
 @dataclass
 class Copy:
-    """One restored dump: what went before, what came out, and what doctor said."""
+    """One restored dump: the events before it, the events that it delivered, and doctor's words."""
 
     how: str
     known: list[str]
@@ -73,7 +73,7 @@ class Copy:
         return [one for one, times in self.got.items() if times > 1 or one in self.done]
 
     def violations(self) -> list[str]:
-        """Say what is wrong. What a held dump lost or repeats is not, if doctor says so."""
+        """Return the faults. If doctor says so, a held dump may have lost or repeated events."""
         found = [f"{self.how}: {text}" for text in self.errors]
         new = {(consumer, key) for consumer in CONSUMERS for key in self.sent}
         for what, told in (("lost", self.lost()), ("delivered again", self.again())):
@@ -135,7 +135,7 @@ PHASES: Final[dict[str, Phase]] = {
     "dump, sequences reset": reset_sequences,
     "dump, row security": filter_rows,
 }
-"""What is done to a copy before its first tick, by what it is called then."""
+"""Changes that are made to a copy before its first tick, by name."""
 
 
 def hold_dump(server: ChaosServer, hold: bool, name: str) -> tuple[bytes, bool]:

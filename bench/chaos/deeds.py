@@ -1,4 +1,4 @@
-"""Handlers that break the rules: what a message asks its handler to do to the consumer.
+"""Handlers that break the rules: a message names the deed that its handler does.
 
 Each deed comes after the handler has written its effect, so that an effect that is kept though the
 message failed is seen. ``dead`` says how such a message must end: as a dead letter without an
@@ -22,7 +22,7 @@ from typing import Any, Final
 import psycopg
 
 import pgque
-from bench.chaos.tables import OTHER_ROLE
+from bench.chaos.tables import NAMES_WITH_STANDBY, OTHER_ROLE
 
 KILLS: Final = 2
 """How often a message kills each consumer: until P16 holds, one that always does is never done."""
@@ -34,7 +34,7 @@ Do = Callable[["Call"], Any]
 
 @dataclass
 class Call:
-    """One call of a handler: what it was given, and where it may write."""
+    """One call of a handler: its arguments, and the folder for its notes."""
 
     message: pgque.Message
     client: pgque.PgqueClient
@@ -74,6 +74,9 @@ def _begin_again(call: Call) -> None:
 
 
 def _commit(call: Call) -> None:
+    """Not for a name with a standby: its lock ends with the commit, and the ack comes later."""
+    if call.consumer in NAMES_WITH_STANDBY:
+        raise ValueError("would commit")
     call.run("commit")
 
 

@@ -71,7 +71,7 @@ def misbehave(scene: Scene) -> None:
 
 
 def switch_row_security(scene: Scene) -> None:
-    """Switch row security on for the log, and off again: what is read meanwhile may only fail."""
+    """Switch row security on for the log, and off again: a read in between may only fail."""
     try:
         _set_row_security(scene, "enable")
         scene.wait(scene.duration())

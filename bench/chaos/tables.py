@@ -32,6 +32,7 @@ HANDLERS: Final = {
     "crew-c": ("crew", "c"),
 }
 """The consumers' processes: two of one name, one alone, and the three members of a group."""
+NAMES_WITH_STANDBY: Final = ("pair",)
 TICKERS: Final = ("ticker-1", "ticker-2")
 
 RETRY_AFTER: Final = 1.0

@@ -61,7 +61,7 @@ class Upsetting(Ticking, Sharing):
 
     @seldom("upset", when=lambda self: is_made("clock"), to=st.sampled_from(CLOCKS))
     def set_clock(self, to: str) -> None:
-        """The clock cannot be set, but what has been stored can be: the other way."""
+        """The clock cannot be set, but the stored times can be moved the other way."""
         if self.world.blocked:
             return
         state, _ = self.world.attempt(lambda conn: self.shift(conn, to), self.control)
@@ -189,7 +189,7 @@ class Upsetting(Ticking, Sharing):
             assert lost == 0, "the restore is said to have lost something"
 
     def all_is_given(self) -> bool:
-        """Nobody has a redelivery before him in the log: those are put back once more."""
+        """No consumer has a redelivery ahead in the log: a restore puts those back once more."""
         return all(
             holder.left is None and holder.batch is None
             for reader in self.model.readers.values()

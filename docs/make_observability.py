@@ -218,7 +218,7 @@ def _overview(made: Board) -> None:
     sent = f"sum(rate(pgque_queue_events_sent_total{QUEUES}[{RATE}]))"
     made.stat("Sent", "Events a second.", sent, "cps")
     lag = f"max(pgque_consumer_lag_seconds{CONSUMERS})"
-    made.stat("Longest lag", "Age of what the slowest consumer has done.", lag, "s", 60, 600)
+    made.stat("Longest wait", "Of the oldest event before a consumer.", lag, "s", 60, 600)
     waiting = f"sum(pgque_queue_retries_waiting{QUEUES})"
     made.stat("Retries", "Messages that wait for another attempt.", waiting, "short", 100, 1000)
     dead = f"sum(pgque_queue_dead_letters{QUEUES})"
@@ -256,9 +256,11 @@ def _consumers(made: Board) -> None:
     made.row("Consumers")
     legend = "{{queue}} / {{consumer}}"
     for title, words, unit, name in (
-        ("Lag", "Age of what the consumer has done.", "s", "lag_seconds"),
+        ("Waiting", "For how long its oldest event has waited.", "s", "lag_seconds"),
         ("Pending", "Events before the consumer.", "short", "pending_events"),
         ("Last seen", "Time since the last sign of life.", "s", "last_seen_seconds"),
+        ("State", "0 ok, 1 behind, 2 stuck, 3 silent, 4 crash loop.", "none", "state"),
+        ("Takeovers", "In a row, of what it holds; 3 are a crash loop.", "none", "takeovers"),
     ):
         made.plot(title, words, unit, (f"pgque_consumer_{name}{CONSUMERS}", legend))
 

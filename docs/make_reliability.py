@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.chaos.deeds import DEEDS
 from bench.chaos.faults import FAULTS
 from bench.chaos.history import VIOLATIONS
 
@@ -22,6 +23,9 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 Figures = Mapping[str, Any]
+
+NO_RUN = "No run that counts this is on file.\n"
+"""What stands in the place of figures that the newest run does not have."""
 
 
 def filled(text: str, runs: Mapping[str, Figures]) -> str:
@@ -52,6 +56,25 @@ def _model(runs: Figures) -> str:
                 f"| `{_command(m['command'])}` |"
             )
     return "\n".join(lines) + "\n"
+
+
+UPSETS = {
+    "clock": "the clock was set back or ahead",
+    "sequences": "all sequences began anew",
+    "row security": "row security was switched on for a reader",
+    "restore": "the database came to another life, as after a restore",
+    "isolated": "an isolated consumer worked around a rotation of the ledger",
+}
+"""What the steps are called that operators make, by what the model counts."""
+
+
+def _upsets(runs: Figures) -> str:
+    lines = ["| PostgreSQL | what was done | times |", "|---|---|--:|"]
+    for run in runs.values():
+        machine = run.get("machine", {})
+        for kind, count in machine.get("upsets", {}).items():
+            lines.append(f"| {machine['server']} | {UPSETS[kind]} | {count:,} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else NO_RUN
 
 
 def _variants(runs: Figures) -> str:
@@ -126,7 +149,8 @@ def _faults(chaos: Figures) -> str:
 
 def _violations(chaos: Figures) -> str:
     lines = ["| looked for | found |", "|---|--:|"]
-    lines += [f"| {what} | {chaos['violations'][kind]:,} |" for kind, what in VIOLATIONS.items()]
+    found = chaos["violations"]
+    lines += [f"| {what} | {found[kind]:,} |" for kind, what in VIOLATIONS.items() if kind in found]
     lines.append(f"| a consumer or ticker ended for no reason | {chaos['crashed']:,} |")
     return "\n".join(lines) + "\n"
 
@@ -144,6 +168,35 @@ def _events(chaos: Figures) -> str:
     )
 
 
+def _deeds(chaos: Figures) -> str:
+    if "deeds" not in chaos:
+        return NO_RUN
+    lines = ["| a handler that | times sent | must end |", "|---|--:|---|"]
+    for name, deed in chaos["deeds"].items():
+        end = "as a dead letter, without an effect" if DEEDS[name].dead else "handled, once"
+        lines.append(f"| {deed['what']} | {deed['times']:,} | {end} |")
+    killed = f"Handlers killed their own process {chaos['killed_by_handlers']:,} times.\n"
+    return "\n".join(lines) + "\n\n" + killed
+
+
+def _clock(chaos: Figures) -> str:
+    if "clock_steps" not in chaos:
+        return NO_RUN
+    return f"The server's clock was set {chaos['clock_steps']:,} times.\n"
+
+
+def _copies(chaos: Figures) -> str:
+    if "copies" not in chaos:
+        return NO_RUN
+    copies = chaos["copies"]
+    return (
+        f"{copies['restored']:,} dumps were restored and drained. While {copies['rotated']:,} of "
+        f"them were held, log or ledger was rotated. {copies['delivered']:,} events were delivered "
+        f"in the copies; {copies['lost_and_said']:,} were missing and "
+        f"{copies['again_and_said']:,} came again, and `pgque doctor` said so.\n"
+    )
+
+
 def _said(chaos: Figures) -> str:
     lines = ["| logged by clients | times |", "|---|--:|"]
     lines += [f"| {what} | {times:,} |" for what, times in chaos["said"].items()]
@@ -156,6 +209,10 @@ MAKERS: dict[str, tuple[str, Callable[[Figures], str]]] = {
     "violations": ("chaos", _violations),
     "events": ("chaos", _events),
     "said": ("chaos", _said),
+    "deeds": ("chaos", _deeds),
+    "clock": ("chaos", _clock),
+    "copies": ("chaos", _copies),
+    "upsets": ("model", _upsets),
     "model": ("model", _model),
     "variants": ("model", _variants),
     "races": ("races", _counted),

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import pgque
 from pgque.cli.app import command, run
+from pgque.embedded.binaries import find_binaries
 
 HEAD: Final = """# Reference: command line
 
@@ -28,7 +29,7 @@ service files and `.pgpass`.
 
 Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
 the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
-that says more; 130 after Ctrl-C; 141 where nobody reads what is printed, as in
+that says more; 130 after Ctrl-C; 141 if the reader of its output is gone, as in
 `pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
 own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
 """
@@ -59,6 +60,7 @@ EXAMPLES: Final = {
     "pgque doctor": ["pgque doctor"],
     "pgque dashboard": ["pgque dashboard --port 0"],
     "pgque metrics": ["pgque metrics"],
+    "pgque dump": ["pgque dump --format=custom --file=orders.dump"],
     "pgque version": ["pgque version"],
     "pgque dead list": ["pgque dead list orders"],
     "pgque dead show": ["pgque dead show 1"],
@@ -131,6 +133,7 @@ def examples(page: str) -> dict[str, str]:
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
     page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # how the demo was called, and where
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
@@ -138,7 +141,7 @@ def without_what_varies(page: str) -> str:
     page = re.sub(r"pid \d+", "pid", page)
     page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
-    page = re.sub(r'("(?:last_tick|longest_lag|events_per_second)": )[\d.]+', r"\1N", page)
+    page = re.sub(r'("(?:last_tick|oldest_waiting|events_per_second)": )[\d.]+', r"\1N", page)
     page = re.sub(r"(_seconds\{[^}]*\}) [\d.e-]+", r"\1 N", page)
     page = re.sub(r"(PostgreSQL|client|schema  ) [\d.]+[^\n,]*", r"\1", page)
     page = re.sub(r"(heard after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
@@ -159,6 +162,7 @@ def _run_apart(call: str, dsn: str, said: str | None) -> str:
     lines = []
     with process.stdout as output:
         for line in output:
+            line = line.replace(f"{sys.executable} -m pgque", "pgque")
             lines.append(line.replace(os.getcwd(), "/home/anna"))
             if said and said in line:
                 process.send_signal(signal.SIGINT)
@@ -171,8 +175,9 @@ def _run(call: str, dsn: str) -> str:
         return _run_apart(call, dsn, APART[call])
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
-    before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ")}
-    os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC")
+    before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ", "PATH")}
+    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # a pg_dump new enough
+    os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC", PATH=programs)
     try:
         with redirect_stdout(out), redirect_stderr(out):
             run(shlex.split(call)[1:])

@@ -9,7 +9,21 @@ from collections.abc import Iterator
 from typing import Any, Final, ForwardRef
 
 import pgque
-from pgque import dashboard, embedded, install, logs, metrics, observers, tail, testing, traces
+from pgque import (
+    dashboard,
+    django,
+    dump,
+    embedded,
+    install,
+    logs,
+    metrics,
+    observers,
+    sqlalchemy,
+    tail,
+    testing,
+    threads,
+    traces,
+)
 from pgque import errors as errors_module
 
 PYTHON_HEAD: Final = """\
@@ -23,11 +37,20 @@ Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cau
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
-ROWS: Final = ("QueueInfo", "ConsumerInfo", "DeadLetter", "ReplayResult")
+ROWS: Final = (
+    "QueueInfo",
+    "ConsumerInfo",
+    "QueueWait",
+    "ConsumerWait",
+    "DeadLetter",
+    "ReplayResult",
+)
 INSTALL: Final = (
     "install", "uninstall", "script", "schema_version", "server_versions", "check_schema",
 )  # fmt: skip
 TESTING: Final = ("Kit", "Drained", "Failure", "HandlerFailed", "Databases")
+
+SQLALCHEMY: Final = ("session_on", "connection_on")
 
 _NAMES: Final = re.compile(r"^(`\w+`(?:(?:, | … )`\w+`)*) ")
 """What an item of a list in a docstring begins with; two spaces or more tell it from a sentence."""
@@ -52,6 +75,8 @@ def python_reference() -> str:
     parts += [_error(getattr(pgque, name)) for name in sorted(errors)]
     parts.append(f"\n## pgque.install\n\n{_markdown(inspect.getdoc(install) or '')}\n")
     parts += [_function(getattr(install, name), "###") for name in INSTALL]
+    parts.append(f"\n## pgque.dump\n\n{_markdown(inspect.getdoc(dump) or '')}\n")
+    parts += [_function(getattr(dump, name), "###") for name in ("dump", "consistent_snapshot")]
     parts.append("\n## pgque.tail\n")
     parts.append(_class(tail.Tail, "###"))
     parts.append(f"\n## pgque.observers\n\n{_markdown(inspect.getdoc(observers) or '')}\n")
@@ -64,6 +89,12 @@ def python_reference() -> str:
     parts.append(f"\n## pgque.testing\n\n{_markdown(inspect.getdoc(testing) or '')}\n")
     parts += [_class(getattr(testing, name), "###") for name in TESTING]
     parts.append(_function(testing.advance, "###"))
+    parts.append(f"\n## pgque.sqlalchemy\n\n{_markdown(inspect.getdoc(sqlalchemy) or '')}\n")
+    parts += [_function(getattr(sqlalchemy, name), "###") for name in SQLALCHEMY]
+    parts.append(f"\n## pgque.django\n\n{_markdown(inspect.getdoc(django) or '')}\n")
+    parts.append(_function(django.orm_on, "###"))
+    parts.append(f"\n## pgque.threads\n\n{_markdown(inspect.getdoc(threads) or '')}\n")
+    parts.append(_class(threads.Consuming, "###"))
     parts.append(f"\n## pgque.dashboard\n\n{_markdown(inspect.getdoc(dashboard) or '')}\n")
     parts.append(_function(dashboard.create_app, "###"))
     parts.append(f"\n## pgque.embedded\n\n{_markdown(inspect.getdoc(embedded) or '')}\n")

@@ -72,6 +72,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "receive_merged",
         "receive_coop_merged",
         "ticker_may_sleep",
+        "ticks_are_late",
     ),
     "The end": ("uninstall",),
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Final
 
 from pgque.logs import Fields
 
@@ -52,21 +54,54 @@ def warn_of_pause(
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM and SIGINT within the block; a second one acts as it did before.
 
-    Only the main thread can have signal handlers: in any other this does nothing.
+    Only the main thread can have signal handlers: in any other this does nothing. Forked children
+    have the handlers from before: a signal to one of them is not about this process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.getsignal(number) or signal.SIG_DFL
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    owner = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-        stop()
+        signal.signal(number, before[signal.Signals(number)])
+        if os.getpid() == owner:
+            stop()
+        else:  # it came before the child had its handlers back
+            os.kill(os.getpid(), number)
 
+    replaced = _Replaced(before)
     try:
+        _replaced.append(replaced)
         for number in before:
             signal.signal(number, handle)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        _replaced.remove(replaced)
+        if os.getpid() == owner:
+            replaced.put_back()
+
+
+class _Replaced:
+    """Signal handlers of the application for which ours stand in."""
+
+    def __init__(self, handlers: Mapping[signal.Signals, Any]) -> None:
+        self._handlers = handlers
+
+    def put_back(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+_replaced: Final[list[_Replaced]] = []
+
+
+def _give_back_in_child() -> None:
+    for replaced in reversed(_replaced):
+        replaced.put_back()
+
+
+os.register_at_fork(after_in_child=_give_back_in_child)

@@ -7,16 +7,16 @@ where the batch is not open any more, and the server then skips the COMMIT that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import new_cursor
-from pgque.errors import mapped
+from pgque.calls import is_converted, new_cursor
+from pgque.errors import PgqueError, mapped
 from pgque.message import Message
-from pgque.receiving import read
+from pgque.receiving import read_leniently
 
 if TYPE_CHECKING:
     from pgque.receiving import Rows
@@ -42,7 +42,7 @@ class Batches:
     ) -> None:
         self._conn = conn
         self._ask = ask
-        self._lock = lock
+        self.locks = lock
         self._pipelined = pipelined and psycopg.Pipeline.is_supported()
 
     def next(self) -> list[Message]:
@@ -80,9 +80,19 @@ class Batches:
                 self.begin()
                 new_cursor(self._conn).execute("select pgque.ack_or_fail(%s::bigint)", (batch_id,))
                 # The next transaction begins with this one's end, READ COMMITTED as well.
-                self._conn.execute("commit and chain" if self._lock else "commit", prepare=False)
+                self._conn.execute("commit and chain" if self.locks else "commit", prepare=False)
                 rows = self._ask()
             return self._opened(rows)
+
+    @property
+    def reads_raw(self) -> bool:
+        """Whether a message may be one that cannot be read."""
+        return not is_converted(self._conn)
+
+    def abandon_quietly(self) -> None:
+        """Roll back what is open, if that is possible."""
+        with suppress(PgqueError):
+            self.abandon()
 
     def abandon(self) -> None:
         """Roll back what is open, if something is."""
@@ -96,12 +106,12 @@ class Batches:
         self._conn.execute("begin isolation level read committed", prepare=False)
 
     def _start(self) -> Rows:
-        if self._lock:
+        if self.locks:
             self._begin()
         return self._ask()
 
     def _opened(self, rows: Rows) -> list[Message]:
-        messages = read(rows)
+        messages = read_leniently(rows)
         if not messages:
             self._conn.commit()  # who waits holds nothing
         return messages

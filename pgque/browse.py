@@ -12,7 +12,14 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from psycopg import sql
 
-from pgque.calls import Calls, find_queue, only_reading
+from pgque.calls import (
+    Calls,
+    decode_leniently,
+    find_queue,
+    is_converted,
+    only_reading,
+    server_encoding,
+)
 from pgque.errors import mapped
 
 LOOKED_AT: Final = 10_000
@@ -195,8 +202,14 @@ class Browser(Calls):
     def read(self, query: sql.Composable, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Return the rows of a query, which cannot write and takes `PATIENCE` seconds at most."""
         conn = self._conn
-        with mapped, only_reading(conn, seconds=PATIENCE, **_BY_INDEX):
-            return self._rows(query.as_string(conn), values)
+        is_plain = is_converted(conn)
+        settings = _BY_INDEX if is_plain else _BY_INDEX | _UNCONVERTED
+        with mapped, only_reading(conn, seconds=PATIENCE, **settings):
+            rows = self._times(query.as_string(conn), values)
+        if is_plain:
+            return rows
+        encoding = server_encoding(conn)
+        return [decode_leniently(row, encoding) for row in rows]
 
     def _of_queue(self, condition: str, queue: str) -> sql.Composable:
         number, _ = find_queue(self._conn, queue)
@@ -206,10 +219,13 @@ class Browser(Calls):
         """Return a place in the log that is not before what was sent until a time."""
         query = sql.SQL(
             "select pg_snapshot_xmax(t.tick_snapshot)::text::bigint from pgque.tick t "
-            "where t.tick_queue = %s::int and t.tick_time >= %s::timestamptz "
+            "where t.tick_queue = %s::int and t.tick_id > coalesce(("
+            # Behind the last tick before: a clock that was set back showed some times twice.
+            "select k.tick_id from pgque.tick k where k.tick_queue = %s::int "
+            "and k.tick_time < %s::timestamptz order by k.tick_id desc limit 1), 0) "
             "order by t.tick_id limit 1"
         )
-        ticks = self.read(query, (queue, until))
+        ticks = self.read(query, (queue, queue, until))
         return (ticks[0][0], 0) if ticks else None
 
     def _whole(
@@ -265,6 +281,11 @@ _BY_INDEX: Final = dict.fromkeys(
     ("enable_seqscan", "enable_sort", "enable_bitmapscan", "jit"), "off"
 )
 """By the index, whatever the planner thinks of a table that nobody has analyzed."""
+
+
+_UNCONVERTED: Final = {"client_encoding": "SQL_ASCII"}
+"""Texts come as bytes, as they are stored: those that are no text, or are cut inside a character,
+would be an error."""
 
 
 @dataclass(frozen=True)

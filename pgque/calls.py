@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.datetime import IntervalBinaryLoader, TimestamptzBinaryLoader
 
-from pgque.errors import PgqueInvalidArgument, PgqueQueueNotFound, mapped
+from pgque.connections import check_process
+from pgque.errors import (
+    PgqueInvalidArgument,
+    PgquePermissionDenied,
+    PgqueQueueNotFound,
+    is_lost_statement,
+    mapped,
+)
 
 _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
@@ -32,7 +44,7 @@ _UNLESS_GIVEN: Final[dict[str, Any]] = {
 """A network that is silent is noticed within ten seconds or so; libpq would wait for hours."""
 
 _NOTICE_A_CLIENT_THAT_IS_GONE: Final = """
-    select set_config(name, value, false)
+    select name, set_config(name, value, false)
     from pg_settings
     join (
         values ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '2'),
@@ -62,22 +74,58 @@ class Calls:
                 f"a psycopg.Connection is needed, not {type(conn).__module__}.{type(conn).__name__}"
             )
         self._conn = conn
+        self._process = os.getpid()
 
     @property
     def conn(self) -> psycopg.Connection[Any]:
-        """The psycopg connection: its transaction is yours to commit or roll back."""
+        """The psycopg connection: its transaction is yours to commit or roll back.
+
+        A connection that pgque has made raises `psycopg.errors.InFailedSqlTransaction` if an
+        aborted transaction is committed. Raises `PgqueConnectionError` in a forked child.
+        """
+        check_process(self._process)
         return self._conn
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows, fetched in binary; errors are pgque's."""
+        check_process(self._process)
         with mapped:
-            prepare = may_prepare(self._conn)
+            return execute(new_cursor(self._conn), query.encode(), params).fetchall()
+
+    def _times(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return rows as `_rows` does, whose times and intervals may be infinite or huge."""
+        check_process(self._process)
+        with mapped:
             cursor = new_cursor(self._conn)
-            return cursor.execute(query.encode(), params, prepare=prepare, binary=True).fetchall()
+            cursor.adapters.register_loader("interval", _AnyInterval)
+            cursor.adapters.register_loader("timestamptz", _AnyTime)
+            return execute(cursor, query.encode(), params).fetchall()
 
     def _value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Run one statement and return the only value of its only row."""
         return self._rows(query, params)[0][0]
+
+
+class _AnyInterval(IntervalBinaryLoader):
+    """Loads infinity, and what is longer than a timedelta can be, as the longest timedelta."""
+
+    def load(self, data: Any) -> timedelta:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            micros, days, months = struct.unpack("!qii", data)
+            return timedelta.max if (months, days, micros) > (0, 0, 0) else timedelta.min
+
+
+class _AnyTime(TimestamptzBinaryLoader):
+    """Loads infinity, and years that Python does not know, as its first or last moment, in UTC."""
+
+    def load(self, data: Any) -> datetime:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            (micros,) = struct.unpack("!q", data)
+            return (datetime.max if micros > 0 else datetime.min).replace(tzinfo=timezone.utc)
 
 
 def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
@@ -89,14 +137,39 @@ def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]
     return psycopg.Cursor(conn, row_factory=tuple_row)
 
 
+Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+
+def execute(cursor: Cursor, query: bytes, params: Sequence[Any]) -> Cursor:
+    """Run a statement of ours, with results in binary.
+
+    If its prepared form was lost and there was no transaction, nothing has happened yet, so it is
+    run again without one.
+    """
+    conn = cursor.connection
+    prepare = may_prepare(conn)
+    alone = conn.pgconn.transaction_status == TransactionStatus.IDLE
+    try:
+        return cursor.execute(query, params, prepare=prepare, binary=True)
+    except psycopg.Error as error:
+        if not alone or not is_lost_statement(error) or conn.pgconn.pipeline_status:
+            raise
+    conn.rollback()
+    conn.execute("deallocate all", prepare=False)  # psycopg forgets them as well
+    return cursor.execute(query, params, prepare=False, binary=True)
+
+
 @contextmanager
 def only_reading(conn: psycopg.Connection[Any], *, seconds: float, **also: str) -> Iterator[None]:
     """Run the block in a transaction that cannot write, and whose statements end in time.
+
+    Row security on a table is an error there, so that hidden rows are not taken for missing ones.
 
     ``also`` are settings of the server for this transaction.
     """
     settings = {
         "transaction_read_only": "on",
+        "row_security": "off",
         "statement_timeout": f"{seconds:.0f}s",
         **also,
     }
@@ -114,12 +187,17 @@ def find_queue(conn: psycopg.Connection[Any], queue: str) -> tuple[int, sql.Iden
     """Return a queue's id, and the table whose children are its log.
 
     :raises PgqueQueueNotFound: where there is no such queue.
+    :raises PgquePermissionDenied: where row security hides events from this user.
     """
     rows = Calls(conn)._rows(
-        "select queue_id, queue_data_pfx from pgque.queue where queue_name = %s::text", (queue,)
+        "select queue_id, queue_data_pfx, row_security_active(queue_data_pfx) from pgque.queue "
+        "where queue_name = %s::text",
+        (queue,),
     )
     if not rows:
         raise PgqueQueueNotFound(f"queue not found: {queue}")
+    if rows[0][2]:
+        raise PgquePermissionDenied(f"row security hides events in {rows[0][1]}: see pgque doctor")
     return rows[0][0], sql.Identifier(*rows[0][1].split("."))
 
 
@@ -133,6 +211,19 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
         row = new_cursor(conn).execute("select pg_backend_pid()", prepare=False).fetchone()
     return row is not None and row[0] != conn.info.backend_pid
 
+
+_settings: Final[WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]]] = WeakKeyDictionary()
+"""What `settle_for_pooler` has set in the session of a connection."""
+
+# What a pooler sets for each of its clients in the sessions that they share.
+_SET_BY_POOLERS: Final = (
+    "application_name",
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "TimeZone",
+)
 
 _pooled: Final[WeakKeyDictionary[psycopg.Connection[Any], bool]] = WeakKeyDictionary()
 
@@ -162,8 +253,80 @@ def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
         conn.prepare_threshold = None
     else:
         with mapped:
-            conn.execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
+            rows = new_cursor(conn).execute(_NOTICE_A_CLIENT_THAT_IS_GONE, prepare=False)
+            _settings[conn] = dict(rows.fetchall())
     return pooled
+
+
+def settings_of_session(conn: psycopg.Connection[Any]) -> bytes:
+    """Return statements that set again what RESET ALL takes from a session of our own."""
+    if _pooled.get(conn):
+        statuses = {name: conn.info.parameter_status(name) for name in _SET_BY_POOLERS}
+        settings = {name: value for name, value in statuses.items() if value is not None}
+    else:
+        settings = _settings.get(conn, {})
+    statements = [
+        sql.SQL("set {} = {}; ").format(sql.Identifier(name.lower()), value)
+        for name, value in settings.items()
+    ]
+    return sql.Composed(statements).as_bytes(conn)
+
+
+def server_encoding(conn: psycopg.Connection[Any]) -> str:
+    """Return Python's name for the encoding of the database: ``utf-8`` if Python has none.
+
+    A database in SQL_ASCII holds any bytes; what was sent by this client is UTF-8.
+    """
+    name = conn.info.parameter_status("server_encoding") or "UTF8"
+    return _encoding(name)
+
+
+def is_converted(conn: psycopg.Connection[Any]) -> bool:
+    """Tell whether the server can convert every text for the client.
+
+    Else texts are better read as bytes: a conversion that fails ends the transaction, and says
+    nothing of the row.
+    """
+    status = conn.info.parameter_status
+    return status("client_encoding") == "UTF8" and status("server_encoding") in ("UTF8", "LATIN1")
+
+
+def as_bytes(text: str) -> str:
+    """Return an SQL expression for the bytes of a text as they are stored."""
+    return f"pg_catalog.convert_to({text}, pg_catalog.getdatabaseencoding())"
+
+
+def decode_leniently(row: Sequence[Any], encoding: str) -> tuple[Any, ...]:
+    """Return a row with str in place of bytes; what is not in the encoding is escaped."""
+    return tuple(
+        value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value
+        for value in row
+    )
+
+
+@lru_cache(maxsize=64)
+def _encoding(name: str) -> str:
+    if name in ("UTF8", "SQL_ASCII"):
+        return "utf-8"
+    candidates = (_LIKE_PYTHON.get(name, name), name.replace("WIN", "cp"), name.replace("_", "-"))
+    for candidate in candidates:
+        with suppress(LookupError):
+            return codecs.lookup(candidate).name
+    return "utf-8"
+
+
+_LIKE_PYTHON: Final = {
+    "EUC_CN": "gb2312",
+    "EUC_JIS_2004": "euc_jis_2004",
+    "LATIN6": "iso8859-10",
+    "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14",
+    "LATIN9": "iso8859-15",
+    "LATIN10": "iso8859-16",
+    "WIN866": "cp866",
+    "WIN874": "cp874",
+}
+"""Encodings that Python knows under another name, or where it means another one by that name."""
 
 
 SECONDS_A_DAY: Final = 86400.0

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgque.calls import (
     connection_defaults,
+    server_encoding,
     settle_for_pooler,
     to_interval,
 )
+from pgque.connections import OwnConnection
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
+from pgque.failures import printable
 from pgque.install import OLDEST_SERVER, check_schema
 from pgque.management import Management
 from pgque.message import (
@@ -27,6 +31,8 @@ from pgque.message import (
 )
 from pgque.receiving import ask, ask_as_member, read
 from pgque.sender import Sender
+
+C = TypeVar("C", bound=psycopg.Connection[Any])
 
 
 class PgqueClient(Management):
@@ -133,11 +139,12 @@ class PgqueClient(Management):
         at once where another transaction handles a batch of this consumer, rather than wait.
 
         Calls `pgque.receive` (`pgque.receive_merged`); needs pgque_reader. Raises
-        `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueCooperativeConsumer`, and
-        `PgqueInvalidArgument` for less than 1 message.
+        `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueCooperativeConsumer`,
+        `PgqueInvalidArgument` for less than 1 message, and `PgqueUnreadableEvent`, which names an
+        event that is no text in the database's encoding.
         """
         with mapped:
-            return read(ask(self._conn, queue, consumer, max_messages, merged=merged))
+            return read(ask(self.conn, queue, consumer, max_messages, merged=merged))
 
     def ack(self, batch_id: int) -> int:
         """Finish a batch: what it returned is never delivered to this consumer again.
@@ -157,9 +164,10 @@ class PgqueClient(Management):
         """Refuse one message of the open batch. The batch still has to be acked.
 
         The message comes back to this consumer after ``retry_after`` (seconds or a timedelta), or,
-        at the queue's ``max_retries``, becomes a dead letter with ``reason``, in which characters
-        that PostgreSQL cannot store are escaped. Calls `pgque.nack`; needs pgque_reader. Raises
-        `PgqueBatchNotFound`, `PgqueMessageNotFound`, `PgqueInvalidArgument`.
+        at the queue's ``max_retries``, becomes a dead letter with ``reason``. Of that 10,000
+        characters are kept, and those that the database cannot store are escaped. Calls
+        `pgque.nack`; needs pgque_reader. Raises `PgqueBatchNotFound`, `PgqueMessageNotFound`,
+        `PgqueInvalidArgument`.
         """
         self._value(
             "select pgque.nack(%s::bigint, row(%s::bigint, %s::bigint, null, null, null, null, "
@@ -169,7 +177,7 @@ class PgqueClient(Management):
                 msg.msg_id,
                 batch_id,
                 to_interval(retry_after, "retry_after"),
-                None if reason is None else _printable(reason),
+                self._reason(reason),
             ),
         )
 
@@ -187,7 +195,7 @@ class PgqueClient(Management):
         `PgqueInvalidArgument`.
         """
         if reasons is not None:
-            reasons = [reason if reason is None else _printable(reason) for reason in reasons]
+            reasons = list(map(self._reason, reasons))
         return int(
             self._value(
                 "select pgque.nack_many(%s::bigint, %b::bigint[], %s::interval, %s::text[])",
@@ -199,6 +207,13 @@ class PgqueClient(Management):
                 ),
             )
         )
+
+    def _reason(self, reason: str | None) -> str | None:
+        if reason is None:
+            return None
+        if not isinstance(reason, str):
+            raise PgqueInvalidArgument(f"reason must be a str, not {type(reason).__name__}")
+        return printable(reason, server_encoding(self._conn))
 
     # Cooperative consumers
 
@@ -257,7 +272,7 @@ class PgqueClient(Management):
         dead = None if dead_interval is None else to_interval(dead_interval, "dead_interval")
         group = (queue, consumer, subconsumer)
         with mapped:
-            return read(ask_as_member(self._conn, *group, max_messages, dead, merged=merged))
+            return read(ask_as_member(self.conn, *group, max_messages, dead, merged=merged))
 
     def touch_subconsumer(self, queue: str, consumer: str, subconsumer: str) -> int:
         """Give a sign of life, so that nobody takes over the member's batch: rows touched.
@@ -302,6 +317,8 @@ class PgqueClient(Management):
 
     def _has_written(self) -> bool:
         """Tell whether closing the connection now loses something."""
+        if self._process != os.getpid():
+            return False
         if self._conn.info.transaction_status != TransactionStatus.INTRANS:
             return False
         try:
@@ -323,19 +340,28 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of
     pgque's roles, `PgqueInvalidArgument` for a malformed DSN.
     """
+    client = PgqueClient(open_connection(OwnConnection, dsn))
+    client._owns_connection = True
+    try:
+        with mapped:
+            client.conn.autocommit = autocommit
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def open_connection(kind: type[C], dsn: str) -> C:
+    """Return an autocommit connection of a class, checked as `connect` does it."""
     with mapped:
-        conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
+        conn = kind.connect(dsn, autocommit=True, **connection_defaults(dsn))
     try:
         settle_for_pooler(conn)
         check_connection(conn)
-        with mapped:
-            conn.autocommit = autocommit
     except BaseException:
         conn.close()
         raise
-    client = PgqueClient(conn)
-    client._owns_connection = True
-    return client
+    return conn
 
 
 def check_connection(conn: psycopg.Connection[Any]) -> None:
@@ -347,10 +373,3 @@ def check_connection(conn: psycopg.Connection[Any]) -> None:
             f"pgque needs {OLDEST_SERVER} or later: upgrade the server"
         )
     check_schema(conn)
-
-
-def _printable(text: str) -> str:
-    """Return a text with escapes in place of lone surrogates and NUL: reasons quote anything."""
-    if not isinstance(text, str):
-        raise PgqueInvalidArgument(f"reason must be a str, not {type(text).__name__}")
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")

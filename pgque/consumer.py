@@ -8,9 +8,10 @@ own first, so that its siblings need not wait for its handlers.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from datetime import timedelta
 from functools import partial
@@ -21,16 +22,12 @@ import psycopg
 from pgque.background import Backoff, stop_on_signals, warn_of_pause
 from pgque.batches import Batches
 from pgque.calls import to_interval
-from pgque.client import PgqueClient, connect
-from pgque.errors import (
-    PgqueBatchNotFound,
-    PgqueBusy,
-    PgqueError,
-    PgqueInvalidArgument,
-    mapped,
-)
+from pgque.caution import Caution
+from pgque.client import PgqueClient, open_connection
+from pgque.errors import PgqueBusy, PgqueError, PgqueInvalidArgument, mapped
 from pgque.handlers import Handlers
 from pgque.handling import Handling
+from pgque.isolation import ConsumerConnection, HandlerClient, Isolation
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Observer, Watch
@@ -38,12 +35,14 @@ from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
 from pgque.traces import observers_of_traces
 from pgque.wakeup import queue_channel
+from pgque.working import BatchLost, Work
 
 logger = logging.getLogger("pgque.consumer")
 
 POLL_WITHOUT_NOTIFICATIONS = 0.5
 STANDBY_PAUSE = 1.0
 TICKER_GRACE = 0.5
+LEAST_DEAD_INTERVAL = 0.1
 MOST_MESSAGES = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +62,8 @@ class Consumer:
         handler, ``"ack"`` logs and passes over them.
     :param subconsumer: name of this member of a cooperative group; default None, not cooperative.
     :param dead_interval: seconds, or a timedelta, without a sign of life after which a sibling's
-        batch is taken over; default None, never. Only with ``subconsumer``.
+        batch is taken over, at least 0.1; default None, never. Only with ``subconsumer``. A member
+        gives a sign of life four times as often.
     :raises PgqueInvalidArgument: a ValueError, for arguments that do not go together.
 
     Two processes with one name are one active and one standby. Without a ticker around the consumer
@@ -110,15 +110,14 @@ class Consumer:
         self._max_messages = max_messages
         self._retry_after = to_interval(retry_after, "retry_after")
         self._unknown_handler_policy = unknown_handler_policy
-        self._dead_interval = (
-            None if dead_interval is None else to_interval(dead_interval, "dead_interval")
-        )
+        self._dead_interval = None if dead_interval is None else _dead_interval(dead_interval)
         self._handlers = Handlers()
         self._observers: list[Observer] = []
         self._become(subconsumer)
 
     def _become(self, subconsumer: str | None) -> None:
         """Take a name in the group, or none, and all that is not shared with other members."""
+        self._process = os.getpid()
         self._subconsumer = subconsumer
         self._fields = Fields(queue=self._queue, consumer=self._name)
         if subconsumer is not None:
@@ -132,8 +131,9 @@ class Consumer:
             self._unknown_handler_policy,
             self._stopping.is_set,
         )
-        self._watch: Watch | None = None
+        self._caution = Caution(self._max_messages)
         self._received_once = False
+        self._stood_by = False
         self._at_work = False
         self._ticker: Ticker | None = None
 
@@ -177,17 +177,26 @@ class Consumer:
         """
         if not self._handlers:
             logger.warning("consumer %s has no handlers", self, extra=self._fields)
+        if self._process != os.getpid():
+            self._become(self._subconsumer)  # its locks may be held by threads of the parent
         self._received_once = False
+        self._stood_by = False
         with stop_on_signals(self.stop):
             try:
                 self._run()
             finally:
+                self._received_once = False
                 self._stopping.clear()
 
     def stop(self) -> None:
         """Let `start` return after the message that is being handled. From any thread."""
         self._stopping.set()
         self._awake.set()
+
+    @property
+    def working(self) -> bool:
+        """Whether `start` has reached the queue: it has received once, or stands by."""
+        return self._received_once
 
     @property
     def subconsumer(self) -> str | None:
@@ -215,44 +224,57 @@ class Consumer:
         backoff = Backoff()
         while not self._stopping.is_set():
             try:
-                with connect(self._dsn, autocommit=True) as owner:
-                    self._consume(PgqueClient(owner.conn), backoff)
+                with closing(open_connection(ConsumerConnection, self._dsn)) as conn:
+                    self._consume(self._work_on(conn), backoff)
             except PgqueError as error:
+                if self._process != os.getpid():
+                    raise PgqueError(
+                        f"consumer {self}: a handler has forked, and its child came back from it: "
+                        "let the child end by os._exit(), or use multiprocessing"
+                    ) from error
                 if not self._received_once:
                     raise
                 pause = backoff.next()
-                warn_of_pause(logger, f"consumer {self}", error, pause, self._fields)
+                fields = self._fields | (error.fields if isinstance(error, BatchLost) else Fields())
+                warn_of_pause(logger, f"consumer {self}", error, pause, fields)
                 self._stopping.wait(pause)
 
-    def _consume(self, client: PgqueClient, backoff: Backoff) -> None:
-        batches = self._batches(client.conn)
-        self._watch = self._watch_on(client.conn)
+    def _consume(self, work: Work, backoff: Backoff) -> None:
         messages: list[Message] = []
-        standing_by = False
         with mapped, self._ticking_beside():
             while not self._stopping.is_set() or (messages and self._subconsumer is not None):
                 self._awake.clear()
                 try:
                     if messages:
-                        messages = self._handle_batch(client, batches, messages)
+                        acked = work.acked
+                        messages = self._handle_batch(work, messages)
+                        if work.acked == acked:  # taken over
+                            self._stopping.wait(backoff.next())
+                        else:
+                            backoff.reset()
                     else:
-                        messages = batches.next()
+                        messages = work.next()
                 except PgqueBusy:
                     # The other process of this name is at work.
-                    batches.abandon()
+                    work.batches.abandon()
                     messages = []
-                    if not standing_by:
-                        logger.info("consumer %s: standing by", self, extra=self._fields)
-                    standing_by = True
+                    self._say_that_it_stands_by()
                     self._received_once = True
+                    backoff.reset()
                     self._wait(STANDBY_PAUSE)
                     continue
-                standing_by = False
                 self._received_once = True
-                backoff.reset()
                 if not messages:
+                    backoff.reset()
                     self._wait(self._pause())
-            batches.abandon()  # stopped after it was received, before it was handled
+            work.batches.abandon()  # stopped after it was received, before it was handled
+
+    def _say_that_it_stands_by(self) -> None:
+        if self._stood_by:  # it takes turns with the other process
+            logger.debug("consumer %s: standing by again", self, extra=self._fields)
+        else:
+            logger.info("consumer %s: standing by", self, extra=self._fields)
+        self._stood_by = True
 
     def _pause(self) -> float:
         pause = self._poll_interval
@@ -275,6 +297,20 @@ class Consumer:
 
     # A batch
 
+    def _work_on(self, conn: psycopg.Connection[Any]) -> Work:
+        batches = self._batches(conn)
+        return Work(
+            str(self),
+            self._fields,
+            batches,
+            Isolation(HandlerClient(conn)),
+            self._handling,
+            self._caution,
+            self._retry_after,
+            self._stopping.is_set,
+            self._watch_on(conn),
+        )
+
     def _batches(self, conn: psycopg.Connection[Any]) -> Batches:
         if self._subconsumer is None:
             what = (conn, self._queue, self._name, self._max_messages)
@@ -287,32 +323,11 @@ class Consumer:
         pipelined = conn.prepare_threshold is not None
         return Batches(conn, call, lock=self._subconsumer is None, pipelined=pipelined)
 
-    def _handle_batch(
-        self, client: PgqueClient, batches: Batches, messages: list[Message]
-    ) -> list[Message]:
+    def _handle_batch(self, work: Work, messages: list[Message]) -> list[Message]:
         """Handle a batch and ack it; return the next one."""
-        batch_id = messages[0].batch_id
         self._at_work = True
         try:
-            handled, failed = self._handling.call(client, batches, messages, self._watch)
-            if failed:
-                # At the end: a nack locks the member until the commit.
-                batches.begin()
-                refused, reasons = zip(*failed, strict=True)
-                client.nack_many(batch_id, refused, self._retry_after, reasons)
-            if self._stopping.is_set():
-                batches.finish(batch_id, messages[:handled])
-                return []
-            return batches.finish_for_next(batch_id)
-        except PgqueBatchNotFound:
-            logger.warning(
-                "consumer %s: batch %s was taken over; what its handlers wrote is undone",
-                self,
-                batch_id,
-                extra=self._fields | Fields(batch_id=batch_id),
-            )
-            batches.abandon()
-            return [] if self._stopping.is_set() else batches.next()
+            return work.handle(messages)
         finally:
             self._at_work = False
 
@@ -346,6 +361,17 @@ class Consumer:
         assert self._subconsumer is not None
         if self._at_work:
             PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
+
+
+def _dead_interval(value: float | timedelta) -> timedelta:
+    """Return a dead_interval that members can keep: less, and all take from each other for ever."""
+    interval = to_interval(value, "dead_interval")
+    if interval.total_seconds() < LEAST_DEAD_INTERVAL:
+        raise PgqueInvalidArgument(
+            f"dead_interval must be at least {LEAST_DEAD_INTERVAL} seconds, not {value!r}: members "
+            "at work give signs of life, and would be taken for dead between two of them"
+        )
+    return interval
 
 
 def _run_ticker(ticker: Ticker) -> None:

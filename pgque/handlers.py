@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from pgque.errors import PgqueInvalidArgument
+from pgque.failures import type_name
 from pgque.models import decoder
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ CATCH_ALL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function that takes a message, or a message and a client."""
+    """A function that takes a message, or a message and a client; ``name`` is for people."""
 
     function: Callable[..., Any]
     takes_client: bool
+    name: str
 
 
 class Handlers:
@@ -43,7 +46,7 @@ class Handlers:
         if message_type in self._by_type:
             raise PgqueInvalidArgument(
                 f"there is a handler for type {message_type!r} already: "
-                f"{self._by_type[message_type].function.__qualname__}"
+                f"{self._by_type[message_type].name}"
             )
         handler = _plain(function) if model is None else _typed(function, model)
         self._by_type[message_type] = handler
@@ -58,7 +61,8 @@ class Handlers:
 
 
 def _plain(function: Callable[..., Any]) -> Handler:
-    return Handler(function, takes_client=_arguments(function, "message", "client") == 2)
+    takes_client = _arguments(function, "message", "client") == 2
+    return Handler(function, takes_client, name_of(function))
 
 
 def _typed(function: Callable[..., Any], model: Any) -> Handler:
@@ -71,25 +75,50 @@ def _typed(function: Callable[..., Any], model: Any) -> Handler:
         def call(message: Message) -> Any:
             return function(decode(message))
 
-        return Handler(call, takes_client=False)
+        return Handler(call, False, name_of(function))
 
     @wraps(function)
     def call_with_client(message: Message, client: PgqueClient) -> Any:
         more = (client, message) if count == 3 else (client,)
         return function(decode(message), *more)
 
-    return Handler(call_with_client, takes_client=True)
+    return Handler(call_with_client, True, name_of(function))
+
+
+def refuse_unrun(result: Any, handler: Handler) -> None:
+    """Raise if a result shows that a handler's body did not run; close what would have run it.
+
+    :raises HandlerDidNotRunError: for an awaitable, a generator or an async generator.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()  # else Python warns that it was never awaited
+    elif isinstance(result, Future):
+        result.cancel()
+    elif not (inspect.isawaitable(result) or isinstance(result, AsyncIterator)):
+        return
+    raise HandlerDidNotRunError(
+        f"{handler.name} returned {type_name(result)}, so its body did not run to the "
+        "end: handlers are called synchronously. Use asyncio.run() inside a plain function"
+    )
+
+
+class HandlerDidNotRunError(TypeError):
+    """A handler returned something that would still have to be run."""
+
+
+def name_of(function: Any) -> str:
+    """Return what a handler is called: functools.partial and callable objects have no name."""
+    if isinstance(function, partial):
+        return f"partial of {name_of(function.func)}"
+    name = getattr(function, "__qualname__", None)
+    return name if isinstance(name, str) else f"an object of {type(function).__qualname__}"
 
 
 def _arguments(function: Callable[..., Any], *names: str) -> int:
     """Return with how many of these arguments a function wants to be called."""
     if not callable(function):
         raise PgqueInvalidArgument(f"a handler is a function, not {function!r}")
-    if inspect.iscoroutinefunction(function):
-        raise PgqueInvalidArgument(
-            f"{function.__qualname__} is async, handlers are called synchronously: "
-            "use asyncio.run() inside of a plain function"
-        )
+    _refuse_async(function)
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
@@ -102,5 +131,27 @@ def _arguments(function: Callable[..., Any], *names: str) -> int:
         return count
     shapes = [f"({', '.join(names[:count])})" for count in range(1, len(names) + 1)]
     raise PgqueInvalidArgument(
-        f"a handler takes {' or '.join(shapes)}, not {function.__qualname__}{signature}"
+        f"a handler takes {' or '.join(shapes)}, not {name_of(function)}{signature}"
     )
+
+
+def _refuse_async(function: Any) -> None:
+    """Raise if calling a function does not run its body.
+
+    What a decorator wraps is not asked: a plain function around an async one may well run it. If it
+    does not, its result shows that: `refuse_unrun`.
+    """
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    for body in (inner, getattr(type(inner), "__call__", None)):  # noqa: B004 (its function)
+        if inspect.iscoroutinefunction(body):
+            kind = "async"
+        elif inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
+            kind = "a generator function"
+        else:
+            continue
+        raise PgqueInvalidArgument(
+            f"{name_of(function)} is {kind}, handlers are called synchronously: "
+            "use asyncio.run() inside a plain function"
+        )

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from psycopg.pq import TransactionStatus
-
-from pgque.errors import PgqueConnectionError, PgqueTransactionAborted
-from pgque.handlers import Handler, Handlers
+from pgque.errors import PgqueError
+from pgque.failures import describe, is_loggable
+from pgque.handlers import Handlers, refuse_unrun
+from pgque.isolation import TransactionLost
 from pgque.logs import Fields
 from pgque.message import Message
 
 if TYPE_CHECKING:
     from pgque.batches import Batches
-    from pgque.client import PgqueClient
+    from pgque.caution import Caution
+    from pgque.isolation import Isolation
     from pgque.observers import Watch
 
 logger = logging.getLogger("pgque.consumer")
@@ -48,21 +49,26 @@ class Handling:
 
     def call(
         self,
-        client: PgqueClient,
+        isolation: Isolation,
         batches: Batches,
         messages: Sequence[Message],
+        caution: Caution,
         watch: Watch | None = None,
     ) -> tuple[int, list[tuple[Message, str]]]:
         """Call the handler of each message until it is to stop: how many; which failed, and why.
 
+        :param caution: knows the messages whose handlers must not be called.
         :param watch: tells those who observe; None where nobody does.
-        :raises PgqueConnectionError: where the connection broke meanwhile.
+        :raises TransactionLost: where the transaction of the batch is gone. It says what was
+            handled before.
         """
         failed: list[tuple[Message, str]] = []
         find = self._handlers.find
         stopping = self._stopping
         handled = 0
         began = time.perf_counter()
+        is_careful = caution.convicted
+        isolation.begin(messages[0].batch_id)
         if watch is not None:
             watch.receive(messages)
         for message in messages:
@@ -70,16 +76,24 @@ class Handling:
             if watch is not None:
                 watch.begin(message)
             try:
+                if is_careful and (reason := caution.verdict(message)) is not None:
+                    raise _ConvictedError(reason)
                 if handler is None:
                     self._pass_over(message)
                 elif handler.takes_client:
-                    batches.begin()
-                    _call(handler, message, client)
+                    _begin(batches)
+                    isolation.call(handler, message)
                 else:
-                    handler.function(message)
+                    result = handler.function(message)
+                    if result is not None:
+                        refuse_unrun(result, handler)
             except BaseException as error:
                 try:
-                    failed.append((message, self._explain(error, message, client)))
+                    failed.append((message, self._explain(error, message)))
+                except TransactionLost as lost:
+                    lost.handled = list(messages[:handled])
+                    lost.failed = failed
+                    raise
                 finally:
                     if watch is not None:
                         watch.end(message, error)
@@ -116,24 +130,26 @@ class Handling:
         if self._unknown == "nack":
             raise _NoHandlerError(f"no handler for type {message.type!r}")
 
-    def _explain(self, error: BaseException, message: Message, client: PgqueClient) -> str:
+    def _explain(self, error: BaseException, message: Message) -> str:
         """Return why a message failed; raise what is not about this message alone."""
+        if isinstance(error, (TransactionLost, KeyboardInterrupt)):
+            raise error
+        if not isinstance(error, Exception) and self._stopping():
+            raise error  # such as the SystemExit of an application's own handler of signals
         if isinstance(error, _NoHandlerError):
             return str(error)
-        if not isinstance(error, Exception):
-            raise error
-        if client.conn.broken or client.conn.closed:
-            raise PgqueConnectionError(
-                f"the connection broke in the handler of message {message.msg_id}: {error}"
-            ) from error
-        reason = f"{type(error).__name__}: {error}"
-        logger.warning(
-            "consumer %s: handler failed on message %s",
-            self._who,
-            message.msg_id,
-            exc_info=True,
-            extra=self._fields_of(message) | Fields(error=reason),
-        )
+        is_convicted = isinstance(error, _ConvictedError)
+        reason = str(error) if is_convicted else describe(error)
+        fields = self._fields_of(message) | Fields(error=reason)
+        what = (self._who, message.msg_id)
+        if not is_convicted and is_loggable(error):
+            logger.warning(
+                "consumer %s: handler failed on message %s", *what, exc_info=error, extra=fields
+            )
+        else:
+            logger.warning(
+                "consumer %s: handler failed on message %s: %s", *what, reason, extra=fields
+            )
         return reason
 
     def _fields_of(self, message: Message) -> Fields:
@@ -149,10 +165,12 @@ class _NoHandlerError(LookupError):
     """There is no handler for a message, which is nacked therefore."""
 
 
-def _call(handler: Handler, message: Message, client: PgqueClient) -> None:
-    with client.conn.transaction():  # a savepoint: what it writes is undone with it alone
-        handler.function(message, client)
-        if client.conn.info.transaction_status == TransactionStatus.INERROR:
-            raise PgqueTransactionAborted(
-                "the handler passed over an error of the database, which undid what it wrote"
-            )
+class _ConvictedError(RuntimeError):
+    """A message's handler broke the transaction last time, and was not called again."""
+
+
+def _begin(batches: Batches) -> None:
+    try:
+        batches.begin()
+    except PgqueError as error:  # before the handler: it is not the message's fault
+        raise TransactionLost(str(error), is_certain=False) from error

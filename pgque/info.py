@@ -32,8 +32,10 @@ class QueueInfo(NamedTuple):
 class ConsumerInfo(NamedTuple):
     """A consumer of a queue and where it stands (`pgque.get_consumer_info`).
 
-    ``lag`` is the age of what it has done, ``last_seen`` the time since its last sign of life,
-    ``current_batch`` the batch that it holds, ``pending_events`` how many it has before it.
+    ``lag`` is PgQ's: the age of what it has done, old after a quiet hour too; for how long its
+    oldest event has waited is in `ConsumerWait`. ``last_seen`` is the time since its last sign of
+    life, ``current_batch`` the batch that it holds, ``pending_events`` how many events come at
+    most.
     """
 
     queue_name: str
@@ -44,6 +46,46 @@ class ConsumerInfo(NamedTuple):
     current_batch: int | None
     next_tick: int | None
     pending_events: int | None
+
+
+class QueueWait(NamedTuple):
+    """For how long the events of a queue have waited for a tick (`pgque.get_queue_wait`).
+
+    ``ev_new`` is how many no tick covers yet, ``waiting`` for how long the oldest has waited for
+    one. ``state`` is ``paused``, ``no tick`` (the oldest has waited for 10 seconds longer than
+    ticker_max_lag) or ``ok``.
+    """
+
+    queue_name: str
+    ev_new: int | None
+    waiting: timedelta
+    state: str
+
+
+class ConsumerWait(NamedTuple):
+    """For how long the oldest event before a consumer has waited (`pgque.get_consumer_wait`).
+
+    ``waiting`` counts from its commit, as nearly as ticks tell, ``ready`` from the tick with which
+    the consumer could have had it; both are 0 if nothing is before it. ``pending_events`` is how
+    many events come at most: of a group those that no member was given, of a member, whose
+    ``group_name`` is set, those that it holds. ``takeovers`` is how often in a row what it holds
+    was taken over from a member that died. ``handled`` grows with the events that it finished.
+
+    ``state`` is ``ok``, ``behind`` (ready for a minute), ``stuck`` (ready for ten), ``silent`` (and
+    no sign of life for as long) or ``crash loop`` (three takeovers in a row).
+    """
+
+    queue_name: str
+    consumer_name: str
+    waiting: timedelta
+    ready: timedelta
+    last_seen: timedelta | None
+    current_batch: int | None
+    pending_events: int | None
+    group_name: str | None
+    takeovers: int
+    handled: int | None
+    state: str
 
 
 class DeadLetter(NamedTuple):

@@ -121,8 +121,8 @@ def upgrade(target: str | Connection) -> Upgrade:
         found = _read_version(conn)
         if found is None:
             raise PgqueSchemaMissing(
-                f"there is no schema pgque in the database {conn.info.dbname} to be upgraded: "
-                "pgque install makes it"
+                f"there is no schema pgque in the database {conn.info.dbname} to be upgraded, or "
+                "only its structure: pgque install makes it"
             )
         if found > SCHEMA_VERSION:
             raise PgqueSchemaNewer(_newer(found))
@@ -190,7 +190,8 @@ def check_schema(target: str | Connection) -> None:
     found = schema_version(target)
     if found is None:
         raise PgqueSchemaMissing(
-            f"the schema pgque is not in this database\n{PgqueSchemaMissing.advice}"
+            "the schema pgque is not in this database, or was restored without its data\n"
+            f"{PgqueSchemaMissing.advice}"
         )
     if found > SCHEMA_VERSION:
         raise PgqueSchemaNewer(_newer(found))
@@ -324,7 +325,10 @@ def _read_version(conn: Connection) -> int | None:
     try:
         if value(conn, b"select to_regclass('pgque.config') is null"):
             return None
-        return int(value(conn, b"select schema_version from pgque.config"))
+        # The one row of config is missing where a schema was restored without its data: installing
+        # puts it back.
+        found = value(conn, b"select (select schema_version from pgque.config)")
+        return None if found is None else int(found)
     except pg.InsufficientPrivilege as error:
         user = conn.info.user
         raise PgquePermissionDenied(

@@ -6,17 +6,11 @@ Rates are differences between two samples, by the server's clock.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 
-from pgque.calls import Calls
 from pgque.metrics import Reader
-
-LATE: Final = 10.0
-"""Seconds that events wait for a tick when somebody should look for who ticks."""
-STUCK: Final = 600.0
-"""Seconds of lag, or without a sign of life, after which somebody should look at a consumer."""
 
 
 class QueueFigures(NamedTuple):
@@ -35,6 +29,8 @@ class QueueFigures(NamedTuple):
     """Sent a second since the sample before; None in the first one."""
     unticked_age: float = 0.0
     """Of the oldest event that no tick covers."""
+    state: str = "ok"
+    """As `pgque.get_queue_wait` has it: `pgque.states` says how bad it is."""
 
 
 class ConsumerFigures(NamedTuple):
@@ -45,14 +41,20 @@ class ConsumerFigures(NamedTuple):
     pending: int
     """Events before it."""
     lag: float
-    """Age of the oldest of them."""
+    """For how long the oldest of them has waited."""
     last_seen: float
     holds_batch: bool
     rate: float | None
-    """Done a second since the sample before; None in the first one, and for a member: its group has
-    it."""
+    """Handled a second since the sample before; None in the first one, and for a member: its group
+    has it."""
     member: bool = False
     """Whether it is a member of a group."""
+    state: str = "ok"
+    """As `pgque.get_consumer_wait` has it: `pgque.states` says how bad it is."""
+    takeovers: int = 0
+    """How often in a row what it holds was taken over from a member that died."""
+    handled: int | None = None
+    """Events that it has finished; None for a member."""
 
 
 class Sample(NamedTuple):
@@ -66,19 +68,6 @@ class Sample(NamedTuple):
     consumers: tuple[ConsumerFigures, ...]
 
 
-class _Groups(Calls):
-    def members(self) -> set[tuple[Any, ...]]:
-        """Return queue and name of every member of a group."""
-        return set(
-            self._rows(
-                "select q.queue_name, c.co_name from pgque.subscriber s"
-                " join pgque.queue q on q.queue_id = s.sub_queue"
-                " join pgque.consumer c on c.co_id = s.sub_consumer"
-                " where s.sub_group is not null"
-            )
-        )
-
-
 class Live:
     """Takes samples, one after the other.
 
@@ -88,7 +77,6 @@ class Live:
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._reader = Reader(conn)
         self._before: Sample | None = None
-        self._groups = _Groups(conn)
 
     def look(self) -> Sample:
         """Take a sample; rates are those since the one before.
@@ -102,20 +90,36 @@ class Live:
         consumers_before = {c[:2]: c for c in before.consumers} if before else {}
         queues: list[QueueFigures] = []
         for row in self._reader.queues():
-            now = QueueFigures._make((*row[:4], bool(row[4]), *row[5:8], None, row[9]))
+            now = QueueFigures._make((*row[:4], bool(row[4]), *row[5:8], None, row[9], row[10]))
             if (was := queues_before.get(now.queue)) and seconds > 0:
                 now = now._replace(rate=max(0.0, (now.sent - was.sent) / seconds))
             queues.append(now)
-        sent = {q.queue: q.sent for q in queues}
-        consumers: list[ConsumerFigures] = []
-        members = self._groups.members()
-        for row in self._reader.consumers():
-            held = ConsumerFigures._make((*row[:5], bool(row[5]), None, row[:2] in members))
-            known = queues_before.get(held.queue)
-            did = None if held.member else consumers_before.get(held[:2])
-            if did and known and seconds > 0:
-                done = (sent.get(held.queue, 0) - held.pending) - (known.sent - did.pending)
-                held = held._replace(rate=max(0.0, done / seconds))
-            consumers.append(held)
+        consumers = [
+            self._consumer(row, consumers_before.get(row[:2]), seconds)
+            for row in self._reader.consumers()
+        ]
         self._before = Sample(at, ticking, tuple(queues), tuple(consumers))
         return self._before
+
+    @staticmethod
+    def _consumer(
+        row: tuple[Any, ...], before: ConsumerFigures | None, seconds: float
+    ) -> ConsumerFigures:
+        queue, consumer, pending, waiting, last_seen, holds, *others = row
+        takeovers, _, handled, group, state = others
+        rate = None
+        if handled is not None and before and before.handled is not None and seconds > 0:
+            rate = max(0.0, (handled - before.handled) / seconds)
+        return ConsumerFigures(
+            queue,
+            consumer,
+            pending,
+            waiting,
+            last_seen,
+            bool(holds),
+            rate,
+            group is not None,
+            state,
+            takeovers,
+            handled,
+        )

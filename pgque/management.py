@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import starmap
-from typing import Final
+from typing import Any, Final
 
-from pgque.calls import Calls, to_interval
-from pgque.errors import PgqueDeadLetterNotFound
-from pgque.info import ConsumerInfo, DeadLetter, QueueInfo, ReplayResult
-
-_DEAD_LETTERS: Final = (
-    "select d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, d.dl_reason, d.ev_id, d.ev_time, "
-    "d.ev_txid::text::bigint, d.ev_retry, d.ev_type, d.ev_data, d.ev_extra1, d.ev_extra2, "
-    "d.ev_extra3, d.ev_extra4, c.co_name from pgque.consumer c (dl_consumer_id, co_name) join"
+from pgque.calls import (
+    Calls,
+    as_bytes,
+    decode_leniently,
+    is_converted,
+    server_encoding,
+    to_interval,
 )
+from pgque.errors import PgqueDeadLetterNotFound, PgqueInvalidArgument
+from pgque.info import (
+    ConsumerInfo,
+    ConsumerWait,
+    DeadLetter,
+    QueueInfo,
+    QueueWait,
+    ReplayResult,
+)
+
+_DEAD_LETTER: Final = (
+    "d.dl_id, d.dl_queue_id, dl_consumer_id, d.dl_time, {}, d.ev_id, d.ev_time, "
+    "d.ev_txid::text::bigint, d.ev_retry, {}, {}, {}, {}, {}, {}, c.co_name"
+)
+_TEXTS: Final = (
+    "d.dl_reason",
+    "d.ev_type",
+    "d.ev_data",
+    "d.ev_extra1",
+    "d.ev_extra2",
+    "d.ev_extra3",
+    "d.ev_extra4",
+)
+
+Setting = str | float | bool | timedelta | None
+"""A queue's setting: a text as PostgreSQL reads it, or a value; None is its default."""
 
 
 class Management(Calls):
     """What needs `pgque_admin`, and what monitoring reads with `pgque_reader`."""
 
-    def create_queue(self, queue: str) -> int:
-        """Make a queue: 1, or 0 where it exists. Calls `pgque.create_queue`; needs pgque_admin.
+    def create_queue(self, queue: str, options: Mapping[str, Setting] | None = None) -> int:
+        """Make a queue: 1, or 0 if it exists. Calls `pgque.create_queue`; needs pgque_admin.
 
-        Raises `PgqueInvalidArgument` for an empty name and for more than 57 bytes.
+        ``options`` are settings by name, as `set_queue_config` takes them: ``{"max_retries": 2}``.
+        A queue that exists keeps the settings that it has. Raises `PgqueInvalidArgument` for an
+        empty name, for more than 57 bytes and for a wrong option; then no queue is made.
         """
-        return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
+        if options is None:
+            return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
+        if not isinstance(options, Mapping):
+            raise PgqueInvalidArgument(f"options must be a mapping, not {type(options).__name__}")
+        settings = json.dumps({str(name): _as_text(value) for name, value in options.items()})
+        return int(self._value("select pgque.create_queue(%s::text, %s::jsonb)", (queue, settings)))
 
     def drop_queue(self, queue: str, force: bool = False) -> int:
         """Drop a queue with its events, retries and dead letters: 1. Calls `pgque.drop_queue`.
@@ -38,9 +72,7 @@ class Management(Calls):
             self._value("select pgque.drop_queue(%s::text, %s::boolean)", (queue, bool(force)))
         )
 
-    def set_queue_config(
-        self, queue: str, param: str, value: str | float | bool | timedelta | None
-    ) -> int:
+    def set_queue_config(self, queue: str, param: str, value: Setting) -> int:
         """Change one setting of a queue: 1. Calls `pgque.set_queue_config`; needs pgque_admin.
 
         ``param`` is ``ticker_max_count``, ``ticker_max_lag``, ``ticker_idle_period``,
@@ -49,14 +81,8 @@ class Management(Calls):
         timedelta, or None for the default.
         Raises `PgqueQueueNotFound` and `PgqueInvalidArgument`.
         """
-        if isinstance(value, timedelta):
-            value = f"{value // timedelta(microseconds=1)} microseconds"
-        text = None if value is None else str(value)
-        return int(
-            self._value(
-                "select pgque.set_queue_config(%s::text, %s::text, %s::text)", (queue, param, text)
-            )
-        )
+        query = "select pgque.set_queue_config(%s::text, %s::text, %s::text)"
+        return int(self._value(query, (queue, param, _as_text(value))))
 
     def ticker(self, queue: str) -> int | None:
         """Tick a queue if a tick is due: its id, else None. Calls `pgque.ticker(queue)`.
@@ -96,7 +122,7 @@ class Management(Calls):
 
         Calls `pgque.get_queue_info`; needs pgque_reader. Raises `PgqueQueueNotFound`.
         """
-        rows = self._rows(
+        rows = self._times(
             """
             select queue_name, queue_ntables, queue_cur_table, queue_rotation_period,
                    queue_switch_time, queue_external_ticker, queue_ticker_paused,
@@ -116,7 +142,7 @@ class Management(Calls):
         Calls `pgque.get_consumer_info`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueConsumerNotFound`.
         """
-        rows = self._rows(
+        rows = self._times(
             """
             select queue_name, consumer_name, lag, last_seen, last_tick, current_batch, next_tick,
                    pending_events
@@ -126,31 +152,71 @@ class Management(Calls):
         )
         return list(starmap(ConsumerInfo, rows))
 
+    def queue_wait(self, queue: str | None = None) -> list[QueueWait]:
+        """Return for how long events have waited for a tick: of one queue, or of all, by name.
+
+        Calls `pgque.get_queue_wait`; needs pgque_reader. Raises `PgqueQueueNotFound`.
+        """
+        rows = self._times(
+            "select queue_name, ev_new, waiting, state from pgque.get_queue_wait(%s::text)",
+            (queue,),
+        )
+        return list(starmap(QueueWait, rows))
+
+    def consumer_wait(
+        self, queue: str | None = None, consumer: str | None = None
+    ) -> list[ConsumerWait]:
+        """Return for how long events have waited for consumers, by queue and name; None means all.
+
+        Calls `pgque.get_consumer_wait`; needs pgque_reader. Raises `PgqueQueueNotFound` and
+        `PgqueConsumerNotFound`.
+        """
+        rows = self._times(
+            """
+            select queue_name, consumer_name, waiting, ready, last_seen, current_batch,
+                   pending_events, group_name, takeovers, handled, state
+              from pgque.get_consumer_wait(%s::text, %s::text)
+            """,
+            (queue, consumer),
+        )
+        return list(starmap(ConsumerWait, rows))
+
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """Return at most ``limit`` dead letters of a queue, newest first.
 
         Calls `pgque.dlq_inspect`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueInvalidArgument`.
         """
-        rows = self._rows(
-            f"{_DEAD_LETTERS} pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id)"
-            " order by d.dl_id desc",
+        return self._dead_letters(
+            "pgque.dlq_inspect(%s::text, %s::int) d using (dl_consumer_id) order by d.dl_id desc",
             (queue, limit),
         )
-        return list(starmap(DeadLetter, rows))
 
     def dead_letter(self, dead_letter_id: int) -> DeadLetter:
         """Return one dead letter. Reads `pgque.dead_letter`; needs pgque_reader.
 
         Raises `PgqueDeadLetterNotFound`.
         """
-        rows = self._rows(
-            f"{_DEAD_LETTERS} pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
+        found = self._dead_letters(
+            "pgque.dead_letter d using (dl_consumer_id) where dl_id = %s::bigint",
             (dead_letter_id,),
         )
-        if not rows:
+        if not found:
             raise PgqueDeadLetterNotFound(f"dead letter entry not found: {dead_letter_id}")
-        return DeadLetter(*rows[0])
+        return found[0]
+
+    def _dead_letters(self, which: str, params: Sequence[Any]) -> list[DeadLetter]:
+        """Return dead letters; bytes that are no text, which may be why they died, are escaped."""
+        is_plain = is_converted(self._conn)
+        columns = _DEAD_LETTER.format(*(_TEXTS if is_plain else map(as_bytes, _TEXTS)))
+        rows = self._times(
+            f"select {columns} from pgque.consumer c (dl_consumer_id, co_name) join {which}",  # noqa: S608
+            params,
+        )
+        if not is_plain:
+            encoding = server_encoding(self._conn)
+            rows = [decode_leniently(row, encoding) for row in rows]
+        return list(starmap(DeadLetter, rows))
 
     def replay(self, dead_letter_id: int) -> int:
         """Send a dead letter again, to every consumer of its queue, and remove it: the event id.
@@ -176,3 +242,9 @@ class Management(Calls):
         """
         age = to_interval(older_than, "older_than")
         return int(self._value("select pgque.dlq_purge(%s::text, %s::interval)", (queue, age)))
+
+
+def _as_text(value: Setting) -> str | None:
+    if isinstance(value, timedelta):
+        return f"{value // timedelta(microseconds=1)} microseconds"
+    return None if value is None else str(value)

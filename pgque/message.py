@@ -348,5 +348,7 @@ def _decode(text: str | None, what: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise PgquePayloadError(f"{what} is nested too deeply to be decoded") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise PgquePayloadError(f"{what} is not JSON: {error}") from error
+    except ValueError as error:  # a number with more digits than Python reads
+        raise PgquePayloadError(f"{what} cannot be decoded: {error}") from error

@@ -18,9 +18,11 @@ import psycopg
 
 from pgque.calls import Calls, connection_defaults, settle_for_pooler
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
+from pgque.extras import need
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Batch, Observer
+from pgque.states import CONSUMER_STATES
 from pgque.ticker import LEADER
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ QUEUES: Final = (
     Family(
         "pgque_queue_events_sent",
         "counter",
-        "Events sent since the queue was made, rolled back ones included.",
+        "Events sent since the queue was made, rolled back ones included, retries left out.",
         _QUEUE,
     ),
     Family("pgque_queue_events_unticked", "gauge", "Events that no tick covers yet.", _QUEUE),
@@ -104,7 +106,7 @@ CONSUMERS: Final = (
     Family(
         "pgque_consumer_lag_seconds",
         "gauge",
-        "Age of the oldest event before the consumer.",
+        "For how long the oldest event before the consumer has waited.",
         _CONSUMER,
     ),
     Family(
@@ -114,6 +116,18 @@ CONSUMERS: Final = (
         _CONSUMER,
     ),
     Family("pgque_consumer_batch_open", "gauge", "1 while the consumer holds a batch.", _CONSUMER),
+    Family(
+        "pgque_consumer_takeovers",
+        "gauge",
+        "How often in a row what it holds was taken over from a member that died.",
+        _CONSUMER,
+    ),
+    Family(
+        "pgque_consumer_state",
+        "gauge",
+        ", ".join(f"{number} {word}" for number, word in enumerate(CONSUMER_STATES)) + ".",
+        _CONSUMER,
+    ),
 )
 """In the order of the columns of `Reader.consumers`, after the names."""
 
@@ -147,7 +161,7 @@ def collector(dsn: str) -> Collector:
     :param dsn: libpq connection string.
     :raises ModuleNotFoundError: without prometheus-client.
     """
-    _need_prometheus()
+    need("prometheus_client")
     return _DatabaseCollector(dsn)
 
 
@@ -164,7 +178,7 @@ class ConsumerMetrics(Observer, Collector):
     """
 
     def __init__(self, buckets: Sequence[float] = BUCKETS) -> None:
-        _need_prometheus()
+        need("prometheus_client")
         self._bounds = [float(bound) for bound in buckets]
         if not self._bounds or self._bounds != sorted(set(self._bounds)):
             raise PgqueInvalidArgument(f"buckets must be ascending, not {buckets!r}")
@@ -278,7 +292,7 @@ class Reader(Calls):
     """Reads the figures of a database."""
 
     def queues(self) -> list[tuple[Any, ...]]:
-        """Return a row for each queue: its name, then what `QUEUES` says."""
+        """Return a row for each queue: its name, then `QUEUES`, then its state in a word."""
         rows = self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
         # A reader may not look at a queue's sequence: what was sent is what the newest tick saw of
         # it, and what came since. A tick that the first statement saw is there for the second.
@@ -291,13 +305,16 @@ class Reader(Calls):
         ]
 
     def consumers(self) -> list[tuple[Any, ...]]:
-        """Return a row for each consumer, members of groups included: names, then `CONSUMERS`."""
-        return self._rows(_ASK_CONSUMERS)
+        """Return a row for each consumer or member: names, `CONSUMERS`, and what is not shown.
+
+        That is the number of events it has handled, the group of a member, and the state.
+        """
+        words = list(CONSUMER_STATES)
+        return [(*r[:-3], words.index(r[-1]), *r[-3:]) for r in self._rows(_ASK_CONSUMERS)]
 
     def now_and_ticking(self) -> tuple[float, bool]:
         """Return the server's time in seconds since 1970, and whether a ticker leads."""
-        [(at, ticking)] = self._rows(_ASK_TICKER)
-        return at, ticking
+        return self._rows(_ASK_TICKER)[0]
 
 
 _ASK_QUEUES: Final = """
@@ -311,20 +328,21 @@ select i.queue_name,
         limit %s::int) counted),
        extract(epoch from i.queue_rotation_period)::float8,
        extract(epoch from w.waiting)::float8,
-       q.queue_id, i.last_tick_id
+       w.state, q.queue_id, i.last_tick_id
   from pgque.get_queue_info() i
   join pgque.get_queue_wait() w using (queue_name)
   join pgque.queue q using (queue_name)
 """
 _ASK_COUNTED: Final = """
-select t.tick_queue, t.tick_seq_after
+select t.tick_queue, t.tick_seq_after - coalesce(t.tick_put_back, 0)
   from unnest(%b::int[], %b::bigint[]) as newest (queue_id, tick_id)
   join pgque.tick t on t.tick_queue = newest.queue_id and t.tick_id = newest.tick_id
 """
 _ASK_CONSUMERS: Final = """
 select queue_name, consumer_name, coalesce(pending_events, 0),
        extract(epoch from waiting)::float8,
-       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int
+       coalesce(extract(epoch from last_seen), 0)::float8, (current_batch is not null)::int,
+       takeovers, handled, group_name, state
   from pgque.get_consumer_wait()
 """
 _ASK_TICKER: Final = f"select extract(epoch from clock_timestamp())::float8, exists ({LEADER})"  # noqa: S608
@@ -372,12 +390,3 @@ def _metric(family: Family) -> Any:
         "histogram": core.HistogramMetricFamily,
     }
     return kinds[family.kind](family.name, family.text, labels=family.labels)
-
-
-def _need_prometheus() -> None:
-    try:
-        import prometheus_client  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "prometheus-client is missing: pip install 'pgque[metrics]'", name=error.name
-        ) from error

@@ -15,6 +15,7 @@ from typing import Any, Final
 import psycopg
 
 from pgque.calls import new_cursor
+from pgque.failures import describe, is_loggable
 from pgque.logs import Fields
 from pgque.message import Message, sent_at
 
@@ -102,10 +103,7 @@ class Watch:
         self._clock.look()
         self._batch = batch = Batch(*self._who, messages[0].batch_id, messages)
         for tell in self._on_batch:
-            try:
-                tell(batch)
-            except Exception:
-                self._complain(tell)
+            self._tell(tell, batch)
 
     def begin(self, message: Message) -> None:
         """Tell that a handler is called now."""
@@ -115,10 +113,7 @@ class Watch:
             if delay < 0.0:
                 delay = 0.0
             for tell in self._on_handling:
-                try:
-                    tell(self._batch, message, delay)
-                except Exception:
-                    self._complain(tell)
+                self._tell(tell, self._batch, message, delay)
         self._began = perf_counter()
 
     def end(self, message: Message, error: BaseException | None) -> None:
@@ -126,21 +121,24 @@ class Watch:
         assert self._batch is not None
         seconds = perf_counter() - self._began
         for tell in self._on_handled:
-            try:
-                tell(self._batch, message, seconds, error)
-            except Exception:
-                self._complain(tell)
+            self._tell(tell, self._batch, message, seconds, error)
 
-    def _complain(self, tell: Callable[..., None]) -> None:
-        queue, consumer, _ = self._who
-        logger.warning(
-            "observer %s of %s/%s failed",
-            getattr(tell, "__qualname__", tell),
-            queue,
-            consumer,
-            exc_info=True,
-            extra=Fields(queue=queue, consumer=consumer),
-        )
+    def _tell(self, tell: Callable[..., None], *what: Any) -> None:
+        try:
+            tell(*what)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            queue, consumer, _ = self._who
+            logger.warning(
+                "observer %s of %s/%s failed: %s",
+                getattr(tell, "__qualname__", tell),
+                queue,
+                consumer,
+                describe(error),
+                exc_info=error if is_loggable(error) else None,
+                extra=Fields(queue=queue, consumer=consumer),
+            )
 
 
 def _has(observer: Observer, method: str) -> bool:

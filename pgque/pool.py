@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +15,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequest
 
 from pgque.calls import connection_defaults, settle_for_pooler
 from pgque.client import PgqueClient, connect
+from pgque.connections import OwnConnection
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
 from pgque.logs import Fields
 
@@ -34,10 +37,11 @@ class ClientPool:
     ``check``                   test each connection before it is handed out, which costs a round
                                 trip and spares callers the errors after a server's restart (False)
     ``name``                    appears in psycopg's log and thread names
-    ``open``                    open at once; else call `open` later, as after a fork (True)
+    ``open``                    open at once; else call `open` later (True)
 
     Opening connects once by itself and so raises what `connect` raises, at once. Behind a pooler no
-    statements are prepared.
+    statements are prepared. A process that was forked from the one that opened the pool has
+    connections of its own, from the first call on.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class ClientPool:
         open: bool = True,  # noqa: A002
     ) -> None:
         self._dsn = dsn
-        self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
+        self._make = partial(
+            ConnectionPool[psycopg.Connection[Any]],
             dsn,
+            connection_class=OwnConnection,
             kwargs=connection_defaults(dsn),
             min_size=min_size,
             max_size=max_size,
@@ -71,21 +77,38 @@ class ClientPool:
             name=name,
             open=False,
         )
+        self._is_open = False
+        self._pools = {os.getpid(): self._make()}
+        """By process: a forked child leaves its parent's alone."""
         if open:
             self.open()
 
     @property
     def pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
-        """The psycopg pool, for its statistics and for what pgque has no word for."""
-        return self._pool
+        """The psycopg pool of this process, for what pgque has no word for."""
+        pool = self._pools.get(os.getpid())
+        return self._pool_after_fork() if pool is None else pool
+
+    def _pool_after_fork(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        for inherited in list(self._pools.values()):
+            # Else deleting it would wait for a lock that a thread of the parent may hold.
+            inherited._closed = True
+        # No lock of our own, for the same reason: setdefault is atomic.
+        pool = self._pools.setdefault(os.getpid(), self._make())
+        if self._is_open:
+            with mapped:
+                pool.open()
+        return pool
 
     def open(self) -> None:
         """Open the pool; do nothing where it is open. Raises what `connect` raises."""
-        if not self._pool.closed:
+        pool = self.pool
+        if not pool.closed:
             return
         connect(self._dsn).close()
         with mapped:
-            self._pool.open()
+            pool.open()
+        self._is_open = True
 
     @contextmanager
     def client(self, timeout: float | None = None) -> Iterator[PgqueClient]:
@@ -94,26 +117,32 @@ class ClientPool:
         It is committed at the end of the block and rolled back where the block raises. ``timeout``
         are the seconds to wait for a connection, by default the pool's. Do not keep the client
         beyond the block. Raises `PgqueConnectionError` where none becomes free, and at the end of
-        the block what the commit raises.
+        the block what the commit raises: `PgqueTransactionAborted` if the block has passed over an
+        error of the server, because nothing of it can be committed then.
         """
-        conn = self._borrow(timeout)
+        pool, owner = self.pool, os.getpid()
+        conn = self._borrow(pool, timeout)
         try:
-            try:
-                yield PgqueClient(conn)
-            except BaseException:
-                self._undo(conn)
-                raise
+            client = PgqueClient(conn)
+            yield client
             with mapped:
-                conn.commit()
+                client.conn.commit()
+        except BaseException:
+            if os.getpid() == owner:
+                self._undo(conn)
+            raise
         finally:
-            self._pool.putconn(conn)
+            if os.getpid() == owner:
+                pool.putconn(conn)
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool; connections that are lent out are closed as they come back.
 
         ``timeout`` are the seconds to wait for the pool's threads.
         """
-        self._pool.close(timeout)
+        self._is_open = False
+        if pool := self._pools.get(os.getpid()):
+            pool.close(timeout)
 
     def __enter__(self) -> ClientPool:
         self.open()
@@ -127,9 +156,12 @@ class ClientPool:
     ) -> None:
         self.close()
 
-    def _borrow(self, timeout: float | None) -> psycopg.Connection[Any]:
+    @staticmethod
+    def _borrow(
+        pool: ConnectionPool[psycopg.Connection[Any]], timeout: float | None
+    ) -> psycopg.Connection[Any]:
         try:
-            return self._pool.getconn(timeout)
+            return pool.getconn(timeout)
         except (PoolTimeout, TooManyRequests) as error:
             raise PgqueConnectionError(
                 f"no connection of the pool became free: {error}\n"

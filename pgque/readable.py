@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
+
+FOREVER: Final = timedelta.max.total_seconds()
 
 
 def readable(value: object) -> str:
@@ -14,7 +17,7 @@ def readable(value: object) -> str:
     if isinstance(value, timedelta):
         return duration(value)
     if isinstance(value, datetime):
-        return value.astimezone().isoformat(" ", "seconds")
+        return _moment(value)
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -22,14 +25,26 @@ def readable(value: object) -> str:
     return printable(str(value))
 
 
+def _moment(time: datetime) -> str:
+    if time.replace(tzinfo=None) in (datetime.min, datetime.max):  # what infinity is loaded as
+        return "-infinity" if time.year == 1 else "infinity"
+    try:
+        return time.astimezone().isoformat(" ", "seconds")
+    except (OverflowError, ValueError, OSError):  # beyond the years of Python in the zone here
+        return time.isoformat(" ", "seconds")
+
+
 def duration(time: timedelta | float | None) -> str:
     """Return seconds or a timedelta with two digits and a unit, as 2.4 ms, 12 s or 1.5 h.
 
-    A duration below ten thousand days takes seven characters at most; None is "-".
+    A duration below ten thousand days takes seven characters at most; None is "-", and what
+    PostgreSQL calls infinity is "forever".
     """
     if time is None:
         return "-"
     seconds = time.total_seconds() if isinstance(time, timedelta) else time
+    if seconds >= FOREVER:
+        return "forever"
     if seconds < 0:
         return f"-{duration(-seconds)}"
     if seconds < 0.9995:

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import psycopg
 
-from pgque.calls import Calls, may_prepare, new_cursor
+from pgque.calls import Calls, execute, new_cursor
+from pgque.connections import check_process
 from pgque.errors import mapped
 from pgque.message import encode_headers, encode_key
 from pgque.traces import sending, tracing
@@ -75,13 +76,11 @@ class Sender(Calls):
     def _send_plain(self, queue: str, type: str, text: str) -> int:  # noqa: A002
         # A cursor that has run this before runs it again in 12 us less. It knows one encoding only,
         # and holds on to the text that it sent last.
+        check_process(self._process)
         encoding = self._conn.pgconn.parameter_status(b"client_encoding")
         with mapped:
             cursor = self._cursors.pop(encoding, None) or new_cursor(self._conn)
-            prepare = may_prepare(self._conn)
-            row = cursor.execute(
-                _SEND, (queue, type, text), prepare=prepare, binary=True
-            ).fetchone()
+            row = execute(cursor, _SEND, (queue, type, text)).fetchone()
         assert row is not None
         if len(text) <= LONGEST_TEXT_KEPT:
             self._cursors[encoding] = cursor

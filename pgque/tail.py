@@ -31,6 +31,7 @@ class Tail(Calls):
     :param since: an aware time: events committed after about it come first, as far as they are
         still kept. Without it only what is committed from now on.
     :raises PgqueQueueNotFound: where there is no such queue.
+    :raises PgquePermissionDenied: where row security hides events from this user.
     """
 
     def __init__(
@@ -41,11 +42,15 @@ class Tail(Calls):
         self._seen = self._value(
             "select coalesce("
             "(select t.tick_snapshot from pgque.tick t where t.tick_queue = %s::int "
-            "and t.tick_time <= %s::timestamptz order by t.tick_id desc limit 1), "
+            # Before the first later tick: a clock that was set back showed some times twice.
+            "and %s::timestamptz is not null and t.tick_id < coalesce((select later.tick_id "
+            "from pgque.tick later where later.tick_queue = t.tick_queue "
+            "and later.tick_time > %s::timestamptz order by later.tick_id limit 1), t.tick_id + 1) "
+            "order by t.tick_id desc limit 1), "
             "case when %s::timestamptz is not null then (select t.tick_snapshot from pgque.tick t "
             "where t.tick_queue = %s::int order by t.tick_id limit 1) end, "
             "pg_current_snapshot())::text",
-            (number, since, since, number),
+            (number, since, since, since, number),
         )
         # What was in progress at the last look is found by its transaction; the rest began later.
         self._query: Final = sql.SQL(

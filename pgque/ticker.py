@@ -41,6 +41,9 @@ SHORTEST_CHORE_PAUSE = 0.02
 RETRY_EVERY = 0.1
 MAINTAIN_EVERY = 1.0
 REPEAT_WARNING_AFTER = 60.0
+LOOK_FOR_LATE_TICKS_EVERY = 5.0
+STAND_IN_FOR = 60.0
+"""So long one that stands by ticks beside a leader that did not."""
 GONE_AFTER = "3s"
 """The server ends a ticker's session that is silent for so long: a process that hangs, or whose
 machine is gone, must not keep the lead."""
@@ -78,6 +81,7 @@ class Ticker:
         self._leading = False
         self._listening = False
         self._warned: dict[str, float] = {}
+        self._looked = self._stands_in_until = float("-inf")
         self._chores: list[_Chore] = []
         self._longest_pause = STANDBY_PAUSE
         self._wakeup: Wakeup | None = None
@@ -108,6 +112,7 @@ class Ticker:
         connected_before = False
         with stop_on_signals(self.stop):
             while not self._stop.is_set():
+                self._leading = self._listening = False
                 try:
                     with Wakeup(self._dsn, self._channels) as wakeup:
                         self._wakeup = wakeup
@@ -163,7 +168,7 @@ class Ticker:
     def _serve(self, wakeup: Wakeup, may_tick: bool, backoff: Backoff) -> None:
         rounds = _Rounds(wakeup, self._interval)
         # Not each time that a notification for somebody else in this process comes.
-        claim = _Chore(lambda conn: self._take_the_lead(wakeup), STANDBY_PAUSE)
+        claim = _Chore(lambda conn: self._claim(wakeup, rounds), STANDBY_PAUSE)
         while not self._stop.is_set():
             if may_tick and not self._leading:
                 claim.run_if_due(wakeup.conn)
@@ -179,6 +184,12 @@ class Ticker:
             if channels:
                 self._on_notify(channels)
 
+    def _claim(self, wakeup: Wakeup, rounds: _Rounds) -> None:
+        self._take_the_lead(wakeup)
+        if not self._leading:
+            with mapped:
+                self._stand_in(wakeup, rounds)
+
     def _take_the_lead(self, wakeup: Wakeup) -> None:
         if wakeup.pooled:
             self._leading = True  # no session can hold a lock there; each queue's own is enough
@@ -191,6 +202,28 @@ class Ticker:
             wakeup.listen(CHANNEL)
         self._leading = True
         logger.info("ticker: leading")
+
+    def _stand_in(self, wakeup: Wakeup, rounds: _Rounds) -> None:
+        """Tick once where ticks are late: each queue has a lock of its own, so two may tick.
+
+        Any session may take the lock of the leader, and a leader may hang.
+        """
+        now = time.monotonic()
+        if now >= self._stands_in_until:
+            if now - self._looked < LOOK_FOR_LATE_TICKS_EVERY:
+                return
+            self._looked = now
+            late = wakeup.conn.execute("select pgque.ticks_are_late()").fetchone()
+            if late is None or not late[0]:
+                return
+            self._stands_in_until = now + STAND_IN_FOR
+            leader = wakeup.conn.execute(LEADER).fetchone()
+            text = (
+                f"no tick for more than 5 seconds, although backend {leader and leader[0]} leads: "
+                "ticking without the lead"
+            )
+            logger.warning("ticker: %s", text, extra=Fields(error=text))
+        rounds.look()
 
     def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
         text = notice.message_primary or ""

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from pgque.extras import need
+from pgque.failures import describe, is_loggable
 from pgque.observers import Batch, Observer
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ class Traces(Observer):
     """Makes a span of each message. A `Consumer` has one of its own where traces are in use."""
 
     def __init__(self) -> None:
+        need("opentelemetry.trace")
         self._here = _Open()
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:
@@ -143,9 +146,10 @@ class Traces(Observer):
         span, token = self._here.spans.pop()
         context.detach(token)
         if error is not None:
-            span.record_exception(error)
+            if is_loggable(error):
+                span.record_exception(error)
             span.set_attribute("error.type", _name(error))
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            span.set_status(Status(StatusCode.ERROR, describe(error)))
         span.end()
 
 

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from pgque.calls import connection_defaults, settle_for_pooler
+from pgque.connections import OwnConnection
 from pgque.errors import mapped
 
 logger = logging.getLogger("pgque.wakeup")
@@ -49,7 +50,7 @@ class Wakeup:
 
     def __init__(self, dsn: str, channels: Iterable[str]) -> None:
         with mapped:
-            self.conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
+            self.conn = OwnConnection.connect(dsn, autocommit=True, **connection_defaults(dsn))
         self._heard: set[str] = set()
         self._selector = selectors.DefaultSelector()
         self._bell, self._ear = socket.socketpair()

@@ -24,17 +24,32 @@ create table if not exists pgque.config (
     slot_seconds int not null default 60,
     ledger_max_bytes bigint not null default 8388608,
     cluster_id bigint,
-    checked_in timestamptz
+    checked_in timestamptz,
+    table_id oid
 );
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_attribute a where a.attrelid = 'pgque.config'::regclass and a.attname = 'table_id'
+    ) then
+        alter table pgque.config add column table_id oid;
+    end if;
+end
+$$;
 comment on table pgque.config is
     'One row: version of the schema and settings. Written by set-up only, never by a batch or a tick.';
 comment on column pgque.config.cluster_id is
     'The cluster in which the transaction ids of the newest ticks were handed out: see 15_restore.sql.';
 comment on column pgque.config.checked_in is
     'The start of the server since which cluster_id is known to be right: a restored database finds another.';
+comment on column pgque.config.table_id is 'The oid of this table: a restored one has another.';
 
 insert into pgque.config (schema_version)
-values (1)
+select ours.version
+from (
+    values (1)
+) ours (version)
+where not exists (select from pgque.config)
 on conflict (singleton) do nothing;
 
 create table if not exists pgque.queue (
@@ -53,12 +68,10 @@ create table if not exists pgque.queue (
     queue_data_pfx text not null,
     queue_event_seq text not null,
     queue_max_retries int not null default 5,
-    queue_forced_after bigint not null default 0,
     queue_history_tick bigint not null default 1,
     queue_floor bigint not null default -1
 );
 comment on table pgque.queue is 'One row per queue. Written by set-up and rotation only, never by a send or a batch.';
-comment on column pgque.queue.queue_forced_after is 'force_next_tick was called at this tick: the one after it is due.';
 comment on column pgque.queue.queue_history_tick is 'The oldest tick after which every event is still in the log.';
 comment on column pgque.queue.queue_floor is 'The tick_floor of the ticks that are taken now.';
 
@@ -99,6 +112,8 @@ create table if not exists pgque.cursor (
     cur_place pgque.place,
     cur_end pgque.place,
     cur_upto pgque.place,
+    cur_takeovers int,
+    cur_skipped bigint,
     primary key (cur_sub, cur_seq)
 );
 -- Not "create index if not exists": that waits for whoever has written to the table, and lets
@@ -112,6 +127,16 @@ end
 $$;
 create table if not exists pgque.cursor_0 (like pgque.cursor including all) inherits (pgque.cursor);
 create table if not exists pgque.cursor_1 (like pgque.cursor including all) inherits (pgque.cursor);
+-- Looked up before, because "add column if not exists" waits for every session that has used the table.
+do $$
+begin
+    if not exists (
+        select from pg_attribute a where a.attrelid = 'pgque.cursor'::regclass and a.attname = 'cur_takeovers'
+    ) then
+        alter table pgque.cursor add column cur_takeovers int, add column cur_skipped bigint;
+    end if;
+end
+$$;
 comment on table pgque.cursor is 'Where each subscriber stands: the row with the greatest cur_seq counts.';
 comment on table pgque.cursor_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.cursor_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -121,6 +146,10 @@ comment on column pgque.cursor.cur_next_tick is 'The tick at which the window en
 comment on column pgque.cursor.cur_place is 'Events of that window up to here are done; null: none is.';
 comment on column pgque.cursor.cur_end is 'A member''s piece of that window ends here; null: with the window.';
 comment on column pgque.cursor.cur_batch is 'The open batch; null: none is.';
+comment on column pgque.cursor.cur_takeovers is
+    'How often in a row a member''s piece was taken over from a member that died, without progress; null: never.';
+comment on column pgque.cursor.cur_skipped is
+    'Events that the subscriber passed without handling them: those before its subscription, and those of a seek.';
 comment on column pgque.cursor.cur_upto is 'The open batch ends here; null: with its window or piece.';
 
 create table if not exists pgque.tick (
@@ -133,10 +162,26 @@ create table if not exists pgque.tick (
     tick_seq_after bigint not null,
     tick_waiting xid8[] not null default '{}',
     tick_floor bigint not null default -1,
+    tick_forced bigint,
+    tick_put_back bigint,
     primary key (tick_queue, tick_id)
 );
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
 create table if not exists pgque.tick_1 (like pgque.tick including all) inherits (pgque.tick);
+-- Looked at first, because "alter table" locks the table though there is nothing to do.
+do $$
+begin
+    if not exists (select from pg_attribute where attrelid = 'pgque.tick'::regclass and attname = 'tick_forced') then
+        alter table pgque.tick add column tick_forced bigint;
+    end if;
+    if exists (select from pg_attribute where attrelid = 'pgque.queue'::regclass and attname = 'queue_forced_after') then
+        alter table pgque.queue drop column queue_forced_after;
+    end if;
+    if not exists (select from pg_attribute where attrelid = 'pgque.tick'::regclass and attname = 'tick_put_back') then
+        alter table pgque.tick add column tick_put_back bigint;
+    end if;
+end
+$$;
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
 comment on table pgque.tick_0 is 'A child of the ledger: see 16_ledger.sql.';
 comment on table pgque.tick_1 is 'A child of the ledger: see 16_ledger.sql.';
@@ -148,6 +193,11 @@ comment on column pgque.tick.tick_waiting is
     'Transactions that may hold ids up to tick_seq_after and had not finished: when one does, a tick is due.';
 comment on column pgque.tick.tick_floor is
     'Events up to this id were written before a restore; their transaction ids mean nothing here.';
+
+comment on column pgque.tick.tick_forced is
+    'How often force_next_tick had been called before the tick: where that differs from now, a tick is due. Null: never.';
+comment on column pgque.tick.tick_put_back is
+    'How many of the ids up to tick_seq_after were used for redeliveries, not for new events; null: none.';
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids: each is handed out once and is a fencing token.';
@@ -201,6 +251,23 @@ create table if not exists pgque.dead_letter (
 comment on table pgque.dead_letter is 'Events that a consumer could not handle, with the reason.';
 comment on column pgque.dead_letter.dl_queue_id is
     'No foreign key: it would make a nack wait for drop_queue, which waits for the consumer.';
+
+create table if not exists pgque.restore_report (
+    reported_at timestamptz not null default clock_timestamp(),
+    queue_name text not null,
+    consumer_name text,
+    lost_at_most bigint,
+    detail text not null
+);
+comment on table pgque.restore_report is
+    'What a dump lacked and no repair could give back. pgque doctor shows it; delete the rows when you have read them.';
+do $$
+begin
+    if (select c.relreplident <> 'f' from pg_catalog.pg_class c where c.oid = 'pgque.restore_report'::regclass) then
+        alter table pgque.restore_report replica identity full; -- so that rows can be deleted if it is published
+    end if;
+end
+$$;
 
 do $$
 begin
@@ -262,3 +329,29 @@ left join lateral (
     limit 1
 ) c on true;
 comment on view pgque.subscription is 'Each subscription with the place where it stands now.';
+
+-- Readers have to see all rows
+
+create or replace function pgque._turn_off_row_security(tables regclass[])
+returns int
+language plpgsql
+as $$
+declare
+    secured regclass;
+    turned_off int := 0;
+begin
+    for secured in select c.oid from pg_class c where c.oid = any (tables) and c.relrowsecurity order by c.oid loop
+        raise notice 'pgque: row security was on for %, which readers have to see whole: turned off', secured;
+        execute format('alter table %s disable row level security, no force row level security', secured);
+        turned_off := turned_off + 1;
+    end loop;
+    if exists (select from pg_class c where c.oid = any (tables) and c.relrowsecurity) then
+        raise exception 'row security stays on for %', tables
+            using errcode = 'insufficient_privilege',
+                hint = 'An event trigger turns it on again: let it leave the tables of the schema pgque alone.';
+    end if;
+    return turned_off;
+end
+$$;
+comment on function pgque._turn_off_row_security(regclass[]) is
+    'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';

@@ -10,6 +10,10 @@
 --   * a transaction has finished that may hold an id counted before (tick_waiting).
 -- The second finds the late commit: its id was counted by a tick that could not see its event.
 -- An idle queue has neither, so nothing is written.
+--
+-- force_next_tick counts up a sequence of the queue, and a tick keeps the count that it found before its snapshot.
+-- A sequence, because a row would have to be updated. It is not transactional: the next tick is due at once, and
+-- although the caller rolls back. After a restore the two may differ, which makes one tick due.
 
 create or replace function pgque._sequence_value(sequence_name text)
 returns bigint
@@ -31,11 +35,55 @@ begin
             using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
     elsif pgque._is_from_the_future(last.tick_snapshot) then
         return pgque._rebase_ticks(q, last);
+    elsif pgque._sequence_value(q.queue_event_seq) < last.tick_seq_after then
+        perform pgque._advance_event_ids(q, last, false);
     end if;
     return last;
 end
 $$;
-comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased where it must be; PQ011 where there is none.';
+comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased if it must be, with the sequence of the log not behind it; PQ011 if there is none.';
+
+create or replace function pgque._force_sequence(q pgque.queue)
+returns text
+language sql immutable
+as $$
+    select q.queue_data_pfx || '_force_seq'
+$$;
+comment on function pgque._force_sequence(pgque.queue) is 'The name of the sequence that force_next_tick counts up.';
+
+create or replace function pgque._make_force_sequence(log text)
+returns void
+language plpgsql
+as $$
+begin
+    execute format('create sequence if not exists %s_force_seq', log);
+    execute format('revoke all on sequence %s_force_seq from public', log);
+    execute format('comment on sequence %s_force_seq is %L', log, 'How often a tick of ' || log || ' was forced.');
+end
+$$;
+comment on function pgque._make_force_sequence(text) is 'Makes the sequence that force_next_tick counts up for a log.';
+
+-- For queues that were made without.
+do $$
+declare
+    q pgque.queue;
+begin
+    for q in select * from pgque.queue order by queue_id loop
+        if to_regclass(pgque._force_sequence(q)) is null then
+            perform pgque._make_force_sequence(q.queue_data_pfx);
+        end if;
+    end loop;
+end
+$$;
+
+create or replace function pgque._times_forced(q pgque.queue)
+returns bigint
+language sql volatile
+as $$
+    select coalesce(pg_sequence_last_value(to_regclass(pgque._force_sequence(q))), 0)
+$$;
+comment on function pgque._times_forced(pgque.queue) is
+    'How often force_next_tick was called; 0 where the sequence is missing, as after a restore without it.';
 
 create or replace function pgque._next_tick(
     q pgque.queue, last pgque.tick, seq_before bigint, snap pg_snapshot, may_have_sent boolean
@@ -51,6 +99,10 @@ begin
     t.tick_snapshot := snap;
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
     t.tick_event_seq := t.tick_seq_after;
+    -- Read later than the ids: never more than there were ids meanwhile, so that what is left of them does not shrink.
+    t.tick_put_back := greatest(last.tick_put_back, least(
+        coalesce(pg_sequence_last_value(to_regclass(q.queue_data_pfx || '_put_back')), 0),
+        coalesce(last.tick_put_back, 0) + t.tick_seq_after - last.tick_seq_after));
     t.tick_time := clock_timestamp();
     if seq_before > last.tick_seq_before and pg_snapshot_xmin(snap) = pg_snapshot_xmax(snap) then
         t.tick_waiting := '{}';
@@ -102,6 +154,7 @@ begin
     if not pgque._is_due(q, last) then
         return null;
     end if;
+    last.tick_forced := pgque._times_forced(q);
     seq := pgque._sequence_value(q.queue_event_seq);
     snap := pgque._snapshot();
     return pgque._store_tick(q, pgque._next_tick(q, last, seq, snap, may_have_sent));
@@ -122,10 +175,13 @@ declare
     snap pg_snapshot;
 begin
     foreach q in array queues loop
-        if pg_try_advisory_xact_lock(1885827446, q.queue_id) then -- else another ticker is at this queue
+        if not pg_try_advisory_xact_lock(1885827446, q.queue_id) then
+            perform pgque._warn_of_held_tick(q); -- unless another ticker is at this queue
+        else
             last := pgque._need_last_tick(q);
             if pgque._is_due(q, last) then
                 due := due || q;
+                last.tick_forced := pgque._times_forced(q);
                 lasts := lasts || last;
                 seqs := seqs || pgque._sequence_value(q.queue_event_seq);
             end if;
@@ -149,14 +205,13 @@ returns boolean
 language plpgsql
 as $$
 declare
-    age interval := clock_timestamp() - last.tick_time;
     seq bigint := pgque._sequence_value(q.queue_event_seq);
 begin
-    return q.queue_forced_after >= last.tick_id
+    return pgque._times_forced(q) <> coalesce(last.tick_forced, 0)
         or (seq > last.tick_seq_before
-            and (age >= q.queue_ticker_max_lag or seq - last.tick_seq_after >= q.queue_ticker_max_count))
+            and (pgque._is_past(last.tick_time, q.queue_ticker_max_lag) or seq - last.tick_seq_after >= q.queue_ticker_max_count))
         or pgque._finished(last.tick_waiting, pg_current_snapshot())
-        or (q.queue_ticker_idle_period > interval '0' and age >= q.queue_ticker_idle_period);
+        or (q.queue_ticker_idle_period > interval '0' and pgque._is_past(last.tick_time, q.queue_ticker_idle_period));
 end
 $$;
 comment on function pgque._is_due(pgque.queue, pgque.tick) is
@@ -238,6 +293,7 @@ begin
         raise exception 'event_seq must move forward: % is not above %', event_seq, last.tick_event_seq
             using errcode = '22023';
     end if;
+    last.tick_forced := pgque._times_forced(q);
     seq := pgque._sequence_value(q.queue_event_seq);
     snap := pgque._snapshot();
     t := pgque._next_tick(q, last, seq, snap, has_id);
@@ -278,11 +334,11 @@ begin
             where not u.queue_ticker_paused
                 and not u.queue_external_ticker
                 and (
-                    coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) > last.tick_seq_before
+                    coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) <> last.tick_seq_before
                     or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
-                    or u.queue_forced_after >= last.tick_id
+                    or pgque._times_forced(u) <> coalesce(last.tick_forced, 0)
                     or (u.queue_ticker_idle_period > interval '0'
-                        and clock_timestamp() - last.tick_time >= u.queue_ticker_idle_period)
+                        and pgque._is_past(last.tick_time, u.queue_ticker_idle_period))
                     or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
                     or last.tick_id is null
                     or to_regclass(u.queue_event_seq) is null
@@ -324,13 +380,20 @@ declare
     newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
 begin
     perform pgque._refuse_ticks(q);
-    -- The ticker compares and writes nothing back: it never waits for a row of pgque.queue.
-    update pgque.queue set queue_forced_after = newest where queue_id = q.queue_id and queue_forced_after < newest;
+    -- drop_queue waits for this row before it locks anything: the sequence is locked until the commit.
+    perform from pgque.queue t where t.queue_id = q.queue_id for key share;
+    if not found then
+        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+    elsif to_regclass(pgque._force_sequence(q)) is null then
+        perform pgque._make_force_sequence(q.queue_data_pfx); -- it was not restored
+    end if;
+    perform nextval(pgque._force_sequence(q)::regclass);
     return newest;
 end
 $$;
 comment on function pgque.force_next_tick(text) is
-    'Makes the next ticker call tick whatever is new: the newest tick so far. Takes no tick itself.';
+    'Makes the next ticker call tick whatever is new: the newest tick so far. Takes no tick itself. In effect at once, and '
+    'though the caller rolls back.';
 
 create or replace function pgque.force_tick(queue text)
 returns bigint

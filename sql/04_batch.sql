@@ -5,8 +5,9 @@
 -- higher. A caller whose snapshot is older than the newest row (REPEATABLE READ, SERIALIZABLE)
 -- collides with that row's key and gets a serialization failure, never an old position.
 -- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), the queue's
--- name (1885827449, senders share it), its ticker's lock (1885827446), the log, its sequence. Tables that
--- are emptied are waited for no longer than a moment, so they may come anywhere. tests/races watches it.
+-- name (_name_key: senders share it, and lock the queue's row where they do not get it at once), its ticker's
+-- lock (1885827446), the log, its ids, its put-back counter. Tables that are emptied are waited for no longer than a
+-- moment, so they may come anywhere. tests/races watches it; 24_locks.sql says what the advisory ones are.
 
 create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)
 returns pgque.cursor
@@ -355,6 +356,7 @@ begin
     end if;
     c.cur_batch := null;
     c.cur_upto := null;
+    c.cur_takeovers := null;
     perform pgque._move(c);
 end
 $$;

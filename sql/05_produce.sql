@@ -4,6 +4,8 @@
 -- lock that another send or a reader waits for (drop_queue does), and does not notify, save once where the ticker sleeps.
 -- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL replaces by it.
 -- They run with the rights of their caller, so that what is behind them can tell who that is: see 19_grants.sql.
+-- PostgreSQL chooses text for a literal without a type if one of the spellings takes a text there. So send_batch has a
+-- spelling for a text that is an array.
 
 create or replace function pgque.send(queue_name text, payload text)
 returns bigint
@@ -21,6 +23,14 @@ as $$
 $$;
 comment on function pgque.send(text, jsonb) is 'Sends the value as canonical JSON text with type default: the event''s id.';
 
+create or replace function pgque.send(queue_name text, payload json)
+returns bigint
+language sql
+as $$
+    select pgque.insert_event(queue_name, 'default', payload::pg_catalog.text, null, null, null, null)
+$$;
+comment on function pgque.send(text, json) is 'Sends the JSON text as it is written, with type default: the event''s id.';
+
 create or replace function pgque.send(queue_name text, type_name text, payload text)
 returns bigint
 language sql
@@ -37,6 +47,14 @@ as $$
 $$;
 comment on function pgque.send(text, text, jsonb) is 'Sends the value as canonical JSON text with a type: the event''s id.';
 
+create or replace function pgque.send(queue_name text, type_name text, payload json)
+returns bigint
+language sql
+as $$
+    select pgque.insert_event(queue_name, type_name, payload::pg_catalog.text, null, null, null, null)
+$$;
+comment on function pgque.send(text, text, json) is 'Sends the JSON text as it is written, with a type: the event''s id.';
+
 create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
 language plpgsql security definer
@@ -52,7 +70,6 @@ begin
     if cardinality(payloads) = 0 then
         return '{}';
     end if;
-    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
     q := pgque._need_writable(queue_name);
     execute 'select pgque._event_' || q.queue_id || '_append_batch($1, $2, $3)'
         into ids
@@ -79,7 +96,6 @@ begin
     if headers is null or payloads is null or cardinality(payloads) = 0 then
         return pgque._append_batch(queue_name, type_name, payloads);
     end if;
-    perform pg_advisory_xact_lock_shared(1885827449, hashtext(queue_name)); -- as in insert_event
     q := pgque._need_writable(queue_name);
     txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
     -- As the log's own append_batch: the log is locked before its sequence.
@@ -157,6 +173,38 @@ $$;
 comment on function pgque.send_batch(text, text, jsonb[]) is
     'Sends many JSON values of one type: ids in the order of the input.';
 
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads json[])
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, type_name, payloads::pg_catalog.text[])
+$$;
+comment on function pgque.send_batch(text, text, json[]) is
+    'Sends many JSON texts of one type as they are written: ids in the order of the input.';
+
+create or replace function pgque._as_array(payloads text)
+returns text[]
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return payloads::text[];
+exception
+    when data_exception or program_limit_exceeded then
+        raise exception 'payloads must be an array, or a literal of one such as {a,b}: %', sqlerrm using errcode = '22023';
+end
+$$;
+comment on function pgque._as_array(text) is 'The array that a text is the literal of. 22023 if it is not one.';
+
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads text)
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, type_name, pgque._as_array(payloads))
+$$;
+comment on function pgque.send_batch(text, text, text) is
+    'Sends many texts of one type, given as an array literal such as {a,b}: ids in the order of the input. 22023 if it is not one.';
+
 create or replace function pgque.send_batch(queue_name text, payloads text[])
 returns bigint[]
 language sql
@@ -173,3 +221,21 @@ as $$
 $$;
 comment on function pgque.send_batch(text, jsonb[]) is
     'Sends many JSON values with type default: ids in the order of the input.';
+
+create or replace function pgque.send_batch(queue_name text, payloads json[])
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, 'default', payloads::pg_catalog.text[])
+$$;
+comment on function pgque.send_batch(text, json[]) is
+    'Sends many JSON texts with type default as they are written: ids in the order of the input.';
+
+create or replace function pgque.send_batch(queue_name text, payloads text)
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, 'default', pgque._as_array(payloads))
+$$;
+comment on function pgque.send_batch(text, text) is
+    'Sends many texts with type default, given as an array literal such as {a,b}: ids in the order of the input. 22023 if it is not one.';

@@ -93,7 +93,8 @@ begin
 end
 $$;
 comment on function pgque.nack(bigint, pgque.message, interval, text) is
-    'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter. '
+    'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter with '
+    'reason, of which 10,000 characters are kept. '
     'Trusts msg.msg_id alone. PQ003, PQ004. The batch still has to be acked.';
 
 create or replace function pgque._nack_many(batch_id bigint, msg_ids bigint[], retry_after interval, reasons text[])
@@ -146,7 +147,7 @@ begin
             ev_extra1, ev_extra2, ev_extra3, ev_extra4
         )
         select
-            s.sub_queue, owner.sub_consumer, coalesce(reason, format('failed after %s retries', ev_retry)),
+            s.sub_queue, owner.sub_consumer, coalesce(left(reason, 10000), format('failed after %s retries', ev_retry)),
             ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4
         from event
         cross join pgque.subscriber owner
@@ -347,8 +348,10 @@ begin
         order by ev_id', q.queue_data_pfx, q.queue_cur_table)
         using q.queue_id, txid, at_most;
     get diagnostics appended = row_count;
-    -- Tells the ticker that there is something new, and how much.
-    perform nextval(q.queue_event_seq::regclass) from generate_series(1, appended);
+    -- Tells the ticker that there is something new, and how much; and the figures that it was not sent.
+    perform pgque._make_put_back_counter(q.queue_id);
+    perform nextval(q.queue_event_seq::regclass), nextval(format('%s_put_back', q.queue_data_pfx)::regclass)
+    from generate_series(1, appended);
     return appended;
 end
 $$;

@@ -13,7 +13,7 @@ begin
         ev_extra1, ev_extra2, ev_extra3, ev_extra4
     )
     select
-        e.ev_queue, s.sub_consumer, reason, e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
+        e.ev_queue, s.sub_consumer, left(reason, 10000), e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
         e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
     from pgque.subscriber s
     where s.sub_id = e.ev_owner
@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function pgque._bury(pgque.retry_queue, text) is
-    'Makes an event a dead letter of its owner: 1; 0 where it is one already.';
+    'Makes an event a dead letter of its owner, with 10,000 characters of the reason at most: 1; 0 where it is one already.';
 
 create or replace function pgque.event_dead(
     batch_id bigint, event_id bigint, reason text, ev_time timestamptz, ev_txid xid8, ev_retry int,
@@ -154,7 +154,7 @@ begin
     end if;
     delete from pgque.dead_letter d
     where d.dl_queue_id = q.queue_id
-        and d.dl_time <= pgque._ago(older_than);
+        and pgque._is_far(d.dl_time, older_than);
     get diagnostics purged = row_count;
     return purged;
 end

@@ -31,7 +31,7 @@ begin
                                     else '{ignore,pkey,when,ev_type,ev_extra1,ev_extra2,ev_extra3,ev_extra4}'
                                end) then
             fault := 'unknown trigger argument: ' || argument;
-        elsif argument ~ '=\s*$' then
+        elsif argument ~ '=[[:space:]]*$' then
             fault := 'trigger argument without a value: ' || argument;
         elsif options ? option_name then
             fault := 'trigger argument given twice: ' || argument;
@@ -153,7 +153,7 @@ begin
     end if;
     return (
         select string_agg(run[1] || regexp_replace(
-                   upper(encode(convert_to(run[2], 'UTF8'), 'hex')), '(..)', '%\1', 'g'),
+                   upper(encode(convert_to(run[2], 'UTF8'), 'hex')), '(..)', E'%\\1', 'g'),
                    '' order by position)
           from regexp_matches(value collate "C", '([A-Za-z0-9._~-]*)([^A-Za-z0-9._~-]*)', 'g')
                with ordinality as runs (run, position)
@@ -229,6 +229,8 @@ set intervalstyle = 'postgres'
 set timezone = 'UTC'
 set extra_float_digits = 1
 set bytea_output = 'hex'
+set quote_all_identifiers = off
+set standard_conforming_strings = on
 as $$
 declare
     -- search_path stays the session's, for the names in expressions; hence pg_catalog below.
@@ -337,9 +339,8 @@ $$;
 comment on function pgque._capture(text, text[], text, text, text, oid, text, text, record, record) is
 'What the three trigger functions share: sends at most one event for a changed row, by
 pgque.insert_event(), and returns the row that the trigger returns. Misuse of a trigger is
-SQLSTATE 22023, a change that deny forbids PQ014. Values are written alike whatever the
-session''s DateStyle, IntervalStyle, TimeZone (UTC is used), extra_float_digits and
-bytea_output; only money follows lc_monetary.';
+SQLSTATE 22023, a change that deny forbids PQ014. Values are written alike whatever the settings
+of the session (UTC is used); only money follows lc_monetary.';
 
 create or replace function pgque.jsontriga()
 returns trigger

@@ -13,15 +13,15 @@ declare
     due text;
     done int;
     rotated int := 0;
-    enough timestamptz;
+    began timestamptz;
 begin
     perform pgque._need_read_committed('maint');
     done := pgque.maint_retry_events();
-    enough := clock_timestamp() + interval '100 milliseconds';
+    began := clock_timestamp();
     for due in
         select q.queue_name
         from pgque.queue q
-        where clock_timestamp() - q.queue_switch_time >= q.queue_rotation_period
+        where pgque._is_past(q.queue_switch_time, q.queue_rotation_period)
         order by q.queue_switch_time
     loop
         begin
@@ -31,9 +31,10 @@ begin
                 raise warning 'pgque: no rotation of queue %: % (%)', due, sqlerrm, sqlstate;
         end;
         -- What was truncated is locked until the commit, so many queues take several calls.
-        exit when rotated > 0 and clock_timestamp() > enough;
+        exit when rotated > 0 and pgque._is_past(began, '100 milliseconds');
     end loop;
     perform pgque._make_append();
+    perform pgque._advance_sequences();
     return done + rotated + pgque.maint_rotate_ledger();
 end
 $$;
@@ -96,31 +97,44 @@ create or replace procedure pgque.ticker_loop()
 language plpgsql
 as $$
 declare
-    slot_end timestamptz;
+    slot_began timestamptz := clock_timestamp();
+    slot interval;
     period double precision;
-    next_maint timestamptz := clock_timestamp();
+    maintained timestamptz;
+    stands_in boolean := false;
 begin
     perform pgque._need_read_committed('ticker_loop');
-    select clock_timestamp() + make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
-        into slot_end
+    select make_interval(secs => slot_seconds) - make_interval(secs => tick_period_ms / 1000.0)
+        into slot
     from pgque.config;
-    while clock_timestamp() < slot_end loop
+    if slot is null then
+        -- Nothing can be set for a procedure that commits.
+        raise exception 'the row of pgque.config is not to be seen'
+            using errcode = 'insufficient_privilege',
+                hint = 'Row security hides it, or it is missing: pgque doctor tells, pgque install puts it back.';
+    end if;
+    while not pgque._is_past(slot_began, slot) loop
         -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
         -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
-            return;
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
+            stands_in := pgque.ticks_are_late();
+            if not stands_in then
+                return;
+            end if;
+            raise warning 'pgque: no tick for more than 5 seconds, although backend % leads: ticking without the lead',
+                pgque._advisory_holder(1885827447, 0);
         end if;
         perform pgque.ticker();
         commit;
-        if clock_timestamp() >= next_maint then
-            if not pg_try_advisory_xact_lock(1885827447, 0) then
+        if maintained is null or pgque._is_past(maintained, '1 second') then
+            if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
                 return;
             end if;
             perform pgque.maint();
             commit;
-            next_maint := clock_timestamp() + interval '1 second';
+            maintained := clock_timestamp();
         end if;
-        if not pg_try_advisory_xact_lock(1885827447, 0) then
+        if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
             return;
         end if;
         select tick_period_ms / 1000.0 into period from pgque.config;
@@ -130,14 +144,15 @@ begin
 end
 $$;
 comment on procedure pgque.ticker_loop() is
-    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads.';
+    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads, '
+    'unless ticks are late.';
 
 create or replace function pgque._cron_has_seconds()
 returns boolean
 language sql stable
 as $$
     select coalesce((
-        select regexp_match(e.extversion, '^(\d+)\.(\d+)')::int[] >= '{1,5}'::int[]
+        select regexp_match(e.extversion, '^([0-9]+)[.]([0-9]+)')::int[] >= '{1,5}'::int[]
         from pg_extension e
         where e.extname = 'pg_cron'
     ), false)
@@ -200,10 +215,17 @@ declare
     retries bigint;
     letters bigint;
 begin
-    component := 'schema';
     status := 'ok';
-    detail := format('pgque %s, schema version %s, PostgreSQL %s',
-        pgque.version(), (select c.schema_version from pgque.config c), current_setting('server_version'));
+    component := 'pgque';
+    detail := pgque.version();
+    return next;
+
+    component := 'postgresql';
+    detail := current_setting('server_version');
+    return next;
+
+    component := 'schema';
+    select format('version %s', c.schema_version) into detail from pgque.config c;
     return next;
 
     component := 'pg_cron';
@@ -244,7 +266,7 @@ begin
 end
 $$;
 comment on function pgque.status() is
-    'What runs here: schema, scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
+    'What runs here: versions of pgque, PostgreSQL and the schema; scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
 
 create or replace function pgque.uninstall()
 returns void

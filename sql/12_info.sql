@@ -1,7 +1,9 @@
 -- What monitoring reads.
 --
 -- Invariant: figures come from ticks, cursors and sequences, never from counting events, so that
--- looking costs the same at any backlog. Counts are of ids: a rolled-back send counts as one.
+-- looking costs the same at any backlog. Counts are of ids: a rolled-back send counts as one. A
+-- redelivery uses an id too, and is counted apart (tick_put_back), because it was not sent; a
+-- consumer's own redeliveries are found by the log's index of owners, 1,000 of them.
 
 create or replace function pgque.version()
 returns text
@@ -25,6 +27,144 @@ end
 $$;
 comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
 
+create or replace function pgque._new_since(t pgque.tick, seq bigint, put_back bigint)
+returns bigint
+language sql immutable
+as $$
+    select case
+        when seq is not null and (t).tick_seq_after is not null
+            then greatest(seq - (t).tick_seq_after - (coalesce(put_back, 0) - coalesce((t).tick_put_back, 0)), 0)
+    end
+$$;
+comment on function pgque._new_since(pgque.tick, bigint, bigint) is
+    'Events sent since a tick, by the last ids of the queue; NULL if they are not known.';
+
+create or replace function pgque._tick_seen(queue_id int, tick_id bigint)
+returns pgque.tick
+language sql volatile
+as $$
+    select t from pgque.tick t where t.tick_queue = $1 and t.tick_id = $2 limit 1
+$$;
+comment on function pgque._tick_seen(int, bigint) is 'A tick by its id; a row of NULLs if it is not kept.';
+
+create or replace function pgque._passed(queue_id int, tick_id bigint, place pgque.place)
+returns bigint
+language plpgsql
+as $$
+declare
+    t pgque.tick := pgque._tick_seen(queue_id, tick_id);
+begin
+    return greatest(t.tick_seq_after, place.id) - coalesce(t.tick_put_back, 0);
+end
+$$;
+comment on function pgque._passed(int, bigint, pgque.place) is
+    'Events of a queue that were sent up to a position, redeliveries left out; NULL if the tick is not kept.';
+
+create or replace function pgque._own_put_back(
+    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    found_rows bigint;
+begin
+    -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
+    execute format('lock table %s in access share mode nowait', q.queue_data_pfx);
+    execute format(
+        'with found as (
+            select e.ev_txid, e.ev_id
+            from %1$s e
+            where e.ev_owner = $1
+                and e.ev_txid >= pg_snapshot_xmax($2)
+            union all
+            select e.ev_txid, e.ev_id
+            from %1$s e
+            where e.ev_owner = $1
+                and e.ev_txid = any (array(select pg_snapshot_xip($2)))
+        )
+        select count(*)
+        from (
+            select
+            from found f
+            where ($3 is null or pg_visible_in_snapshot(f.ev_txid, $3))
+                and (($4).txid is null or (f.ev_txid, f.ev_id) > (($4).txid, ($4).id))
+                and (($5).txid is null or (f.ev_txid, f.ev_id) <= (($5).txid, ($5).id))
+            limit 1000
+        ) counted', q.queue_data_pfx)
+        into found_rows
+        using owner, earlier.tick_snapshot, later.tick_snapshot, place, upto;
+    return found_rows;
+exception
+    when lock_not_available or undefined_table then
+        return 0; -- it is rotated or dropped in this moment
+end
+$$;
+comment on function pgque._own_put_back(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
+    'Redeliveries for one owner after a tick and a place, up to another tick and another place, as far as they are given: at most '
+    '1,000.';
+
+create or replace function pgque._in_window(
+    q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    first bigint := greatest(earlier.tick_seq_after, place.id);
+    last bigint := case when upto.id > first then upto.id else later.tick_seq_after end;
+    redelivered bigint := coalesce(later.tick_put_back, 0) - coalesce(earlier.tick_put_back, 0);
+begin
+    if redelivered = 0 then
+        return greatest(last - first, 0);
+    end if;
+    -- Where in the window the ids lie that redeliveries used is not known.
+    return greatest(least(last - first, later.tick_seq_after - earlier.tick_seq_after - redelivered), 0)
+        + pgque._own_put_back(q, owner, earlier, later, place, upto);
+end
+$$;
+comment on function pgque._in_window(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
+    'How many events for one owner lie between two ticks, or two places there: at most, and exactly for a whole window.';
+
+create or replace function pgque._held(q pgque.queue, owner int, c pgque.cursor)
+returns bigint
+language plpgsql
+as $$
+begin
+    if c.cur_next_tick is null then
+        return 0;
+    end if;
+    return pgque._in_window(
+        q, owner, pgque._tick_seen(q.queue_id, c.cur_tick), pgque._tick_seen(q.queue_id, c.cur_next_tick), c.cur_place, c.cur_end);
+end
+$$;
+comment on function pgque._held(pgque.queue, int, pgque.cursor) is
+    'How many events a member holds: all of its piece of a window, also what a smaller receive left for later.';
+
+create or replace function pgque._unseen(q pgque.queue, owner int, c pgque.cursor, seq bigint, put_back bigint)
+returns bigint
+language plpgsql
+as $$
+declare
+    t pgque.tick := pgque._tick_seen(q.queue_id, c.cur_tick);
+    window_end pgque.tick;
+    events bigint := 0;
+begin
+    if (c.cur_place).txid is not null then
+        window_end := pgque._tick_seen(q.queue_id, c.cur_next_tick);
+        events := pgque._in_window(q, owner, t, window_end, c.cur_place, null);
+        t := window_end;
+    end if;
+    events := events + pgque._new_since(t, seq, put_back);
+    if put_back > coalesce(t.tick_put_back, 0) then
+        events := events + pgque._own_put_back(q, owner, t, null, null, null);
+    end if;
+    return events;
+end
+$$;
+comment on function pgque._unseen(pgque.queue, int, pgque.cursor, bigint, bigint) is
+    'How many events lie before a consumer or a group: those sent since, and its own redeliveries. NULL if ids or tick are missing.';
+
 create or replace function pgque._queue_info(queue text)
 returns table (
     queue_name text, queue_ntables int, queue_cur_table int, queue_rotation_period interval,
@@ -45,18 +185,20 @@ begin
         q.queue_name, q.queue_ntables, q.queue_cur_table, q.queue_rotation_period, q.queue_switch_time,
         q.queue_external_ticker, q.queue_ticker_paused, q.queue_ticker_max_count, q.queue_ticker_max_lag,
         q.queue_ticker_idle_period,
-        clock_timestamp() - last.tick_time,
-        (last.tick_event_seq - before.tick_event_seq)
-            / nullif(least(extract(epoch from clock_timestamp() - before.tick_time), 60), 0)::double precision,
-        case when seq.value is not null then greatest(seq.value - last.tick_seq_after, 0) end,
+        greatest(clock_timestamp() - last.tick_time, '0'),
+        (last.tick_event_seq - before.tick_event_seq
+            - case when q.queue_external_ticker then 0 else coalesce(last.tick_put_back, 0) - before.put_back end)
+            / nullif(least(greatest(extract(epoch from clock_timestamp() - before.tick_time), 0), 60), 0)::double precision,
+        pgque._new_since(last, seq.value, back.value),
         last.tick_id
     from pgque.queue q
     cross join lateral pgque._last_tick(q.queue_id) last
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
+    cross join lateral pgque._sequence_seen(q.queue_data_pfx || '_put_back') back (value)
     left join lateral (
         -- The tick at which the last minute began, or the oldest one since: never further back.
         (
-            select t.tick_event_seq, t.tick_time
+            select t.tick_event_seq, t.tick_time, coalesce(t.tick_put_back, 0) as put_back
             from pgque.tick t
             where t.tick_queue = q.queue_id
                 and t.tick_time <= clock_timestamp() - interval '1 minute'
@@ -65,7 +207,7 @@ begin
         )
         union all
         (
-            select t.tick_event_seq, t.tick_time
+            select t.tick_event_seq, t.tick_time, coalesce(t.tick_put_back, 0) as put_back
             from pgque.tick t
             where t.tick_queue = q.queue_id
             order by t.tick_id
@@ -145,15 +287,15 @@ begin
         case
             when t.tick_id is null then null
             when t.tick_id = last.tick_id and c.cur_batch is null and seq.value <= t.tick_seq_after then interval '0'
-            else clock_timestamp() - t.tick_time
+            else greatest(clock_timestamp() - t.tick_time, '0')
         end,
-        clock_timestamp() - c.cur_time,
+        greatest(clock_timestamp() - c.cur_time, '0'),
         c.cur_tick,
         c.cur_batch,
         case when c.cur_batch is not null then c.cur_next_tick end,
         case
-            when t.tick_id is not null and seq.value is not null
-                then greatest(seq.value - greatest(t.tick_seq_after, (c.cur_place).id), 0)
+            when s.sub_group is not null then pgque._held(q, s.sub_group, c)
+            else pgque._unseen(q, s.sub_id, c, seq.value, back.value)
         end
     from pgque.subscriber s
     join pgque.queue q on q.queue_id = s.sub_queue
@@ -161,6 +303,7 @@ begin
     cross join lateral pgque._position(s.sub_id) c
     cross join lateral pgque._last_tick(s.sub_queue) last
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
+    cross join lateral pgque._sequence_seen(q.queue_data_pfx || '_put_back') back (value)
     left join lateral (
         select *
         from pgque.tick k
@@ -199,7 +342,8 @@ end
 $$;
 comment on function pgque.get_consumer_info(text, text) is
     'Where consumers stand; NULL means all. lag is the age of what is done, 0 where nothing is left to do; last_seen the time '
-    'since the last batch or sign of life.';
+    'since the last batch or sign of life. pending_events is how many events come at most: those sent and its own redeliveries; '
+    'of a group what no member was given, of a member what it holds.';
 
 create or replace function pgque.get_consumer_info(queue text)
 returns table (
@@ -242,7 +386,7 @@ declare
 begin
     select
         q.queue_name, n.co_name, earlier.tick_time, later.tick_time, earlier.tick_id, later.tick_id,
-        clock_timestamp() - later.tick_time,
+        greatest(clock_timestamp() - later.tick_time, '0'),
         greatest(earlier.tick_event_seq, (c.cur_place).id),
         least(later.tick_event_seq, (c.cur_upto).id, (c.cur_end).id)
         into queue_name, consumer_name, batch_start, batch_end, prev_tick_id, tick_id, lag, seq_start, seq_end

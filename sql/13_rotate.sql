@@ -78,21 +78,22 @@ $$;
 comment on function pgque._log_has_unseen(pgque.queue, text) is
     'Whether a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
 
-create or replace function pgque._lock_exclusively(tables text)
+drop function if exists pgque._lock_exclusively(text);
+create or replace function pgque._lock_briefly(tables text, mode text)
 returns boolean
 language plpgsql
 set lock_timeout = '20ms'
 as $$
 begin
-    execute format('lock table %s in access exclusive mode', tables);
+    execute format('lock table %s in %s mode', tables, mode);
     return true;
 exception
     when lock_not_available or deadlock_detected then
         return false;
 end
 $$;
-comment on function pgque._lock_exclusively(text) is
-    'Locks tables against everybody, if that takes no longer than a moment: whoever comes meanwhile waits as long.';
+comment on function pgque._lock_briefly(text, text) is
+    'Locks tables if that takes no longer than a moment, because every other session waits as long: whether it did.';
 
 create or replace function pgque._truncate_child(q pgque.queue, child text)
 returns boolean
@@ -101,10 +102,12 @@ as $$
 begin
     if pg_relation_size(child::regclass) = 0 then
         return true;
-    elsif pgque._log_has_unseen(q, child) or not pgque._lock_exclusively(child) then
+    elsif pgque._log_has_unseen(q, child) or not pgque._lock_briefly(child, 'access exclusive') then
         return false;
     elsif pgque._log_has_unseen(q, child) then
         return false; -- committed between the look and the lock; nobody can add a row now
+    elsif pgque._is_being_dumped() then
+        return false; -- the look comes first: a dump that begins now sees the positions that it saw
     end if;
     -- History begins with the first tick that saw all of what goes.
     execute format(
@@ -116,7 +119,7 @@ begin
                 from (
                     (select ev_txid from %1$s where ev_owner is null order by ev_txid desc limit 1)
                     union all
-                    select ev_txid from %1$s where ev_owner is not null
+                    select e.ev_txid from %1$s e join pgque.subscriber s on s.sub_id = e.ev_owner
                 ) greatest_of (txid)
             ) newest (txid)
             where t.tick_queue = $1
@@ -135,6 +138,8 @@ begin
         ), $3) where queue_id = $1', child)
         using q.queue_id, q.queue_history_tick, (pgque._last_tick(q.queue_id)).tick_id, q.queue_floor;
     execute format('truncate table %s', child);
+    perform setval(pgque._history_sequence(q.queue_id),
+        (select t.queue_history_tick from pgque.queue t where t.queue_id = q.queue_id));
     return true;
 end
 $$;
@@ -154,7 +159,7 @@ begin
     q := pgque._queue(queue);
     perform pgque._after_restore();
     select * into q from pgque.queue t where t.queue_id = q.queue_id for no key update skip locked;
-    if not found or clock_timestamp() - q.queue_switch_time < q.queue_rotation_period then
+    if not found or not pgque._is_past(q.queue_switch_time, q.queue_rotation_period) then
         return 0;
     end if;
     if (select sum(pg_relation_size(c.inhrelid)) from pg_inherits c where c.inhparent = q.queue_data_pfx::regclass) = 0 then

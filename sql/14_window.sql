@@ -21,11 +21,12 @@ begin
     from pgque.tick k
     where k.tick_queue = queue_id
         and k.tick_id > start.tick_id
-        and (min_lag is null or k.tick_time <= pgque._ago(min_lag))
+        and (min_lag is null or pgque._is_far(k.tick_time, min_lag))
         and (
             (min_count is null and min_interval is null)
             or k.tick_event_seq - start.tick_event_seq >= min_count
             or k.tick_time - start.tick_time >= min_interval
+            or (min_interval is not null and k.tick_time < start.tick_time) -- the clock was set back
             or k.tick_floor <> start.tick_floor
         )
     order by k.tick_id
@@ -100,7 +101,11 @@ begin
     return query select * from pgque._events(pgque._batch_span(c, s));
 exception
     when undefined_table or undefined_function then
-        perform pgque._need_batch(batch_id, false); -- nobody was locked: the queue may have been dropped meanwhile
+        -- Nothing was locked: the queue may have been dropped meanwhile.
+        perform pgque._need_batch(batch_id, false);
+        if pgque._isolated_from_commits() then
+            perform pgque._raise_moved_on('the queue');
+        end if;
         raise;
 end
 $$;
@@ -161,9 +166,11 @@ declare
     c pgque.cursor;
     earlier pgque.tick;
     later pgque.tick;
+    newest pgque.tick;
 begin
     perform pgque._refuse_cooperative(s, consumer);
-    if not pgque._has_work(s, (pgque._last_tick(s.sub_queue)).tick_id) then
+    newest := pgque._last_tick(s.sub_queue);
+    if not pgque._has_work(s, newest.tick_id) or pgque._is_from_the_future(newest.tick_snapshot) then
         return null;
     end if;
     c := pgque._lock_normal(s, queue, consumer);

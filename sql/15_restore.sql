@@ -6,8 +6,10 @@
 -- greatest old ev_id, tells the lives apart where their transaction ids overlap. The window between
 -- ticks of different floors is empty by definition (04_batch.sql).
 --
--- A restore is noticed by the cluster's identifier. What was restored and what was sent afterwards is told
--- apart by the rows' own xmin: pg_dump puts data back before it makes indexes.
+-- A restore is noticed by the cluster's identifier, by the oid of pgque.config, which a restored table does
+-- not keep, and by ticks that lie in the future. What was restored and what was sent afterwards is told
+-- apart by the rows' own xmin: pg_dump puts data back before it makes indexes. What the dump lacks is
+-- replaced by 24_repair.sql.
 
 create or replace function pgque._cluster_id()
 returns bigint
@@ -34,6 +36,28 @@ $$;
 comment on function pgque._is_from_the_future(pg_snapshot) is
     'Whether a snapshot of this cluster cannot look like that: it was restored, though _cluster_id does not tell.';
 
+create or replace function pgque._is_restored(here bigint)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+    -- The newest ticks are asked too: the identifier of a physical clone is that of its origin, some
+    -- providers hide it, and installing again may have noted the server's start.
+    return coalesce((
+        select g.cluster_id is distinct from here or g.table_id <> 'pgque.config'::regclass
+        from pgque.config g
+        where g.singleton
+    ), false) or exists (
+        select
+        from pgque.queue q
+        cross join lateral pgque._last_tick(q.queue_id) newest
+        where pgque._is_from_the_future(newest.tick_snapshot)
+    );
+end
+$$;
+comment on function pgque._is_restored(bigint) is
+    'Whether this database began a life in the cluster with that identifier and no call has seen to it.';
+
 create or replace function pgque._after_restore()
 returns void
 language plpgsql
@@ -42,41 +66,56 @@ declare
     here bigint;
     q pgque.queue;
 begin
-    if (select g.checked_in = pg_postmaster_start_time() from pgque.config g where g.singleton) then
+    if (
+        select g.checked_in = pg_postmaster_start_time() and g.table_id = 'pgque.config'::regclass
+        from pgque.config g
+        where g.singleton
+    ) then
         return;
     end if;
     here := pgque._cluster_id();
-    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+    if not pgque._is_restored(here) then
         if transaction_timestamp() = statement_timestamp() then -- others wait for the row
-            update pgque.config g set checked_in = pg_postmaster_start_time() where g.singleton;
+            update pgque.config g
+            set checked_in = pg_postmaster_start_time(),
+                table_id = 'pgque.config'::regclass
+            where g.singleton;
         end if;
         return;
     end if;
-    -- Others wait here; what they find then was done by the first.
+    -- Other sessions wait here and then find that the first one has done it all.
     perform from pgque.config g where g.singleton for no key update;
-    if (select g.cluster_id is not distinct from here from pgque.config g where g.singleton) then
+    if not pgque._is_restored(here) then
         return;
     end if;
+    perform pgque._merge_ledger();
+    perform pgque._advance_sequences(true);
     for q in select * from pgque.queue t order by t.queue_id loop
         begin
             perform pg_advisory_xact_lock(1885827446, q.queue_id); -- the lock of its ticker
-            perform pgque._rebase_ticks(q, pgque._last_tick(q.queue_id));
-            perform pgque._replace_lost_positions(q);
+            perform pgque._begin_life(q);
         exception
             when others then
                 raise warning 'pgque: queue % was restored, but not rebased: % (%)', q.queue_name, sqlerrm, sqlstate;
         end;
     end loop;
-    update pgque.config g set cluster_id = here, checked_in = pg_postmaster_start_time() where g.singleton;
+    update pgque.config g
+    set cluster_id = here,
+        checked_in = pg_postmaster_start_time(),
+        table_id = 'pgque.config'::regclass
+    where g.singleton;
 end
 $$;
-comment on function pgque._after_restore() is 'Rebases every queue where this database was restored from another cluster.';
+comment on function pgque._after_restore() is
+    'Repairs and rebases every queue if this database was restored since the last call. Every call that writes to the log or '
+    'to the ledger on its own account makes this one first.';
 
 update pgque.config g
-set cluster_id = pgque._cluster_id(),
-    checked_in = pg_postmaster_start_time()
+set cluster_id = case when g.checked_in is null then pgque._cluster_id() else g.cluster_id end,
+    checked_in = coalesce(g.checked_in, pg_postmaster_start_time()),
+    table_id = coalesce(g.table_id, 'pgque.config'::regclass)
 where g.singleton
-    and g.cluster_id is null;
+    and (g.checked_in is null or g.table_id is null);
 
 create or replace function pgque._restored_age()
 returns int
@@ -96,21 +135,7 @@ declare
     boundary bigint;
     t pgque.tick := last;
 begin
-    raise warning 'pgque: queue % was restored from another cluster; its ticks are rebased', q.queue_name;
-    if last.tick_id is null then
-        -- They were not in the dump, see _replace_lost_positions: one that has seen nothing stands for them.
-        t.tick_queue := q.queue_id;
-        t.tick_id := 1;
-        t.tick_time := clock_timestamp();
-        t.tick_snapshot := '3:3:';
-        t.tick_event_seq := 0;
-        t.tick_seq_before := 0;
-        t.tick_seq_after := 0;
-        t.tick_waiting := '{}';
-        t.tick_floor := -1;
-        perform pgque._insert_tick(t);
-        last := t;
-    end if;
+    raise warning 'pgque: queue % was restored from another cluster or database; its ticks are rebased', q.queue_name;
     execute format(
         'select max(ev_txid::text::numeric), max(ev_id) from %s where age(xmin) >= $1 or ev_txid >= $2', q.queue_data_pfx)
         into greatest_txid, boundary
@@ -181,32 +206,17 @@ $$;
 comment on function pgque._retry_unseen_redeliveries(pgque.queue) is
     'Takes redeliveries that were not done out of the log, to be put back with a transaction id of this cluster.';
 
-create or replace function pgque._replace_lost_positions(q pgque.queue)
+create or replace function pgque._begin_life(q pgque.queue)
 returns void
 language plpgsql
 as $$
-declare
-    c pgque.cursor;
 begin
-    -- The ledger was rotated between the dump's snapshot and its locks: TRUNCATE knows no snapshots.
-    for c.cur_sub in
-        select s.sub_id
-        from pgque.subscriber s
-        where s.sub_queue = q.queue_id
-            and not exists (select from pgque.cursor t where t.cur_sub = s.sub_id)
-    loop
-        c.cur_seq := 0;
-        c.cur_tick := (
-            select min(t.tick_id)
-            from pgque.tick t
-            join pgque.subscriber s on s.sub_id = c.cur_sub and s.sub_group is null
-            where t.tick_queue = q.queue_id
-        );
-        perform pgque._move(c);
-        raise warning 'pgque: the place of subscription % on queue % was not in the dump; it starts at tick %',
-            c.cur_sub, q.queue_name, coalesce(c.cur_tick::text, '<none>');
-    end loop;
+    perform pgque._advance_event_ids(q, pgque._last_tick(q.queue_id), true);
+    perform pgque._replace_lost_ticks(q);
+    perform pgque._replace_lost_positions(q);
+    perform pgque._rebase_ticks(q, pgque._last_tick(q.queue_id));
+    perform pgque._report_lost_events(q);
 end
 $$;
-comment on function pgque._replace_lost_positions(pgque.queue) is
-    'Lets a subscriber without a cursor begin at the oldest tick that was restored.';
+comment on function pgque._begin_life(pgque.queue) is
+    'Replaces what the dump of a queue lacks, and rebases its ticks. Needs the lock of its ticker.';

@@ -2,9 +2,10 @@
 --
 -- Invariant: where the current child holds a row of a key (a queue's tick, a subscriber's cursor), it
 -- holds the newest and all between, for whoever writes holds the key's lock and asks afterwards which
--- child is current. So readers look there first, and a long transaction that began after a switch keeps
--- no lock on the other child. What a transaction has read, or refers to in a row that it writes, stays
--- until it ends, since it holds a lock on that child.
+-- child is current. A child becomes current only while it is empty and locked against writers. So readers
+-- look there first, and a long transaction that began after a switch keeps no lock on the other child.
+-- What a transaction has read, or refers to in a row that it writes, stays until it ends, since it holds a
+-- lock on that child.
 --
 -- Functions that read are VOLATILE: their snapshot is taken after the wait for a TRUNCATE, whose rows
 -- went to the other child. An older one (REPEATABLE READ) may find a row gone: that is a 40001.
@@ -271,10 +272,24 @@ comment on function pgque._ticks_after(int, bigint, int) is 'The ticks of a queu
 
 -- Rotation
 
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = to_regprocedure('pgque._copy_ledger(int, int)') and p.prorettype = 'void'::regtype
+    ) then
+        drop function pgque._copy_ledger(int, int); -- of an earlier day: it returned nothing
+    end if;
+end
+$$;
+
 create or replace function pgque._copy_ledger(from_child int, to_child int)
-returns void
+returns bigint
 language plpgsql
 as $$
+declare
+    copied bigint;
+    cursors bigint;
 begin
     execute format(
         'insert into pgque.cursor_%s
@@ -283,6 +298,7 @@ begin
         cross join lateral pgque._position(s.sub_id) newest
         join pgque.cursor_%s c on c.cur_sub = newest.cur_sub and c.cur_seq = newest.cur_seq
         on conflict do nothing', to_child, from_child);
+    get diagnostics cursors = row_count;
     -- Ticks where somebody stands, the ends of each life of a log, and history, the thinner the older.
     execute format(
         'with stands as (
@@ -306,8 +322,8 @@ begin
             join pgque.queue q on q.queue_id = t.tick_queue and t.tick_id >= q.queue_history_tick
             cross join lateral (
                 select case
-                    when t.tick_time > clock_timestamp() - interval ''10 minutes'' then 1
-                    when t.tick_time > clock_timestamp() - interval ''1 day'' then 60
+                    when not pgque._is_far(t.tick_time, ''10 minutes'') then 1
+                    when not pgque._is_far(t.tick_time, ''1 day'') then 60
                     else 3600
                 end as seconds
             ) bucket
@@ -319,10 +335,12 @@ begin
         join kept k on k.queue_id = t.tick_queue and k.tick_id = t.tick_id
         join pgque.queue q on q.queue_id = t.tick_queue
         on conflict do nothing', to_child, from_child);
+    get diagnostics copied = row_count;
+    return cursors + copied;
 end
 $$;
 comment on function pgque._copy_ledger(int, int) is
-    'Copies what is still needed from one child of the ledger to the other. Needs both locked against writers of the first.';
+    'Copies what is still needed from one child of the ledger to the other: how many rows. Needs both locked against writers of the first.';
 
 create or replace function pgque.maint_rotate_ledger()
 returns int
@@ -343,10 +361,15 @@ begin
     other := 1 - current_child;
     if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
         -- Written to until the last switch, and by those who had read the setting before it.
-        if not pgque._lock_exclusively(format('pgque.tick_%1$s, pgque.cursor_%1$s', other)) then
+        if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'access exclusive') then
             return 0;
         end if;
-        perform pgque._copy_ledger(other::int, current_child::int);
+        -- Truncated by a later call, when the copies are committed: a dump must find one or the other.
+        if pgque._copy_ledger(other::int, current_child::int) > 0 then
+            return 1;
+        elsif pgque._is_being_dumped() then
+            return 0;
+        end if;
         execute format('truncate table pgque.tick_%1$s, pgque.cursor_%1$s', other);
         perform setval('pgque.ledger_kept_bytes', pg_relation_size(format('pgque.tick_%s', current_child))
             + pg_relation_size(format('pgque.cursor_%s', current_child)));
@@ -359,9 +382,16 @@ begin
     then
         return 0;
     end if;
+    -- An isolated writer may have written to both children since the look above. It would leave a row in the
+    -- other one that the current one has outrun. The lock keeps the child empty until it is current.
+    if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'share') then
+        return 0;
+    elsif pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
+        return 0;
+    end if;
     perform setval('pgque.ledger_child', other);
     return 1;
 end
 $$;
 comment on function pgque.maint_rotate_ledger() is
-    'Gives back the space of old ticks and cursors by TRUNCATE, or begins a new child where the current one is full: 1, or 0.';
+    'Gives back the space of old ticks and cursors by TRUNCATE, or copies what is still needed of them, or begins a new child where the current one is full: 1, or 0.';

@@ -24,14 +24,14 @@ begin
         order by t.sub_id
     loop
         c := pgque._position(sibling.sub_id);
-        if c.cur_next_tick is not null and c.cur_time < pgque._ago(dead_interval) then
+        if c.cur_next_tick is not null and pgque._is_far(c.cur_time, dead_interval) then
             if not lock then
                 return c;
             end if;
             perform from pgque.subscriber t where t.sub_id = sibling.sub_id for update skip locked;
             if found then
                 c := pgque._lock_position(sibling.sub_id);
-                if c.cur_next_tick is not null and c.cur_time < pgque._ago(dead_interval) then
+                if c.cur_next_tick is not null and pgque._is_far(c.cur_time, dead_interval) then
                     return c;
                 end if;
             end if;
@@ -52,12 +52,14 @@ begin
     c.cur_next_tick := dead.cur_next_tick;
     c.cur_place := dead.cur_place;
     c.cur_end := dead.cur_end;
+    c.cur_takeovers := coalesce(dead.cur_takeovers, 0) + 1;
     dead.cur_tick := null;
     dead.cur_next_tick := null;
     dead.cur_place := null;
     dead.cur_end := null;
     dead.cur_batch := null;
     dead.cur_upto := null;
+    dead.cur_takeovers := null;
     perform pgque._move(dead);
     return c;
 end
@@ -93,11 +95,15 @@ language plpgsql
 as $$
 declare
     main pgque.subscriber;
+    newest pgque.tick := pgque._last_tick(m.sub_queue);
 begin
     select * into main from pgque.subscriber t where t.sub_id = m.sub_group;
-    return (pgque._position(m.sub_id)).cur_next_tick is not null
-        or pgque._has_work(main, (pgque._last_tick(main.sub_queue)).tick_id)
-        or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null);
+    return pgque._is_from_the_future(newest.tick_snapshot) is not true -- else as in _open_batch
+        and (
+            (pgque._position(m.sub_id)).cur_next_tick is not null
+            or pgque._has_work(main, newest.tick_id)
+            or (dead_interval is not null and (pgque._dead_sibling(m, dead_interval, false)).cur_sub is not null)
+        );
 end
 $$;
 comment on function pgque._has_member_work(pgque.subscriber, interval) is 'Whether it is worth locking the member: reads only.';
@@ -195,6 +201,7 @@ begin
             c.cur_end := null;
             c.cur_batch := null;
             c.cur_upto := null;
+            c.cur_takeovers := null;
             c := pgque._move(c);
         end if;
     end loop;

@@ -49,10 +49,15 @@ begin
         arguments = call_arguments,
         texts = call_texts
     returning * into answer;
+    if answer.called is not null then
+        raise exception 'calls by a grant for a queue need triggers, which session_replication_role = % turns off',
+            current_setting('session_replication_role')
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
     return answer;
 end
 $$;
-comment on function pgque._ask(text, text[], text[]) is 'Calls a function by a grant for its queue: the answer.';
+comment on function pgque._ask(text, text[], text[]) is 'Calls a function by a grant for its queue: the answer. 55000 if no trigger gave one.';
 
 -- Grants
 

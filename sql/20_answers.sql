@@ -172,18 +172,20 @@ begin
     c.texts := new.texts;
     case
         when c.called in ('insert_event', 'send_batch') then
-            return pgque._answer_producer(c);
+            c := pgque._answer_producer(c);
         when c.called in ('receive', 'receive_merged', 'seek', 'unsubscribe', 'unsubscribe_subconsumer', 'touch_subconsumer') then
-            return pgque._answer_consumer(c);
+            c := pgque._answer_consumer(c);
         when c.called in ('subscribe', 'subscribe_subconsumer', 'receive_coop', 'receive_coop_merged') then
-            return pgque._answer_subscriber(c);
+            c := pgque._answer_subscriber(c);
         when c.called in ('ack', 'ack_or_fail', 'ack_part', 'nack', 'nack_many') then
-            return pgque._answer_holder(c);
+            c := pgque._answer_holder(c);
         when c.called in ('get_queue_info', 'get_consumer_info', 'get_queue_wait', 'get_consumer_wait') then
-            return pgque._answer_observer(c);
+            c := pgque._answer_observer(c);
         else
             raise exception 'no such call: %', coalesce(c.called, '<NULL>') using errcode = '22023';
     end case;
+    c.called := null; -- it was answered: see _ask
+    return c;
 end
 $$;
 comment on function pgque._answer() is 'Does what an update of pgque._call asks for, as far as its caller''s grants go. Nobody else may fire it.';

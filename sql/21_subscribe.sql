@@ -125,6 +125,7 @@ begin
     end if;
     c.cur_seq := 0;
     c.cur_tick := start;
+    c.cur_skipped := pgque._passed(queue_id, start, null);
     perform pgque._move(c);
     return c.cur_sub;
 end
@@ -281,6 +282,7 @@ declare
     s pgque.subscriber := pgque._subscriber(queue, consumer);
     q pgque.queue;
     c pgque.cursor;
+    skipped bigint;
 begin
     if s.sub_group is not null then
         perform pgque._refuse_cooperative(s, consumer);
@@ -297,10 +299,19 @@ begin
             using errcode = 'PQ012', hint = 'Finish it with pgque.ack(batch_id) before you seek.';
     end if;
     if at is not null then
+        -- A clock that was set back gives some times twice: the first one counts, so that nothing is left out.
         select t.tick_id into tick_id
         from pgque.tick t
         where t.tick_queue = q.queue_id
-            and t.tick_time <= at
+            and t.tick_id < coalesce((
+                select later.tick_id
+                from pgque.tick later
+                where later.tick_queue = q.queue_id
+                    and later.tick_id >= q.queue_history_tick
+                    and later.tick_time > at
+                order by later.tick_id
+                limit 1
+            ), 9223372036854775807)
         order by t.tick_id desc
         limit 1;
         if tick_id is null then
@@ -308,7 +319,9 @@ begin
                 using errcode = 'PQ011', hint = format('Seek to tick %s, the oldest that is kept.', q.queue_history_tick);
         end if;
     end if;
+    skipped := pgque._passed(q.queue_id, c.cur_tick, c.cur_place);
     c.cur_tick := pgque._need_tick(q, tick_id);
+    c.cur_skipped := coalesce(c.cur_skipped, 0) + coalesce(pgque._passed(q.queue_id, c.cur_tick, null) - skipped, 0);
     c.cur_next_tick := null;
     c.cur_place := null;
     perform pgque._move(c);
@@ -325,7 +338,7 @@ begin
     if pg_catalog.has_function_privilege('pgque._seek(text, text, bigint, timestamptz)'::pg_catalog.regprocedure, 'execute') then
         return pgque._seek(queue, consumer, tick_id, at);
     end if;
-    return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, at::pg_catalog.text])).number;
+    return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, pg_catalog.to_jsonb(at) #>> '{}'])).number;
 end
 $$;
 comment on function pgque._seek_to(text, text, bigint, timestamptz) is 'What both seek call, with the rights of their caller.';

@@ -42,6 +42,7 @@ grant select on
     pgque.tick_0,
     pgque.tick_1,
     pgque.subscriber_role,
+    pgque.restore_report,
     pgque.retry_queue,
     pgque.dead_letter
 to pgque_reader;
@@ -51,16 +52,23 @@ grant select, update (called, arguments, texts) on pgque._call to pgque_user;
 -- What runs with its caller's rights and looks what he may do, and the capture triggers.
 grant execute on function
     pgque.send(text, text),
+    pgque.send(text, json),
     pgque.send(text, jsonb),
     pgque.send(text, text, text),
+    pgque.send(text, text, json),
     pgque.send(text, text, jsonb),
+    pgque.send_batch(text, text),
     pgque.send_batch(text, text[]),
+    pgque.send_batch(text, json[]),
     pgque.send_batch(text, jsonb[]),
+    pgque.send_batch(text, text, text),
     pgque.send_batch(text, text, text[]),
+    pgque.send_batch(text, text, json[]),
     pgque.send_batch(text, text, jsonb[]),
     pgque.send_batch(text, text, text[], text),
     pgque.insert_event(text, text, text),
     pgque.insert_event(text, text, text, text, text, text, text),
+    pgque._as_array(text),
     pgque._send_batch(text, text, text[]),
     pgque._send_batch(text, text, text[], text),
     pgque.jsontriga(),
@@ -151,16 +159,34 @@ grant execute on all functions in schema pgque to pgque_admin;
 grant execute on all procedures in schema pgque to pgque_admin;
 revoke execute on function pgque.uninstall() from pgque_admin;
 
--- What belongs to one queue has the same grants whether its queue was made before this or after.
+-- Row security without a policy hides all rows from those to whom the tables were granted above.
+do $$
+begin
+    perform pgque._turn_off_row_security(array(
+        select c.oid::regclass
+        from pg_catalog.pg_class c
+        where c.relnamespace = 'pgque'::regnamespace
+            and c.relkind = 'r'
+            and c.relrowsecurity
+            and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid)
+    ));
+end
+$$;
+
+-- What belongs to one queue has the same grants whether its queue was made before this or after, or was
+-- restored without any (pg_dump --no-acl).
 do $$
 declare
     function regprocedure;
 begin
+    perform pgque._grant_log(q.queue_id)
+    from pgque.queue q
+    where to_regclass(q.queue_data_pfx) is not null;
     for function in
         select p.oid
         from pg_catalog.pg_proc p
         where p.pronamespace = 'pgque'::regnamespace
-            and p.proname ~ '^_event_\d+_'
+            and p.proname ~ '^_event_[0-9]+_'
     loop
         execute format('revoke all on function %s from pgque_admin', function);
     end loop;

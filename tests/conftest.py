@@ -13,6 +13,9 @@ pytest_plugins = [
     "tests.fix_coop",
     "tests.fix_consumer",
     "tests.fix_kit",
+    "tests.fix_restore",
+    "tests.fix_ordeal",
+    "tests.repeating",
     "tests.security.fix_security",
 ]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgque.install import install
 from pgque.testing import Databases
@@ -83,6 +84,27 @@ def connect(dsn: str) -> Iterator[Connect]:
 def conn(connect: Connect) -> psycopg.Connection:
     """A connection with psycopg's usual transactions; what is not committed is undone."""
     return connect()
+
+
+@pytest.fixture
+def encoded(server_dsn: str) -> Iterator[Callable[[str], str]]:
+    """Make a database in an encoding, with pgque in it."""
+    made: list[str] = []
+    with psycopg.connect(server_dsn, autocommit=True) as conn:
+
+        def create(encoding: str) -> str:
+            name = f"pgque_in_{encoding.lower()}_{next(_numbers)}"
+            conn.execute(
+                f"create database {name} encoding '{encoding}' locale 'C' template template0"
+            )
+            made.append(name)
+            dsn = make_conninfo(server_dsn, dbname=name)
+            install(dsn)
+            return dsn
+
+        yield create
+        for name in made:
+            conn.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture

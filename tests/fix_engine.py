@@ -231,7 +231,7 @@ def rotate_ledger(conn: Connection) -> bool:
     """Switch to the other child of the ledger and empty the one before: whether it came to that."""
     current = "select pgque._ledger_child()"
     before = value(conn, current)
-    for _ in range(3):
+    for _ in range(6):
         conn.execute("update pgque.config set ledger_max_bytes = 0")
         conn.execute("select setval('pgque.ledger_kept_bytes', 0)")
         value(conn, "select pgque.maint_rotate_ledger()")

@@ -27,7 +27,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 import psycopg
 import pytest
@@ -36,9 +35,12 @@ import yaml
 
 import pgque
 from pgque import embedded
+from pgque.dsn import to_url
 from pgque.embedded.binaries import find_binaries
 from tests.fix_server import wanted_version
 from tests.running import PATIENCE, eventually
+
+__all__ = ["NOT_RUN", "ROOT", "Reader", "Step", "parse", "reader", "steps", "to_url"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -245,7 +247,7 @@ class Reader:
             child = Background(f"{command} {arguments}", self.folder, self.env)
             self.background[command] = self.printed = child
             if command == "pgque dev":
-                self.dsn = child.expect(r"postgresql://\S+", "a DSN")
+                self.dsn = child.expect(r"postgresql://[^\s']+", "a DSN")
                 os.environ["PGQUE_DSN"] = self.dsn
                 child.seen = 0
             return
@@ -312,11 +314,3 @@ def reader(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, dsn: str) 
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", "")).startswith(f"{folder}{os.sep}"):
                 del sys.modules[name]
-
-
-def to_url(dsn: str) -> str:
-    """Write a connection string as the URL that most people use."""
-    parts = psycopg.conninfo.conninfo_to_dict(dsn)
-    user, password, dbname = parts.pop("user"), parts.pop("password", None), parts.pop("dbname")
-    secret = f":{quote(str(password), safe='')}" if password else ""
-    return f"postgresql://{user}{secret}@/{dbname}?{urlencode(parts, safe='/')}"

@@ -123,11 +123,17 @@ def test_version_of_a_database(dsn: str, empty_dsn: str) -> None:
     assert "schema  not installed" in cli("version", "--dsn", empty_dsn).stdout
 
 
-def test_missing_dsn() -> None:
-    done = cli("install")
-    assert done.returncode == 2
-    assert "--dsn" in done.stderr
-    assert "PGQUE_DSN" in done.stderr
+def test_the_option_version_and_the_short_way_to_it() -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "pgque 0.1.0\n", "")
+
+
+@pytest.mark.parametrize("name", ["install", "ticker", "queue list", "dead show 1", "top"])
+def test_without_a_database_it_is_said_how_to_name_one_and_where_to_get_one(name: str) -> None:
+    assert failed(cli(*name.split()), 2) == (
+        "pgque: no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try "
+        f"(pgque {name.removesuffix(' 1')} --help)"
+    )
 
 
 def test_no_server() -> None:
@@ -176,19 +182,11 @@ def test_missing_extra() -> None:
     assert "typer is missing: pip install 'pgque[cli]'" in failed(done)
 
 
-def test_missing_package_of_a_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("pgque.install.script", lambda: __import__("no_such_package"))
-    assert app.run(["sql"]) == 1
-    assert capsys.readouterr().err == (
-        "pgque: no_such_package is missing: pip install 'pgque[demo]'\n"
-    )
-
-
 def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Popen[str]]) -> None:
     process = running("dev", "--data", str(home))
-    dsn = next(line.strip() for line in process.stdout if "postgresql://" in line)
+    exported = next(line.strip() for line in process.stdout if "postgresql://" in line)
+    dsn = exported.removeprefix("export PGQUE_DSN='").removesuffix("'")
+    assert exported == f"export PGQUE_DSN='{dsn}'"  # to paste: a shell would read the "&"
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("select pgque.create_queue('kept')")
         conn.execute("select pgque.subscribe('kept', 'reader')")
@@ -207,7 +205,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     assert not (home / "data" / "postmaster.pid").exists()
 
     process = running("dev", "--data", str(home))
-    assert next(line.strip() for line in process.stdout if "postgresql://" in line) == dsn
+    assert next(line.strip() for line in process.stdout if "postgresql://" in line) == exported
     with psycopg.connect(dsn) as conn:
         assert conn.execute("select queue_name from pgque.queue").fetchall() == [("kept",)]
     process.terminate()

@@ -42,6 +42,30 @@ def test_a_queue_from_its_making_to_its_end(pgque_dsn, autoconn):
     assert "pgque queue create" in said("queue", "list", **pgque_dsn)
 
 
+def test_a_queue_is_made_with_its_settings(pgque_dsn):
+    create = [
+        "queue",
+        "create",
+        "orders",
+        "--set",
+        "max_retries=2",
+        "--set",
+        "ticker_max_lag=1.5 s",
+    ]
+    assert said(*create, **pgque_dsn) == "The queue orders was made.\n"
+    shown = found("queue", "show", "orders", **pgque_dsn)
+    assert shown["queue_ticker_max_lag"] == 1.5
+    again = said("queue", "create", "orders", "--set", "ticker_max_lag=9 s", **pgque_dsn)
+    assert "Its settings were not changed" in again
+    assert found("queue", "show", "orders", **pgque_dsn)["queue_ticker_max_lag"] == 1.5
+    for wrong in ("max_retries", "=2", ""):
+        done = cli("queue", "create", "other", "--set", wrong, **pgque_dsn)
+        assert (done.returncode, "--set takes SETTING=VALUE" in done.stderr) == (2, True)
+    refusal = failed(cli("queue", "create", "other", "--set", "speed=9", **pgque_dsn))
+    assert "unknown queue setting: speed" in refusal
+    assert [one["queue"] for one in found("queue", "list", **pgque_dsn)] == ["orders"]
+
+
 def test_a_queue_is_dropped_only_after_a_yes(pgque_dsn, queue, autoconn):
     done = cli("queue", "drop", queue, stdin="n\n", **pgque_dsn)
     assert done.returncode == 1

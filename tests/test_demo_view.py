@@ -2,6 +2,8 @@
 
 import datetime
 import io
+import re
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -84,3 +86,18 @@ def test_plain_lines_come_once_a_second(scene, capsys):
 
 def test_without_a_terminal_lines_are_plain(capsys):
     assert isinstance(choose_view(None), PlainView)
+
+
+def test_the_longest_delay_is_not_painted_as_something_achieved(scene):
+    carriers = [("EV", 9, Decimal("31.0")), ("UA", 9, Decimal("9.5")), ("HA", 7, Decimal("-3.1"))]
+    scene = replace(scene, reading=replace(scene.reading, carriers=carriers))
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    console.print(draw(scene))
+    lines = console.file.getvalue().splitlines()
+    colours = {
+        name: set(re.findall(r"\x1b\[(?:1;)?(3\d)m━", line))
+        for name in ("EV", "UA")
+        for line in lines
+        if f"{name}\x1b" in line
+    }
+    assert colours == {"EV": {"31"}, "UA": {"33"}}, "red is late, yellow a little, green is done"

@@ -1,7 +1,9 @@
 """The pages in docs/: their samples run, what is generated is fresh, their links lead somewhere."""
 
 import importlib
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +27,37 @@ HOW_TO_REFRESH = "run python docs/make_reference.py"
 def test_tutorial(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with reader(tmp_path, home, monkeypatch, "") as newcomer:
         newcomer.read(DOCS / "tutorial.md")
+
+
+STAND_IN = """#!/bin/sh
+# python3 -m venv FOLDER, and every program in FOLDER/bin
+case "$2" in
+    venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/pip" && : >"$3/bin/activate" ;;
+    *) echo "${0##*/} $*" ;;
+esac
+"""
+
+
+def test_the_tutorial_is_done_outside_of_the_clone(tmp_path: Path) -> None:
+    """Inside, pytest would take the options of the clone, which need what no newcomer has."""
+    first = next(step for step in steps(DOCS / "tutorial.md") if step.language)
+    clone = tmp_path / "clone"
+    programs = tmp_path / "programs"
+    for folder in (clone, programs):
+        folder.mkdir()
+    (programs / "python3").write_text(STAND_IN)
+    (programs / "python3").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{first.text}\npwd"],
+        cwd=clone,
+        env={**os.environ, "PATH": f"{programs}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    installed, where = done.stdout.splitlines()
+    assert installed == "pip install .[demo,testing]"
+    assert clone not in (Path(where), *Path(where).parents)
 
 
 def test_concepts(tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

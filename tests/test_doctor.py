@@ -9,16 +9,22 @@ import psycopg
 import pytest
 
 import pgque
-from pgque.doctor import FIRST, REST, Finding, Status, consumers, events, examine, server
+from pgque.doctor import FIRST, REST, Finding, Status, consumers, examine, server
 from pgque.testing import advance
 from tests.fix_cli import cli
-from tests.fix_engine import nack, receive, send, tick, value
+from tests.fix_engine import log_of, nack, receive, send, tick, value
 
 NOW = timedelta(0)
 
 
 def findings(dsn: str, check: str) -> list[Finding]:
     return [finding for finding in examine(dsn) if finding.check == check]
+
+
+def an_hour_passes(conn: psycopg.Connection) -> None:
+    """Let all that is there be an hour older."""
+    for table, column in (("tick", "tick_time"), ("cursor", "cur_time"), ("event_1", "ev_time")):
+        conn.execute(f"update pgque.{table} set {column} = {column} - interval '1 hour'".encode())
 
 
 def finding(dsn: str, check: str) -> Finding:
@@ -115,14 +121,20 @@ def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, mon
     assert detail["rights"] == f"{name} has grants to consume for {queue} alone"
     assert detail["consumers"] == "1, none stands still"
     assert detail["not checked"] == (
-        "restore, queues, retries, dead letters, rotation: they need pgque_reader"
+        "locks, restore, clock, queues, retries, dead letters, rotation: they need pgque_reader"
     )
     send(autoconn, "private")
     send(autoconn, queue)
-    monkeypatch.setattr(events, "LATE", NOW)
+    autoconn.execute(
+        f"update {log_of(autoconn, queue)} set ev_time = ev_time - interval '1 hour'".encode()
+    )
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
     assert f"1 events in {queue} wait" in finding(dsn, "ticker").detail
     tick(autoconn, queue)
-    monkeypatch.setattr(consumers, "SILENT", NOW)
+    for table, column in (("tick", "tick_time"), ("cursor", "cur_time")):
+        autoconn.execute(
+            f"update pgque.{table} set {column} = {column} - interval '1 hour'".encode()
+        )
     assert f"mine of {queue} was last seen" in finding(dsn, "consumers").detail
 
 
@@ -138,10 +150,10 @@ def test_a_writer_is_told_what_it_cannot_see(role, queue):
     assert "consumers" in finding(dsn, "not checked").detail
 
 
-def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn, monkeypatch):
-    monkeypatch.setattr(events, "LATE", NOW)
+def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn):
     assert finding(dsn, "ticker").status is Status.WARNING
     send(autoconn, queue)
+    an_hour_passes(autoconn)
     found = finding(dsn, "ticker")
     assert (found.status, found.mend) == (Status.FAULT, "pgque ticker")
     assert f"1 events in {queue}" in found.detail
@@ -166,30 +178,45 @@ def test_queues_that_are_paused_or_closed(dsn, queue, autoconn):
     ]
 
 
-def test_a_consumer_that_stands_still(dsn, queue, consumer, autoconn, monkeypatch):
-    monkeypatch.setattr(consumers, "SILENT", NOW)
+def test_a_consumer_that_stands_still(dsn, queue, consumer, autoconn):
+    an_hour_passes(autoconn)
     assert finding(dsn, "consumers").status is Status.OK  # it has nothing to do
     send(autoconn, queue)
     tick(autoconn, queue)
+    assert finding(dsn, "consumers").status is Status.OK  # it has had it for a moment only
+    an_hour_passes(autoconn)
     found = finding(dsn, "consumers")
-    assert found.status is Status.WARNING
+    assert found.status is Status.FAULT
     assert f"pgque consumer unsubscribe {queue} {consumer}" in found.mend
 
 
-def test_it_says_how_much_a_consumer_holds_back(dsn, queue, consumer, autoconn, monkeypatch):
-    monkeypatch.setattr(consumers, "SILENT", NOW)
+def test_a_consumer_that_does_not_keep_up(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
+    for minutes, word, status in ((2, "behind", Status.WARNING), (10, "stuck", Status.FAULT)):
+        autoconn.execute(
+            "update pgque.tick set tick_time = tick_time - make_interval(mins => %s)", [minutes]
+        )
+        found = finding(dsn, "consumers")
+        assert f"{consumer} of {queue} is {word}: of 1 events" in found.detail
+        assert (found.status, found.mend) == (status, f"pgque consumer list {queue}")
+
+
+def test_it_says_how_much_a_consumer_holds_back(dsn, queue, consumer, autoconn):
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    an_hour_passes(autoconn)
     assert re.search(r"a log of \d+ kB is kept for it", finding(dsn, "consumers").detail)
 
 
-def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn, monkeypatch):
+def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn):
     autoconn.execute("select pgque.subscribe_subconsumer(%s, 'group', 'gone')", [queue])
     send(autoconn, queue)
     tick(autoconn, queue)
     autoconn.execute("select pgque.receive_coop(%s, 'group', 'gone')", [queue])
-    monkeypatch.setattr(consumers, "SILENT", NOW)
-    [found] = [one for one in findings(dsn, "consumers") if "a member of" in one.detail]
+    an_hour_passes(autoconn)
+    [found] = findings(dsn, "consumers")
+    assert "gone, a member of group of" in found.detail
     call = found.mend.removeprefix("start it, or ")
     assert value(autoconn, call) == 1
     assert not [one for one in findings(dsn, "consumers") if "a member of" in one.detail]

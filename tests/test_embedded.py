@@ -1,7 +1,6 @@
 """The embedded server: it starts anywhere, keeps data where told to, and never stays behind."""
 
 import os
-import pwd
 import shutil
 import signal
 import stat
@@ -339,38 +338,17 @@ def test_root_with_a_wheel_that_others_cannot_read(
     assert not private.exists()
 
 
-def python_for(person: pwd.struct_passwd) -> str:
-    """Find an interpreter of this version that is open to `person`; root's own may not be."""
-    minor = f"python3.{sys.version_info.minor}"
-    account = binaries.Account(person.pw_uid, person.pw_gid)
-    for python in (sys.executable, shutil.which(minor, path="/usr/local/bin:/usr/bin")):
-        if python and account.can_run([python, "-c", "import sys"]):
-            return python
-    pytest.skip(f"no {minor} that {person.pw_name} may run")
-
-
 @needs_root
-def test_ordinary_user(home: Path) -> None:
-    person = pwd.getpwnam("nobody")
-    os.chown(home, person.pw_uid, person.pw_gid)
-    code = """
-import os, sys
-sys.path[:0] = sys.argv[2:]
-import psycopg
-from pgque.embedded import Server
-with Server(sys.argv[1], settings={"fsync": "off"}) as server, psycopg.connect(server.dsn) as conn:
-    print(os.geteuid(), conn.execute("select 1").fetchone()[0])
-"""
-    done = subprocess.run(
-        [python_for(person), "-c", code, str(home), *[path for path in sys.path if path]],
-        user=person.pw_uid,
-        group=person.pw_gid,
-        extra_groups=[],
-        env={"HOME": str(home), "PATH": os.environ["PATH"]},
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(person.pw_uid), "1"]
-    assert not servers_in(home)
+def test_root_with_a_temporary_folder_that_others_cannot_enter(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = home / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(closed))
+    with Server(settings=FAST) as server:
+        assert ask(server.dsn, "select 1") == 1
+        assert closed not in server.data_dir.parents
+    with Server(settings=FAST, temporary_in=closed) as server:
+        assert ask(server.dsn, "select 1") == 1
+    assert list(closed.iterdir()) == []
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "a closed folder was opened"

@@ -29,21 +29,43 @@ SQLSTATES = {
     "PQ015": errors.PgqueSchemaNewer,
     "PQ099": PgqueError,
     "08006": errors.PgqueConnectionError,
+    "08P01": errors.PgqueConnectionError,
+    "0A000": PgqueError,
+    "0LP01": errors.PgqueInvalidArgument,
+    "0P000": errors.PgqueInvalidArgument,
     "22003": errors.PgqueInvalidArgument,
     "22023": errors.PgqueInvalidArgument,
     "22P05": errors.PgquePayloadError,
+    "23503": errors.PgqueConstraintViolated,
+    "23505": errors.PgqueConstraintViolated,
+    "23514": errors.PgqueConstraintViolated,
+    "25001": PgqueError,
     "25006": errors.PgqueReadOnly,
     "25P02": errors.PgqueTransactionAborted,
     "25P03": errors.PgqueConnectionError,
+    "25P04": errors.PgqueConnectionError,
+    "26000": errors.PgqueRetryable,
+    "28P01": errors.PgqueConnectionError,
+    "2BP01": PgqueError,
+    "3D000": errors.PgqueConnectionError,
     "40001": errors.PgqueRetryable,
     "40P01": errors.PgqueRetryable,
     "42501": errors.PgquePermissionDenied,
     "42846": errors.PgqueInvalidArgument,
+    "42P05": errors.PgqueRetryable,
+    "53100": errors.PgqueOutOfResources,
+    "53200": errors.PgqueOutOfResources,
     "53300": errors.PgqueConnectionError,
+    "54000": errors.PgqueInvalidArgument,
+    "54001": errors.PgqueInvalidArgument,
+    "55000": PgqueError,
     "55P03": errors.PgqueBusy,
-    "57014": PgqueError,
+    "57014": errors.PgqueCanceled,
     "57P01": errors.PgqueConnectionError,
     "57P05": errors.PgqueConnectionError,
+    "58030": PgqueError,
+    "72000": errors.PgqueRetryable,
+    "P0001": PgqueError,
     "XX000": PgqueError,
 }
 
@@ -60,6 +82,8 @@ def server_error(
     error.diag.message_primary = text
     error.diag.message_detail = detail
     error.diag.message_hint = hint
+    error.diag.context = None
+    error.diag.source_function = None
     return error
 
 
@@ -97,6 +121,24 @@ def test_only_objects_of_pgque_make_the_schema_missing(sqlstate: str) -> None:
     assert "pgque install" in str(ours)
     theirs = from_psycopg(server_error(sqlstate, "function audit.note() does not exist"))
     assert type(theirs) is PgqueError
+
+
+@pytest.mark.parametrize("sqlstate", ["42703", "42725", "42809"])
+def test_a_schema_that_does_not_fit_is_told_from_a_fault_in_a_user_s_trigger(
+    sqlstate: str,
+) -> None:
+    """No context: it is the client's own statement that names a column or function of no use."""
+    ours = server_error(sqlstate, 'column "waits" does not exist')
+    assert type(from_psycopg(ours)) is errors.PgqueSchemaMissing
+    theirs = server_error(sqlstate, 'column "x" does not exist')
+    theirs.diag.context = "PL/pgSQL function audit.note() line 3 at SQL statement"
+    assert type(from_psycopg(theirs)) is PgqueError
+
+
+def test_a_plan_whose_result_has_changed_is_worth_another_attempt() -> None:
+    error = server_error("0A000", "cached plan must not change result type")
+    error.diag.source_function = "RevalidateCachedQuery"
+    assert type(from_psycopg(error)) is errors.PgqueRetryable
 
 
 def test_text_keeps_detail_and_hint() -> None:

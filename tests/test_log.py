@@ -48,6 +48,51 @@ def test_a_queue_of_any_name_works_from_send_to_notify(shared, name):
     assert value(shared, "select pgque.drop_queue(%s, true)", name) == 1
 
 
+def settings_of(conn, queue):
+    return conn.execute(
+        "select queue_max_retries, queue_ticker_max_lag::text, queue_ticker_paused "
+        "from pgque.queue where queue_name = %s",
+        [queue],
+    ).fetchone()
+
+
+def test_a_queue_is_made_with_its_settings(autoconn):
+    options = '{"max_retries": 2, "ticker_max_lag": "3 seconds", "ticker_paused": true}'
+    assert value(autoconn, "select pgque.create_queue('q', %s::jsonb)", options) == 1
+    assert settings_of(autoconn, "q") == (2, "00:00:03", True)
+    assert value(autoconn, "select pgque.create_queue('r', '{\"max_retries\": null}')") == 1
+    assert value(autoconn, "select pgque.create_queue('s', null)") == 1
+    assert value(autoconn, "select pgque.create_queue('t', '{}')") == 1
+    for name in "rst":
+        assert settings_of(autoconn, name) == (5, "00:00:00", False)
+
+
+def test_a_queue_that_exists_keeps_its_settings(autoconn, queue):
+    configure(autoconn, queue, max_retries="7")
+    call = 'select pgque.create_queue(%s, \'{"max_retries": 2, "ticker_paused": true}\')'
+    assert value(autoconn, call, queue) == 0
+    assert settings_of(autoconn, queue) == (7, "00:00:00", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ('{"max_retries": 2, "colour": "red"}', "unknown queue setting: colour"),
+        ('{"ticker_paused": true, "max_retries": -1}', "max_retries must be >= 0"),
+        ('{"max_retries": "many"}', "max_retries must be of type integer, not 'many'"),
+        ('{"max_retries": [1]}', "max_retries must be of type integer, not '[1]'"),
+        ("[]", "options must be a JSON object, not array"),
+        ("null", "options must be a JSON object, not null"),
+        ('"max_retries"', "options must be a JSON object, not string"),
+    ],
+)
+def test_p10_with_options_that_are_wrong_no_queue_is_made(autoconn, options, text):
+    with refused("22023", text), autoconn.transaction():
+        value(autoconn, "select pgque.create_queue('q', %s::jsonb)", options)
+    assert column(autoconn, "select queue_name from pgque.queue") == []
+    assert column(autoconn, "select relname from pg_class where relname ~ '^event_[0-9]'") == []
+
+
 def test_names_that_differ_in_case_are_two_queues(autoconn):
     assert [value(autoconn, "select pgque.create_queue(%s)", name) for name in "qQ"] == [1, 1]
 

@@ -48,6 +48,31 @@ def test_create_and_drop(client: PgqueClient) -> None:
         client.drop_queue("q")
 
 
+def test_a_queue_is_made_with_its_settings(client: PgqueClient) -> None:
+    settings = {
+        "max_retries": 2,
+        "ticker_max_lag": timedelta(seconds=1.5),
+        "ticker_paused": True,
+        "rotation_period": "3 hours",
+        "ticker_max_count": None,
+    }
+    assert client.create_queue("q", settings) == 1
+    [info] = client.queue_info("q")
+    assert info.queue_ticker_max_lag == timedelta(seconds=1.5)
+    assert info.queue_rotation_period == timedelta(hours=3)
+    assert info.queue_ticker_paused
+    assert info.queue_ticker_max_count == 500
+    assert client.create_queue("q", {"ticker_paused": False}) == 0
+    assert client.queue_info("q")[0].queue_ticker_paused
+    assert client.create_queue("r", {}) == 1
+    with pytest.raises(pgque.PgqueInvalidArgument, match="unknown queue setting: colour"):
+        client.create_queue("s", {"colour": "red"})
+    for wrong in ({"max\0retries": 1}, {"max_retries": "\udc80"}, ["max_retries"], "max_retries"):
+        with pytest.raises(pgque.PgqueInvalidArgument):
+            client.create_queue("s", wrong)
+    assert [info.queue_name for info in client.queue_info()] == ["q", "r"]
+
+
 def test_names_of_queues(client: PgqueClient) -> None:
     assert client.create_queue("é" * 28) == 1
     with pytest.raises(pgque.PgqueInvalidArgument, match=r"too long: 58 bytes \(max 57\)"):

@@ -1,5 +1,6 @@
 """The pool: one block is one transaction."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,15 @@ def pool(dsn: str) -> Iterator[ClientPool]:
 def send_and_fail(client: PgqueClient, queue: str) -> None:
     client.send(queue, "undone")
     raise KeyError
+
+
+def send_and_pass_over_an_error(client: PgqueClient, queue: str, commit: bool = False) -> None:
+    client.send(queue, "lost")
+    with contextlib.suppress(pgque.PgqueQueueNotFound):
+        client.send("nowhere", "x")
+    if commit:
+        with contextlib.suppress(psycopg.errors.InFailedSqlTransaction):
+            client.conn.commit()
 
 
 def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[Any]) -> None:
@@ -74,6 +84,46 @@ def test_an_error_at_commit_is_named(pool: ClientPool, autoconn: psycopg.Connect
     assert isinstance(caught.value.__cause__, psycopg.errors.UniqueViolation)
     with pool.client() as client:
         client.queue_info()
+
+
+def test_an_error_that_the_block_has_passed_over_is_not_taken_for_a_commit(
+    pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
+    aborted = pytest.raises(pgque.PgqueTransactionAborted, match="undone")
+    with aborted as caught, pool.client() as client:
+        send_and_pass_over_an_error(client, queue)
+    assert isinstance(caught.value.__cause__, psycopg.errors.InFailedSqlTransaction)
+    with pool.client() as client:
+        client.send(queue, "lost as well")
+        with contextlib.suppress(psycopg.errors.DivisionByZero), client.conn.transaction():
+            client.conn.execute("select 1/0")
+        client.send(queue, "kept")
+    assert pending(autoconn, queue, consumer) == ["lost as well", "kept"]
+
+
+def test_commit_raises_on_every_connection_of_ours_where_nothing_can_be_committed(
+    dsn: str, pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
+    aborted = pytest.raises(psycopg.errors.InFailedSqlTransaction)
+    with pgque.connect(dsn) as client:
+        send_and_pass_over_an_error(client, queue)
+        with aborted:
+            client.conn.commit()
+        client.conn.rollback()
+        client.send(queue, "kept")
+        client.conn.commit()
+    with pgque.connect(dsn, autocommit=True) as client:
+        with aborted, client.conn.transaction():
+            send_and_pass_over_an_error(client, queue)
+        with client.conn.transaction(force_rollback=True):
+            send_and_pass_over_an_error(client, queue)
+        with client.conn.transaction():
+            with aborted, client.conn.transaction():
+                send_and_pass_over_an_error(client, queue)
+            client.send(queue, "kept")
+    with pytest.raises(pgque.PgqueTransactionAborted), pool.client() as client:
+        send_and_pass_over_an_error(client, queue, commit=True)
+    assert pending(autoconn, queue, consumer) == ["kept", "kept"]
 
 
 def test_closing_a_lent_client_does_nothing(pool: ClientPool) -> None:

@@ -135,7 +135,7 @@ def test_an_admin_does_everything_but_uninstall(autoconn, act_as):
     assert value(autoconn, "select pgque.dlq_replay(dl_id) from pgque.dlq_inspect('q')") > 3
     assert value(autoconn, "select pgque.maint()") == 3
     assert len(drain(autoconn, "q", "c")) == 4
-    assert len(autoconn.execute("select * from pgque.status()").fetchall()) == 4
+    assert len(autoconn.execute("select * from pgque.status()").fetchall()) == 6
     with refused("42501", "permission denied for function uninstall"):
         autoconn.execute("select pgque.uninstall()")
     with refused("42501", "must be owner of schema pgque"):
@@ -186,7 +186,7 @@ def test_an_owner_without_any_other_right_runs_the_whole_street(databases, serve
                 assert len(drain(conn, "q", "c")) == 1
                 assert rotate(conn, "q") == 1
                 assert rotate_ledger(conn)
-            assert len(conn.execute("select * from pgque.status()").fetchall()) == 4
+            assert len(conn.execute("select * from pgque.status()").fetchall()) == 6
             value(conn, "select pgque.drop_queue('q', true)")
             value(conn, "select pgque.uninstall()")
     finally:

@@ -87,36 +87,6 @@ def test_an_idle_period_ticks_a_queue_without_events(autoconn, queue, consumer):
     assert receive(autoconn, queue, consumer) == []
 
 
-def test_force_next_tick_returns_the_newest_tick_and_makes_the_next_call_tick(autoconn, queue):
-    for call in ("force_next_tick", "force_tick"):
-        newest = ticks(autoconn, queue)
-        assert value(autoconn, f"select pgque.{call}(%s)", queue) == newest
-        assert ticks(autoconn, queue) == newest
-        assert tick(autoconn, queue) == newest + 1
-        assert tick(autoconn, queue) is None
-        value(autoconn, f"select pgque.{call}(queue := %s)", queue)
-        value(autoconn, f"select pgque.{call}(queue := %s)", queue)
-        assert tick_all(autoconn) == 1
-        assert tick_all(autoconn) == 0
-
-
-def test_force_next_tick_overrides_max_lag(autoconn, queue, consumer):
-    configure(autoconn, queue, ticker_max_lag="1 hour", ticker_max_count=1000)
-    send(autoconn, queue)
-    assert tick(autoconn, queue) is None
-    value(autoconn, "select pgque.force_next_tick(%s)", queue)
-    assert payloads(drain(autoconn, queue, consumer)) == ["x"]
-
-
-def test_p5_a_forced_tick_does_not_wait_for_an_open_subscription(connect, autoconn, queue):
-    subscribing = connect()
-    value(autoconn, "select pgque.force_next_tick(%s)", queue)
-    value(subscribing, "select pgque.subscribe(%s, 'c')", queue)
-    autoconn.execute("set lock_timeout = '1s'")
-    assert tick(autoconn, queue) == 2
-    subscribing.rollback()
-
-
 # What it sees
 
 

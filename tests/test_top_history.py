@@ -5,7 +5,6 @@ import pytest
 from pgque.top.history import KEEP, History
 from pgque.top.message import laid_out
 from pgque.top.spark import spark
-from pgque.top.states import Level
 from pgque.top.table import cut, shorten
 from tests.fix_top import consumer_now, queue_now, sample
 
@@ -22,52 +21,21 @@ def state(history, queue="q"):
 
 
 def test_a_queue_has_the_state_of_its_worst_consumer():
-    good, late = consumer_now("q", "good"), consumer_now("q", "late", pending=1, lag=61.0)
+    good, late = consumer_now("q", "good"), consumer_now("q", "late", state="behind")
     assert state(after(sample([queue_now("q")], [good]))) == "ok"
     assert state(after(sample([queue_now("q")], [good, late]))) == "! behind"
-    stuck = late._replace(lag=601.0)
-    assert state(after(sample([queue_now("q")], [good, late, stuck]))) == "!! stuck"
-    silent = stuck._replace(last_seen=601.0)
-    assert state(after(sample([queue_now("q")], [silent]))) == "!! silent"
+    found = [good, late]
+    for word in ("stuck", "silent", "crash loop"):
+        found.append(late._replace(consumer=word, state=word))
+        assert state(after(sample([queue_now("q")], found))) == f"!! {word}"
+        assert state(after(sample([queue_now("q")], reversed(found)))) == f"!! {word}"
 
 
 def test_a_queue_says_when_it_is_not_ticked_not_read_or_paused():
     reader = [consumer_now("q", "c")]
-    waits = queue_now("q", unticked=1, tick_age=11.0)
-    assert state(after(sample([waits], reader))) == "!! no tick"
-    assert state(after(sample([waits._replace(paused=True)], reader))) == "! paused"
+    assert state(after(sample([queue_now("q", state="no tick")], reader))) == "!! no tick"
+    assert state(after(sample([queue_now("q", state="paused")], reader))) == "! paused"
     assert state(after(sample([queue_now("q")]))) == "no reader"
-
-
-def test_an_old_position_is_no_lag_where_nothing_was_before_the_consumer():
-    quiet = consumer_now("q", "c", lag=0.0, last_seen=3600.0)
-    event = quiet._replace(pending=1, lag=3601.0, last_seen=3601.0)
-    history = after(sample([queue_now("q")], [quiet]), sample([queue_now("q")], [event], at=1.0))
-    row = history.consumers["q", "c"]
-    assert (row.lag, row.state.level) == (1.0, Level.OK)
-    history.add(sample([queue_now("q")], [event._replace(lag=3671.0)], at=71.0))
-    assert history.consumers["q", "c"].state.text == "! behind"
-
-
-def test_a_consumer_is_not_to_blame_for_what_it_cannot_get():
-    queue = queue_now("q", paused=True, unticked=5)
-    waits = consumer_now("q", "c", pending=5, lag=4000.0, last_seen=4000.0)
-    history = after(sample([queue], [waits]))
-    assert history.consumers["q", "c"].state.text == "ok"
-    assert state(history) == "! paused"
-    history = after(sample([queue], [waits._replace(pending=6)]))
-    assert history.consumers["q", "c"].state.text == "!! silent"
-
-
-def test_an_old_tick_is_no_fault_where_nothing_waited_for_one():
-    reader = [consumer_now("q", "c")]
-    fresh = queue_now("q", unticked=1, tick_age=3600.0)
-    history = after(
-        sample([queue_now("q", tick_age=3599.0)], reader), sample([fresh], reader, at=1)
-    )
-    assert state(history) == "ok"
-    history.add(sample([fresh], reader, at=11.0))
-    assert state(history) == "!! no tick"
 
 
 def test_members_count_as_their_group():

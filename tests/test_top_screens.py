@@ -30,16 +30,24 @@ def busy(at: float = 0.0, rate: float | None = 1240.0, ticking: bool = True):
     return sample(
         [
             queue_now("audit", sent=12_000_000, rate=rate and rate / 2, tick_age=0.004),
-            queue_now("clicks", sent=350_123, rate=rate, unticked=88, tick_age=95.0 + at),
+            queue_now(
+                "clicks", sent=350_123, rate=rate, unticked=88, tick_age=95.0 + at, state="no tick"
+            ),
             queue_now("empty", tick_age=12_000.0, rate=rate and 0.0),
             queue_now(LONG, sent=812, rate=rate and 0.4, retries=12, dead=3),
-            queue_now("mails", sent=90_000, paused=True, unticked=400, rate=rate and 3.0),
+            queue_now(
+                "mails", sent=90_000, paused=True, unticked=400, rate=rate and 3.0, state="paused"
+            ),
             queue_now("orders", sent=5_000, rate=rate and 86.0, dead=120),
         ],
         [
             consumer_now("audit", "archive", rate=rate and rate / 2),
-            consumer_now("clicks", "counts", rate=rate and 0.0, pending=9_800, lag=75.0),
-            consumer_now(LONG, "books", pending=800, lag=4_000.0, last_seen=2_000.0),
+            consumer_now(
+                "clicks", "counts", rate=rate and 0.0, pending=9_800, lag=75.0, state="behind"
+            ),
+            consumer_now(
+                LONG, "books", pending=800, lag=4_000.0, last_seen=2_000.0, state="silent"
+            ),
             consumer_now(LONG, "the-tax-office-of-luxembourg", pending=2, lag=0.8, rate=2.25),
             consumer_now("mails", "sender", last_seen=800.0),
             consumer_now("orders", "pickers", rate=rate and 85.5, pending=40, lag=0.45),

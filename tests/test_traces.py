@@ -341,7 +341,7 @@ def test_where_no_provider_is_set_a_consumer_makes_no_spans(client, queue, one, 
     client.send(queue, "x")
     with running(one):
         eventually(lambda: client.consumer_info(queue)[0].pending_events == 0)
-        assert one._watch is None
+        assert one._watch_on(client.conn) is None
 
 
 def test_spans_end_where_the_connection_breaks_in_a_handler(spans, client, queue, one, autoconn):

@@ -3,8 +3,10 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import psutil
@@ -321,6 +323,34 @@ def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, que
 
 
 def test_reloading_needs_an_extra(monkeypatch, capsys):
-    monkeypatch.setattr("pgque.cli.worker.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
     assert run(["worker", "shop:alone", "--reload"]) == 1
     assert capsys.readouterr().err == "pgque: watchfiles is missing: pip install 'pgque[reload]'\n"
+
+
+def test_the_end_by_force_takes_along_what_handlers_have_started():
+    ours, theirs = socket.socketpair()
+    script = """
+        import subprocess, sys, time
+        from types import SimpleNamespace
+        from pgque.worker.child import Link
+
+        link = Link(int(sys.argv[1]), grace=0.1)
+        link.stop_with_supervisor(SimpleNamespace(stop=lambda: None))
+        print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL).pid, flush=True)
+        time.sleep(600)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(theirs.fileno())],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=(theirs.fileno(),),
+        start_new_session=True,
+    )
+    with ours, theirs, process:
+        assert process.stdout is not None
+        grandchild = process.stdout.readline()
+        theirs.close()
+        ours.close()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
+    eventually(lambda: has_ended(int(grandchild)))

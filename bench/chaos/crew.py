@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
+from bench.chaos.deeds import KILLED
 from bench.chaos.process import REFUSED
 from bench.chaos.tables import PRODUCERS
 
@@ -69,6 +70,8 @@ class Crew:
         self._thread = threading.Thread(target=self._look_after, daemon=True)
         self.refused = 0
         """How often a process ended because its first attempt failed, and was started again."""
+        self.killed = 0
+        """How often a handler has killed its own process, as its message asked."""
         self.crashed: list[str] = []
         """Who ended for no reason that there should be, with its last words."""
 
@@ -160,10 +163,13 @@ class Crew:
     def _note_end(self, member: _Member) -> None:
         assert member.process is not None
         status = member.process.returncode
+        name = f"{member.role}.{member.starts}"
         if status == REFUSED:
             self.refused += 1
+        elif status == -signal.SIGKILL and (self._folder / f"{name}{KILLED}").exists():
+            self.killed += 1
         elif not member.sent_signal:
-            words = (self._folder / f"{member.role}.{member.starts}.log").read_text()[-500:]
+            words = (self._folder / f"{name}.log").read_text(errors="replace")[-500:]
             self.crashed.append(f"{member.role} ended with {status}: {words}")
         self._close(member)
         member.ended_at = time.monotonic()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,38 +14,11 @@ import psycopg
 from psycopg import sql
 
 from bench.chaos import network
-from bench.chaos.crew import Crew
-from bench.chaos.journal import Journal
+from bench.chaos.operators import misbehave, restore_dump, set_clock, switch_row_security
 from bench.chaos.producers import late
-from bench.chaos.proxy import Proxy
-from bench.chaos.server import ChaosServer
+from bench.chaos.scene import Scene
 from bench.chaos.tables import GROUP, HANDLERS, QUEUE, ROLE
 from pgque.client import PgqueClient
-
-LONGEST: Final = 5.0
-"""Seconds that a fault lasts at most, but for transactions that are left open."""
-
-
-@dataclass
-class Scene:
-    """All that a fault can be done to."""
-
-    server: ChaosServer
-    proxy: Proxy
-    crew: Crew
-    journal: Journal
-    chance: random.Random
-    ending: threading.Event
-    keys: Iterator[str]
-    own_network: bool
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, less where the run is interrupted."""
-        self.ending.wait(seconds)
-
-    def duration(self, least: float = 1.0, most: float = LONGEST) -> float:
-        """Choose how long."""
-        return self.chance.uniform(least, most)
 
 
 def _kill(scene: Scene) -> None:
@@ -258,6 +229,10 @@ FAULTS: Final = {
     "read-only": Fault(
         _setting("default_transaction_read_only", "on"), "a read-only server", 1, "server"
     ),
+    "clock": Fault(set_clock, "the server's clock set back or ahead by 5 s to 1 h", 2, "clock"),
+    "deeds": Fault(misbehave, "handlers that break the rules", 0),
+    "rows": Fault(switch_row_security, "row security on the log for some seconds", 1),
+    "dump": Fault(restore_dump, "a dump held before its locks, restored and checked", 1, "server"),
 }
 """All kinds by name. Lane 0 is about processes, 1 about server and network, 2 is what lasts."""
 
@@ -269,5 +244,6 @@ def possible(scene: Scene, names: list[str]) -> list[str]:
         "server": scene.server.own,
         "disk": scene.server.has_disk,
         "network": scene.own_network,
+        "clock": scene.server.clock is not None,
     }
     return [name for name in names if has[FAULTS[name].needs]]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Any
 
 import pgque
+from bench.chaos.deeds import DEEDS, Call, do
 from bench.chaos.journal import Journal
 from bench.chaos.tables import DEAD_INTERVAL, HANDLERS, QUEUE, RETRY_AFTER
 
@@ -13,7 +16,8 @@ WORK = 0.002
 MAX_MESSAGES = 50
 """A batch that takes longer than it is from one fault to the next would never be done."""
 _EFFECT = (
-    "insert into chaos_effect (consumer, batch, message, retry, key) values (%s, %s, %s, %s, %s)"
+    "insert into chaos_effect (consumer, batch, message, retry, key, at) "
+    "values (%s, %s, %s, %s, %s, to_timestamp(%s))"
 )
 
 
@@ -21,8 +25,14 @@ class PoisonError(Exception):
     """No handler takes this message, ever."""
 
 
-def make_consumer(dsn: str, role: str, journal: Journal) -> pgque.Consumer:
-    """Make the consumer of a role, with its one handler."""
+def make_consumer(
+    dsn: str, role: str, journal: Journal, process: str, folder: Path
+) -> pgque.Consumer:
+    """Make the consumer of a role, with its one handler.
+
+    ``process`` is the name of this process, and ``folder`` that of its journal: a deed notes there
+    what it does to the process.
+    """
     name, member = HANDLERS[role]
     consumer = pgque.Consumer(
         dsn,
@@ -35,14 +45,21 @@ def make_consumer(dsn: str, role: str, journal: Journal) -> pgque.Consumer:
     )
 
     @consumer.on("*")
-    def handle(message: pgque.Message, client: pgque.PgqueClient) -> None:
+    def handle(message: pgque.Message, client: pgque.PgqueClient) -> Any:
         content = message.json()
         what = (name, message.batch_id, message.msg_id, message.retry_count, content["key"])
-        journal.write(*what)
+        # The clock of this process: the server's may be set meanwhile.
+        line = (*what, time.time())
+        journal.write(*line)
         if content["poison"]:
             raise PoisonError(content["key"])
-        client.conn.execute(_EFFECT, what)
+        deed = content.get("deed")
+        if deed is None or DEEDS[deed].writes:
+            client.conn.execute(_EFFECT, line)
         if member is not None:
             time.sleep(WORK)
+        if deed is not None:
+            return do(Call(message, client, name, process, folder), deed)
+        return None
 
     return consumer

@@ -7,6 +7,7 @@ committed with the ack; an attempt is a call of a handler, whatever became of it
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,20 @@ VIOLATIONS: Final = {
     "again": "delivered again after its ack",
     "torn": "one transaction delivered in part, or to some consumers only",
     "order": "out of order",
-    "dead": "dead letters that should not be, or are missing",
+    "dead": "dead letters that should not be, are missing, or took another number of attempts",
+    "kept": "an effect of a message that died",
+    "text": "a reason that is longer than anyone reads",
+    "loop": "a message that was tried again and again without a growing pause",
+    "stalled": "no tick though events were sent",
+    "copy": "a restored dump that lost or repeated events in silence",
 }
 """What a history is looked through for, and what it means."""
+LONGEST_REASON: Final = 100_000
+"""Characters that a dead letter's reason may have."""
+LOOP_SECONDS: Final = 5.0
+LOOP_ATTEMPTS: Final = 40
+"""Pauses that double from a tenth of a second allow a dozen attempts in five seconds for each fault
+that starts anew; a loop without a pause makes hundreds."""
 
 
 @dataclass
@@ -59,13 +71,15 @@ class Attempt(NamedTuple):
     message: int
     retry: int
     key: str
+    at: float = 0.0
 
 
 class Dead(NamedTuple):
-    """A dead letter."""
+    """A dead letter, with the number of characters of its reason."""
 
     consumer: str
     key: str
+    reason: int = 0
 
 
 @dataclass
@@ -79,6 +93,8 @@ class History:
     dead: Sequence[Dead] = ()
     groups: Sequence[str] = ()
     """Consumers with several members, who work side by side: no order between their batches."""
+    max_retries: int | None = None
+    """How often a message is tried again before it dies; None: that is not looked at."""
 
 
 @dataclass
@@ -108,6 +124,8 @@ def check(history: History) -> Findings:
     _look_for_torn(history, arrived, findings)
     _look_for_order(history, findings)
     _look_at_dead(history, findings)
+    _look_at_attempts(history, findings)
+    _look_for_loops(history, findings)
     return findings
 
 
@@ -202,17 +220,50 @@ def _look_at_dead(history: History, findings: Findings) -> None:
             due.update(transaction.poison)
         if transaction.outcome != "failed":
             possible.update(transaction.poison)
-    times = Counter(history.dead)
-    for letter, count in times.items():
-        if letter.key not in possible or count > 1:
-            findings.add("dead", f"{letter.key} at {letter.consumer}, {count} times")
+    times = Counter((letter.consumer, letter.key) for letter in history.dead)
+    for (consumer, key), count in times.items():
+        if key not in possible or count > 1:
+            findings.add("dead", f"{key} at {consumer}, {count} times")
     for consumer in history.consumers:
         for key in due:
-            if Dead(consumer, key) not in times:
+            if (consumer, key) not in times:
                 findings.add("dead", f"{key} at {consumer} is missing")
     for effect in history.effects:
         if effect.key in possible:
-            findings.add("dead", f"{effect.key} at {effect.consumer} was handled")
+            findings.add("kept", f"{effect.key} at {effect.consumer}")
+    for letter in history.dead:
+        if letter.reason > LONGEST_REASON:
+            findings.add("text", f"{letter.key} at {letter.consumer}: {letter.reason} characters")
+
+
+def _look_at_attempts(history: History, findings: Findings) -> None:
+    """A dead letter was tried as often as the queue says, and each attempt was counted."""
+    if history.max_retries is None:
+        return
+    tried: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for attempt in history.attempts:
+        tried[attempt.consumer, attempt.key].add(attempt.retry)
+    expected = set(range(history.max_retries + 1))
+    for letter in history.dead:
+        counted = tried[letter.consumer, letter.key]
+        if counted != expected:
+            text = f"{letter.key} at {letter.consumer} died after {len(counted)} counted attempts"
+            findings.add("dead", text)
+    for (consumer, key), counted in tried.items():
+        if counted and max(counted) > history.max_retries:
+            findings.add("dead", f"{key} at {consumer} was tried {max(counted)} times again")
+
+
+def _look_for_loops(history: History, findings: Findings) -> None:
+    """Whatever fails is tried again after a pause, so no message is seen often in a short time."""
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for attempt in history.attempts:
+        times[attempt.consumer, attempt.key].append(attempt.at)
+    for (consumer, key), each in times.items():
+        each.sort()
+        most = max(bisect_right(each, at + LOOP_SECONDS) - n for n, at in enumerate(each))
+        if most > LOOP_ATTEMPTS:
+            findings.add("loop", f"{key} at {consumer}, {most} times in {LOOP_SECONDS:g} s")
 
 
 def counts(transactions: Iterable[Transaction]) -> Counter[str]:

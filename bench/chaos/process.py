@@ -38,7 +38,7 @@ def make_job(plan: dict[str, Any]) -> tuple[Job, Callable[[], None]]:
         signal.signal(signal.SIGTERM, stop)
         return producer, producer.run
     if role in HANDLERS:
-        consumer = make_consumer(dsn, role, Journal(folder, name, ATTEMPTS))
+        consumer = make_consumer(dsn, role, Journal(folder, name, ATTEMPTS), name, folder)
         return consumer, consumer.start
     ticker = Ticker(dsn)
     return ticker, ticker.run

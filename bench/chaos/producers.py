@@ -16,6 +16,7 @@ from contextlib import suppress
 import psycopg
 
 import pgque
+from bench.chaos.deeds import DEEDS
 from bench.chaos.journal import Doubt, Journal
 from bench.chaos.tables import QUEUE
 from pgque.errors import PgqueError
@@ -30,9 +31,9 @@ ISOLATION = (
 )
 
 
-def payload(key: str, poison: bool = False) -> str:
-    """Make what is sent for a key."""
-    return json.dumps({"key": key, "poison": poison})
+def payload(key: str, poison: bool = False, deed: str | None = None) -> str:
+    """Make what is sent for a key; ``deed`` is what its handler is to do."""
+    return json.dumps({"key": key, "poison": poison, "deed": deed})
 
 
 class Producer:
@@ -168,5 +169,17 @@ def late(
         for key in keys:
             client.send(QUEUE, payload(key, poison))
         yield
+        doubt.committing()
+        conn.commit()
+
+
+def send_deeds(conn: psycopg.Connection, journal: Journal, deeds: dict[str, str | None]) -> None:
+    """Send in one transaction, by key, what handlers are to do; None is nothing out of the way."""
+    keys = list(deeds)
+    dead = [key for key, deed in deeds.items() if deed is not None and DEEDS[deed].dead]
+    with Doubt(journal, keys[0], keys, poison=dead) as doubt:
+        client = pgque.PgqueClient(conn)
+        for key, deed in deeds.items():
+            client.send(QUEUE, payload(key, deed=deed))
         doubt.committing()
         conn.commit()

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.chaos.copies import Copy
+from bench.chaos.deeds import DEEDS
 from bench.chaos.faults import FAULTS
 from bench.chaos.history import VIOLATIONS, counts
 from bench.chaos.rates import SOON, too_late
@@ -61,6 +63,12 @@ def as_json(result: Result, seed: int) -> dict[str, Any]:
             for name, fault in FAULTS.items()
             if made[name]
         },
+        "deeds": {
+            name: {"what": deed.what, "times": result.deeds[name]} for name, deed in DEEDS.items()
+        },
+        "killed_by_handlers": result.killed,
+        "clock_steps": result.clock_steps,
+        "copies": _copies(result.copies),
         "not_made": [name for name in FAULTS if not made[name]],
         "said": dict(result.said.most_common()),
         "started_again_at_first_attempt": result.refused,
@@ -94,6 +102,12 @@ def show(result: Result, console: Console) -> None:
         table.add_row(f"handled and committed by {consumer}", f"{count:,}")
     for name, count in figures["said"].items():
         table.add_row(f"logged: {name}", f"{count:,}")
+    for deed in figures["deeds"].values():
+        table.add_row(f"a handler {deed['what']}", str(deed["times"]))
+    for name in ("killed_by_handlers", "clock_steps"):
+        table.add_row(name.replace("_", " "), str(figures[name]))
+    for name, count in figures["copies"].items():
+        table.add_row(f"dumps: {name.replace('_', ' ')}", f"{count:,}")
     recovery = figures["seconds_to_recover"]
     table.add_row(
         "seconds until the rate was back", f"{recovery['median']}, longest {recovery['longest']}"
@@ -116,6 +130,17 @@ def _unknown_delivered(result: Result) -> int:
         if transaction.outcome == "unknown"
         for key in transaction.keys
     )
+
+
+def _copies(copies: list[Copy]) -> dict[str, int]:
+    """Count the restored dumps, those whose log or ledger was rotated, and what doctor said."""
+    return {
+        "restored": len(copies),
+        "rotated": sum(copy.rotated for copy in copies),
+        "delivered": sum(copy.got.total() for copy in copies),
+        "lost_and_said": sum(len(copy.lost()) for copy in copies if copy.said),
+        "again_and_said": sum(len(copy.again()) for copy in copies if copy.said),
+    }
 
 
 def _longest_after(result: Result) -> dict[str, float]:

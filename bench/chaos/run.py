@@ -15,16 +15,20 @@ from pathlib import Path
 import psycopg
 
 from bench.chaos import rates
+from bench.chaos.copies import PHASES, Copy
 from bench.chaos.crew import Crew
-from bench.chaos.faults import FAULTS, LONGEST, Scene, possible
+from bench.chaos.deeds import DEEDS
+from bench.chaos.faults import FAULTS, possible
 from bench.chaos.history import Findings, History, check
 from bench.chaos.journal import TRANSACTIONS, Journal, read_attempts, read_transactions
 from bench.chaos.proxy import Proxy
+from bench.chaos.scene import LONGEST, Scene
 from bench.chaos.server import ChaosServer
 from bench.chaos.tables import (
     CONSUMERS,
     GROUP,
     HANDLERS,
+    MAX_RETRIES,
     PRODUCERS,
     QUEUE,
     ROLE,
@@ -68,6 +72,12 @@ class Result:
     seconds: float
     server: str
     kinds: list[str] = field(default_factory=list)
+    deeds: Counter[str] = field(default_factory=Counter)
+    """How often handlers were made to break which rule."""
+    killed: int = 0
+    """How often a handler has killed its own process."""
+    clock_steps: int = 0
+    copies: list[Copy] = field(default_factory=list)
 
 
 class Run:
@@ -120,6 +130,7 @@ class Run:
                     proxy,
                     crew,
                     journal,
+                    folder,
                     random.Random(self._seed),
                     threading.Event(),
                     (f"injector:{number}" for number in range(1, 1 << 30)),
@@ -128,8 +139,10 @@ class Run:
                 kinds = possible(scene, self._names)
                 self._course(scene, kinds)
                 crew.stop(*PRODUCERS)
+                if self._server.clock is not None:
+                    self._server.clock.catch_up()  # what waits for a later time is due now
                 left = self._drain(folder)
-            return self._reckon(folder, crew, left, time.monotonic() - began, kinds)
+            return self._reckon(scene, left, time.monotonic() - began, kinds)
 
     def _course(self, scene: Scene, kinds: list[str]) -> None:
         self._await_flow()
@@ -148,7 +161,19 @@ class Run:
         for name in kinds:
             if not self._counts()[name]:  # chance has left it out
                 self._end_round(scene, name)
+        self._complete(scene, kinds)
         self._say(", ".join(f"{n} {name}" for name, n in self._counts().most_common()))
+
+    def _complete(self, scene: Scene, kinds: list[str]) -> None:
+        """Do what has several forms in each of them at least once."""
+        for _ in range(2 * len(DEEDS)):
+            if "deeds" not in kinds or not DEEDS.keys() - scene.done.keys():
+                break
+            self._one(scene, "deeds")
+        for _ in range(2 * len(PHASES)):
+            if "dump" not in kinds or len(scene.copies) >= len(PHASES):
+                break
+            self._one(scene, "dump")
 
     def _counts(self) -> Counter[str]:
         return Counter(happening.name for happening in self._happenings)
@@ -254,19 +279,29 @@ class Run:
         time.sleep(2.0)  # what comes twice, or was never sent, could still show up
         return left
 
-    def _reckon(
-        self, folder: Path, crew: Crew, left: int, seconds: float, kinds: list[str]
-    ) -> Result:
+    def _reckon(self, scene: Scene, left: int, seconds: float, kinds: list[str]) -> Result:
         with self._server.control() as conn:
             effects, dead = read_effects(conn), read_dead(conn)
             version = (conn.info.parameter_status("server_version") or "").split()[0]
-        transactions = read_transactions(folder)
+        crew = scene.crew
         history = History(
-            CONSUMERS, transactions, effects, read_attempts(folder), dead, groups=(GROUP,)
+            CONSUMERS,
+            read_transactions(scene.folder),
+            effects,
+            read_attempts(scene.folder),
+            dead,
+            groups=(GROUP,),
+            max_retries=MAX_RETRIES,
         )
+        findings = check(history)
+        for kind, text in scene.noted:
+            findings.add(kind, text)
+        for copy in scene.copies:
+            for text in copy.violations():
+                findings.add("copy", text)
         return Result(
             history,
-            check(history),
+            findings,
             self._happenings,
             self._calms,
             rates.recoveries(history, self._calms, self._last),
@@ -277,6 +312,10 @@ class Run:
             seconds,
             version,
             kinds,
+            scene.done,
+            crew.killed,
+            0 if self._server.clock is None else self._server.clock.steps,
+            scene.copies,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from bench.chaos.clock import Clock, ServerWithClock, find_library
 from pgque.embedded import EmbeddedError, Server
 
 DISK_MB = 1024
@@ -44,10 +45,14 @@ class ChaosServer:
         """Of the role that the processes connect as; our own server asks for none."""
         self._disk = disk
         self._server: Server | None = None
+        self.clock: Clock | None = None
+        """The server's own clock; None if libfaketime is missing or the server is not ours."""
         if dsn is None:
             data = None if disk is None else disk / "cluster"
+            library = find_library()
+            self.clock = Clock(library) if library is not None else None
             options: dict[str, Any] = {"version": version, "settings": SETTINGS}
-            self._server = Server(data, **options).start()
+            self._server = ServerWithClock(data, clock=self.clock, **options).start()
 
     @property
     def own(self) -> bool:
@@ -93,6 +98,16 @@ class ChaosServer:
         with contextlib.closing(conn):
             yield conn
 
+    @property
+    def programs(self) -> Path:
+        """The folder with pg_dump and the like, of our own server's version."""
+        assert self._server is not None
+        return self._server.bin_dir
+
+    def dsn_of(self, dbname: str) -> str:
+        """Return the run's own connection string to another database."""
+        return make_conninfo(self.dsn, dbname=dbname)
+
     def restart(self, immediate: bool) -> None:
         """Restart it, fast or at once as by a crash."""
         assert self._server is not None
@@ -129,6 +144,8 @@ class ChaosServer:
         if self._server is not None:
             with contextlib.suppress(EmbeddedError):
                 self._server.stop()
+        if self.clock is not None:
+            self.clock.close()
 
 
 @contextlib.contextmanager

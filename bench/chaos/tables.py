@@ -15,6 +15,10 @@ from pgque.install import install
 QUEUE: Final = "chaos"
 ROLE: Final = "chaos_app"
 """Whom all processes connect as: no superuser, for whom some connections are kept free."""
+OTHER_ROLE: Final = "chaos_other"
+"""A role that a handler may take on, and that may do nothing."""
+GATE: Final = "chaos_gate"
+"""The first table that pg_dump locks: whoever holds it holds the dump behind its snapshot."""
 
 CONSUMERS: Final = ("pair", "solo", "crew")
 GROUP: Final = "crew"
@@ -28,6 +32,7 @@ HANDLERS: Final = {
     "crew-c": ("crew", "c"),
 }
 """The consumers' processes: two of one name, one alone, and the three members of a group."""
+NAMES_WITH_STANDBY: Final = ("pair",)
 TICKERS: Final = ("ticker-1", "ticker-2")
 
 RETRY_AFTER: Final = 1.0
@@ -35,6 +40,7 @@ MAX_RETRIES: Final = 10
 """What a handler refuses dies after that many seconds: no outage of the run lasts so long."""
 DEAD_INTERVAL: Final = 2.0
 ROTATION: Final = "5 seconds"
+LEDGER_BYTES: Final = 131072
 
 _TABLES = """
     create table chaos_effect (
@@ -47,21 +53,31 @@ _TABLES = """
         at timestamptz not null default clock_timestamp()
     );
     create table chaos_business (key text not null);
-    grant insert on chaos_effect, chaos_business to {role}
+    create table chaos_parent (id int primary key);
+    create table chaos_child (
+        parent int not null references chaos_parent deferrable initially deferred
+    );
+    grant insert on chaos_effect, chaos_business, chaos_child to {role}
 """
 
 
 def set_up(dsn: str, password: str | None = None) -> None:
     """Install pgque and make the role, the queue, its consumers and the tables, as superuser."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("create table {} ()").format(sql.Identifier(GATE)))  # the lowest oid
     install(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn:
         role = sql.Identifier(ROLE)
-        if not conn.execute("select from pg_roles where rolname = %s", (ROLE,)).fetchone():
-            conn.execute(sql.SQL("create role {} login").format(role))
+        for name in (ROLE, OTHER_ROLE):
+            if not conn.execute("select from pg_roles where rolname = %s", (name,)).fetchone():
+                conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("grant {} to {}").format(sql.Identifier(OTHER_ROLE), role))
         if password is not None:
             conn.execute(sql.SQL("alter role {} password {}").format(role, sql.Literal(password)))
         conn.execute(sql.SQL("grant pgque_admin to {}").format(role))
         conn.execute(sql.SQL(_TABLES).format(role=role))
+        # Small, so that the ledger is rotated during the run.
+        conn.execute("update pgque.config set ledger_max_bytes = %s", (LEDGER_BYTES,))
         client = PgqueClient(conn)
         client.create_queue(QUEUE)
         client.set_queue_config(QUEUE, "rotation_period", ROTATION)
@@ -86,7 +102,8 @@ def read_effects(conn: psycopg.Connection) -> list[Effect]:
 def read_dead(conn: psycopg.Connection) -> list[Dead]:
     """Read the dead letters."""
     query = (
-        "select co_name, ev_data::jsonb ->> 'key' from pgque.dead_letter "
+        "select co_name, ev_data::jsonb ->> 'key', coalesce(length(dl_reason), 0) "
+        "from pgque.dead_letter "
         "join pgque.consumer on co_id = dl_consumer_id"
     )
     return [Dead(*row) for row in conn.execute(query)]

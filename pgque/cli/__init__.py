@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from pgque.extras import advice
+
 
 def main() -> None:
     """Run the command that the process's arguments name; the console script `pgque`."""
     try:
         from pgque.cli.app import run
     except ModuleNotFoundError as error:
-        if error.name != "typer":
+        text = advice(error)
+        if text is None:
             raise
-        sys.exit("pgque: typer is missing: pip install 'pgque[cli]'")
+        sys.exit(f"pgque: {text}")
     sys.exit(run(sys.argv[1:]))

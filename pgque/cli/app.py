@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from importlib import metadata
 from typing import Annotated, Any
 
 import psycopg
@@ -17,6 +18,7 @@ from pgque.cli import (
     demo,
     dev,
     doctor,
+    dump,
     install,
     metrics,
     queue,
@@ -33,12 +35,12 @@ from pgque.cli import (
 )
 from pgque.cli.options import CommandError
 from pgque.errors import PgqueError
+from pgque.extras import advice
 from pgque.readable import printable
 
 EXIT_STATUS = (
-    "Exit status: 0; 1 after an error, which is one line on standard error; 2 where the command "
-    "was called wrongly, which is one line too; 130 after Ctrl-C; 141 where nobody reads what is "
-    "printed."
+    "Exit status: 0 for success; 1 after an error, which is one line on standard error; 2 for a "
+    "wrong call, also one line; 130 after Ctrl-C; 141 if the reader of its output is gone."
 )
 BROKEN_PIPE = 141
 """What a shell reports of a program that SIGPIPE has ended: 128 + 13."""
@@ -56,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# In the order of --help: what a newcomer needs first.
+# In the order of --help, which begins with the commands that a newcomer needs first.
 for module in (
     demo,
     dev,
@@ -71,11 +73,16 @@ for module in (
     doctor,
     dashboard,
     metrics,
+    dump,
     version,
     sql,
     uninstall,
 ):
-    app.command(module.__name__.rpartition(".")[2], epilog=EXIT_STATUS)(module.command)
+    app.command(
+        module.__name__.rpartition(".")[2],
+        epilog=EXIT_STATUS,
+        context_settings=getattr(module, "CONTEXT", None),
+    )(module.command)
 for group in (queue, consumer, dead):
     for one in group.app.registered_commands:
         one.epilog = EXIT_STATUS
@@ -84,13 +91,19 @@ for group in (queue, consumer, dead):
 _show_traceback = False
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def before_any_command(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    shows_version: Annotated[
+        bool, typer.Option("--version", help="Print the version of pgque.", is_eager=True)
+    ] = False,
 ) -> None:
-    """Keep what is said before the command's name."""
+    """Keep the options before the command's name."""
     global _show_traceback
     _show_traceback = debug
+    if shows_version:
+        typer.echo(f"pgque {metadata.version('pgque')}")
+        raise typer.Exit
 
 
 @cache
@@ -127,6 +140,8 @@ def _what_was_wrong(error: Any, arguments: Sequence[str]) -> str:
     # What was meant is said of options and of commands in different ways.
     meant = getattr(error, "possibilities", None)
     text = error.message if meant else error.format_message()
+    if type(error).__name__ == "MissingParameter" and "--dsn" in error.param.opts:
+        text = "no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try"
     text = " ".join(text.split()).removeprefix("Invalid value: ").removesuffix(".")
     if meant:
         text += f". Did you mean {', '.join(sorted(meant))}?"
@@ -147,8 +162,8 @@ def _called(arguments: Sequence[str]) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is missing: pip install 'pgque[demo]'"
+    if isinstance(error, ModuleNotFoundError) and (lacking := advice(error)):
+        return lacking
     if isinstance(error, CommandError | PgqueError | psycopg.Error | OSError):
         return text or type(error).__name__
     return f"{type(error).__name__}: {text} (pgque --debug … shows where)"

@@ -24,7 +24,7 @@ At = Annotated[
     typer.Option(
         "--at",
         formats=["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d"],
-        help="A time, in this machine's zone: what was sent afterwards comes again.",
+        help="A time, in this machine's zone: events sent afterwards are delivered again.",
         show_default=False,
     ),
 ]
@@ -32,7 +32,7 @@ At = Annotated[
 
 @app.command()
 def subscribe(dsn: Dsn, queue: Queue, consumer: Name, as_json: AsJson = False) -> None:
-    """Subscribe a consumer: what is sent from now on is delivered to it."""
+    """Subscribe a consumer: it receives the events that are sent from now on."""
     with connect(dsn, autocommit=True) as client:
         done = client.subscribe(queue, consumer)
     text = f"{consumer} {'is now' if done else 'was already'} subscribed to {queue}."
@@ -43,10 +43,10 @@ def subscribe(dsn: Dsn, queue: Queue, consumer: Name, as_json: AsJson = False) -
 def unsubscribe(
     dsn: Dsn, queue: Queue, consumer: Name, yes: Yes = False, as_json: AsJson = False
 ) -> None:
-    """End a subscription: what it has not received is not delivered to it any more."""
+    """End a subscription. Events that the consumer has not received are lost to it."""
     if not yes:
         typer.confirm(
-            f"Unsubscribe {consumer} from {queue}, with what it has before it?", abort=True
+            f"Unsubscribe {consumer} from {queue}, and lose its pending events?", abort=True
         )
     with connect(dsn, autocommit=True) as client:
         done = client.unsubscribe(queue, consumer)
@@ -56,19 +56,21 @@ def unsubscribe(
 
 @app.command("list")
 def list_(dsn: Dsn, queue: OnlyQueue = None, as_json: AsJson = False) -> None:
-    """List consumers with what they have before them and when they were last seen."""
+    """List consumers: their state, what is before them, and for how long the oldest has waited."""
     with connect(dsn, autocommit=True) as client:
+        ticks = {one[:2]: one.last_tick for one in client.consumer_info(queue)}
         rows = [
             {
-                "queue": info.queue_name,
-                "consumer": info.consumer_name,
-                "pending": info.pending_events,
-                "lag": info.lag,
-                "last_seen": info.last_seen,
-                "batch": info.current_batch,
-                "tick": info.last_tick,
+                "queue": one.queue_name,
+                "consumer": one.consumer_name,
+                "state": one.state,
+                "pending": one.pending_events,
+                "waiting": one.waiting,
+                "last_seen": one.last_seen,
+                "batch": one.current_batch,
+                "tick": ticks.get(one[:2]),
             }
-            for info in client.consumer_info(queue)
+            for one in client.consumer_wait(queue)
         ]
     if as_json:
         print_json(rows)

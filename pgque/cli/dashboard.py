@@ -47,13 +47,10 @@ def command(
 
     Who can reach the address can read events, so it is this machine alone by default.
     """
-    try:
-        from pgque.dashboard import create_app
-        from pgque.dashboard.looking import Eye, reading_connection
-        from pgque.dashboard.security import LOOPBACK
-        from pgque.dashboard.serve import bind, serve
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is missing: pip install 'pgque[web]'") from error
+    from pgque.dashboard import create_app
+    from pgque.dashboard.looking import Eye, reading_connection
+    from pgque.dashboard.security import LOOPBACK
+    from pgque.dashboard.serve import bind, serve
 
     names = [*LOOPBACK, *(allow_host or ())]
     if not _is_every_address(host):

@@ -10,9 +10,9 @@ from pgque.readable import readable
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Look for what is wrong, and say what mends it.
+    """Look for faults, and name the command that mends each.
 
-    Exits with 0 where all is well, 1 with warnings, 2 with faults.
+    Exits with 0 if all is well, 1 with warnings, 2 with faults.
     """
     from pgque.doctor import Status, examine
 

@@ -28,10 +28,8 @@ def command(dsn: Dsn, port: Port = None, host: Host = "127.0.0.1") -> None:
     Each time they are asked for, the database is asked. What asks by its Accept header for
     OpenMetrics is given that.
     """
-    try:
-        from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-    except ModuleNotFoundError as error:
-        raise CommandError("prometheus-client is missing: pip install 'pgque[metrics]'") from error
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+
     from pgque.background import stop_on_signals
     from pgque.metrics import collector
 

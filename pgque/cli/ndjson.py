@@ -29,7 +29,9 @@ def read(source: Iterable[bytes], skip: int = 0) -> Iterator[Line]:
             text = line.decode().strip()
             if not text:
                 continue
-            json.loads(text)
+            json.loads(text, parse_int=str)  # of any length
+        except RecursionError as error:
+            raise CommandError(f"line {number} is nested too deeply, and was not sent") from error
         except ValueError as error:
             raise CommandError(f"line {number} is no JSON, and was not sent: {error}") from error
         yield Line(text, number, end)

@@ -9,25 +9,49 @@ import typer
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.client import connect
+from pgque.states import of_consumer, of_queue
 
 app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
 
 Queue = Annotated[str, typer.Argument(help="The queue's name.", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Although consumers are subscribed.")]
+Force = Annotated[bool, typer.Option("--force", help="Drop it even if consumers are subscribed.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Param = Annotated[str, typer.Argument(help="The setting, as ticker_max_lag.", show_default=False)]
+Param = Annotated[
+    str, typer.Argument(help="The setting, such as ticker_max_lag.", show_default=False)
+]
 Value = Annotated[
-    str | None, typer.Argument(help="Its value; without one the default.", show_default=False)
+    str | None,
+    typer.Argument(help="Its value. Without one, the default is restored.", show_default=False),
+]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SETTING=VALUE",
+        help="A setting of the new queue, such as max_retries=2; may be repeated.",
+        show_default=False,
+    ),
 ]
 
 
 @app.command()
-def create(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Make a queue, if it is not there."""
+def create(dsn: Dsn, queue: Queue, set_: Settings = None, as_json: AsJson = False) -> None:
+    """Make a queue, if it does not exist. One that exists keeps its settings."""
+    settings = dict(map(_setting, set_ or ()))
     with connect(dsn, autocommit=True) as client:
-        made = client.create_queue(queue)
+        made = client.create_queue(queue, settings or None)
     text = f"The queue {queue} {'was made' if made else 'was there already'}."
+    if settings and not made:
+        text += f" Its settings were not changed: see pgque queue set {queue} --help"
     print_done(as_json, {"queue": queue, "created": bool(made)}, text)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise typer.BadParameter(f"--set takes SETTING=VALUE, not {text}")
+    return name, value
 
 
 @app.command()
@@ -44,25 +68,27 @@ def drop(
 
 @app.command("list")
 def list_(dsn: Dsn, as_json: AsJson = False) -> None:
-    """List the queues with what comes in and how their ticker keeps up."""
+    """List the queues with their new events and their ticks."""
     with connect(dsn, autocommit=True) as client:
-        queues = client.queue_info()
-        consumers = client.consumer_info()
-    rows = [
-        {
-            "queue": info.queue_name,
-            "events_per_second": info.ev_per_sec,
-            "new": info.ev_new,
-            "last_tick": info.ticker_lag,
-            "consumers": sum(one.queue_name == info.queue_name for one in consumers),
-            "longest_lag": max(
-                (one.lag for one in consumers if one.queue_name == info.queue_name and one.lag),
-                default=None,
-            ),
-            "paused": info.queue_ticker_paused,
-        }
-        for info in queues
-    ]
+        queues = {info.queue_name: info for info in client.queue_info()}
+        consumers = client.consumer_wait()
+        states = {one.queue_name: one.state for one in client.queue_wait()}
+    rows = []
+    for name, info in queues.items():
+        readers = [one for one in consumers if one.queue_name == name]
+        state = of_queue(states.get(name, "ok"), [of_consumer(one.state) for one in readers])
+        rows.append(
+            {
+                "queue": name,
+                "state": state.word,
+                "events_per_second": info.ev_per_sec,
+                "new": info.ev_new,
+                "last_tick": info.ticker_lag,
+                "consumers": sum(one.group_name is None for one in readers),
+                "oldest_waiting": max((one.waiting for one in readers), default=None),
+                "paused": info.queue_ticker_paused,
+            }
+        )
     if as_json:
         print_json(rows)
     else:
@@ -74,7 +100,7 @@ def show(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
     """Show a queue's settings, its state and its consumers."""
     with connect(dsn, autocommit=True) as client:
         [info] = client.queue_info(queue)
-        consumers = client.consumer_info(queue)
+        consumers = client.consumer_wait(queue)
     found = info._asdict()
     readers = [{k: v for k, v in one._asdict().items() if k != "queue_name"} for one in consumers]
     if as_json:
@@ -98,16 +124,16 @@ def set_(
 
 @app.command()
 def pause(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Let no new tick come: what is sent is kept until the queue is resumed."""
+    """Stop the ticks of a queue. Events are kept, and delivered once it is resumed."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", True)
-    text = f"{queue} is paused: what is sent waits. Resume it: pgque queue resume {queue}"
+    text = f"{queue} is paused: its events wait. Resume it: pgque queue resume {queue}"
     print_done(as_json, {"queue": queue, "paused": True}, text)
 
 
 @app.command()
 def resume(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Let ticks come again."""
+    """Start the ticks of a queue again."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", None)
     print_done(as_json, {"queue": queue, "paused": False}, f"{queue} is resumed.")

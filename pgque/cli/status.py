@@ -8,7 +8,7 @@ from pgque.client import connect
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Print what is installed, who ticks, and what is scheduled."""
+    """Print the installed versions, the ticker, the schedule and the number of queues."""
     with connect(dsn, autocommit=True) as client:
         found = client.conn.execute("select component, status, detail from pgque.status()")
         rows = [dict(zip(("component", "status", "detail"), row, strict=True)) for row in found]

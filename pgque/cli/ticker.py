@@ -8,7 +8,7 @@ from pgque.cli.options import Dsn, log_to_stderr
 def command(dsn: Dsn) -> None:
     """Tick, retry and maintain all queues of a database, until stopped.
 
-    Several may run: one leads, and another takes over when it ends.
+    Several may run: one leads, and another takes over after its end.
     """
     from pgque.ticker import Ticker
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pgque.cli.options import CommandError, Dsn
+from pgque.extras import need
 
 Interval = Annotated[
     float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")
@@ -23,12 +24,7 @@ def command(dsn: Dsn, interval: Interval = 1.0, queue: Queue = None) -> None:
     Events, retries and dead letters can be looked at without consuming them; dead letters can be
     sent again or deleted after a yes. Needs pgque_reader, and pgque_writer or pgque_admin for that.
     """
-    try:
-        import textual  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "textual":
-            raise
-        raise CommandError("textual is missing: pip install 'pgque[top]'") from error
+    need("textual")  # said also where there is no terminal
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CommandError("top needs a terminal; pgque queue list and pgque status print once")
     from pgque.top.app import run

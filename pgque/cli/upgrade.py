@@ -9,10 +9,10 @@ from pgque.cli.output import AsJson, print_json
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Bring the schema up to date with this client, while everybody goes on.
+    """Bring the schema up to date with this client, while producers and consumers run.
 
-    It has to be there. Where it is as new as this client nothing is done: `pgque install` puts the
-    functions of the same release back.
+    The schema must exist. If it is as new as this client, nothing is done; `pgque install` would
+    restore the functions of the same release.
     """
     from pgque.install import upgrade
 

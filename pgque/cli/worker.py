@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from pgque.cli.options import CommandError, OptionalDsn, log_to_stderr
+from pgque.extras import need
 
 Targets = Annotated[
     list[str],
@@ -58,8 +58,8 @@ def command(
     """
     from pgque.worker import LoadError, StartError, Supervisor
 
-    if reload and find_spec("watchfiles") is None:
-        raise CommandError("watchfiles is missing: pip install 'pgque[reload]'")
+    if reload:
+        need("watchfiles")
     if dsn is not None:
         os.environ["PGQUE_DSN"] = dsn  # for the modules, and not among the arguments in `ps`
     log_to_stderr()

@@ -6,13 +6,10 @@ an application of yours. One thread takes the samples for all who look.
 
 from __future__ import annotations
 
-try:
-    from pgque.dashboard.app import create_app
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in {"starlette", "anyio"}:
-        raise
-    raise ModuleNotFoundError(
-        f"{error.name} is missing: pip install 'pgque[web]'", name=error.name
-    ) from error
+from pgque.extras import need
+
+need("starlette.applications")  # which imports anyio too
+
+from pgque.dashboard.app import create_app  # noqa: E402
 
 __all__ = ["create_app"]

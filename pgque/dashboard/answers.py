@@ -44,7 +44,7 @@ class Answer(JSONResponse):
         """Return the body."""
         return json.dumps(
             content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-        ).encode()
+        ).encode(errors="backslashreplace")  # a lone surrogate, which JSON writes like this too
 
 
 async def on_pgque_error(_: Request, error: Exception) -> Answer:
@@ -113,6 +113,8 @@ async def body(request: Request) -> dict[str, Any]:
             raise PgqueInvalidArgument(f"more than {LONGEST_BODY} bytes were sent")
     try:
         value = json.loads(found)
+    except RecursionError:
+        raise PgqueInvalidArgument("what was sent is nested too deeply") from None
     except ValueError:
         raise PgqueInvalidArgument("what was sent is not JSON") from None
     if not isinstance(value, dict):

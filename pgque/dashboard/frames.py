@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any, Final
 
 from pgque.dashboard.history import Key
-from pgque.dashboard.looking import Subscriber, View, is_late
+from pgque.dashboard.looking import Subscriber, View
 from pgque.live import ConsumerFigures, QueueFigures
+from pgque.states import of_consumer, of_queue
 
 Frame = dict[str, Any]
 
@@ -20,7 +22,11 @@ def overview(view: View) -> Frame:
     for figures, known in view.consumers():
         by_queue.setdefault(figures.queue, []).append((figures, known))
     queues = [_queue(queue, by_queue.get(queue.queue, [])) for queue in view.sample.queues]
-    behind = [pair for pair in view.consumers() if pair[0].pending and pair[1].group is None]
+    behind = [
+        pair
+        for pair in view.consumers()
+        if pair[1].group is None and (pair[0].pending or pair[0].state != "ok")
+    ]
     behind.sort(key=lambda pair: pair[0].lag, reverse=True)
     return {
         **_head(view),
@@ -30,7 +36,7 @@ def overview(view: View) -> Frame:
             "in_flight": sum(queue["in_flight"] for queue in queues),
             "retries": sum(queue["retries"] for queue in queues),
             "dead": sum(queue["dead"] for queue in queues),
-            "late": sum(queue["late"] for queue in queues),
+            "late": sum(queue.state == "no tick" for queue in view.sample.queues),
         },
         "columns": list(queues[0]) if queues else [],
         "queues": [list(queue.values()) for queue in queues],
@@ -101,14 +107,16 @@ def _head(view: View) -> Frame:
 
 def _queue(queue: QueueFigures, consumers: list[tuple[ConsumerFigures, Subscriber]]) -> Frame:
     positions = [figures for figures, known in consumers if known.group is None]
+    state = of_queue(queue.state, [of_consumer(figures.state) for figures, _ in consumers])
     return {
         "queue": queue.queue,
+        "state": state.word,
+        "level": state.level,
         "rate": _rounded(queue.rate),
         "sent": queue.sent,
         "unticked": queue.unticked,
         "tick_age": _rounded(queue.tick_age),
         "paused": queue.paused,
-        "late": is_late(queue),
         "consumers": len(positions),
         "pending": max((figures.pending for figures in positions), default=0),
         "lag": _rounded(max((figures.lag for figures in positions), default=0.0)),
@@ -120,11 +128,14 @@ def _queue(queue: QueueFigures, consumers: list[tuple[ConsumerFigures, Subscribe
 
 def _consumer(figures: ConsumerFigures, known: Subscriber) -> Frame:
     has_position = known.group is None
+    state = of_consumer(figures.state)
     return {
         "queue": figures.queue,
         "consumer": figures.consumer,
         "group": known.group,
         "is_group": known.is_group,
+        "state": state.word,
+        "level": state.level,
         "rate": _rounded(figures.rate) if has_position else None,
         "pending": figures.pending if has_position else None,
         "lag": _rounded(figures.lag) if has_position else None,
@@ -135,4 +146,4 @@ def _consumer(figures: ConsumerFigures, known: Subscriber) -> Frame:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None or not isfinite(value) else round(value, 4)

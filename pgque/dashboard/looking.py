@@ -10,7 +10,7 @@ import psycopg
 
 from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
-from pgque.live import LATE, ConsumerFigures, Live, QueueFigures, Sample
+from pgque.live import ConsumerFigures, Live, Sample
 
 # An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
 # cursor the newest four rows are read, however long the ledger is.
@@ -62,7 +62,7 @@ class Subscriber(NamedTuple):
     """The group of which this is a member."""
     is_group: bool
     in_flight: int | None
-    """Ids in the batch that it holds; None where it holds none."""
+    """Events in the batch that it holds, by their ids; None where it holds none."""
     latency: float | None
     """Seconds from the tick to the ack of the last batch that it finished."""
     fresh: bool
@@ -103,6 +103,7 @@ class Eye:
         with mapped, only_reading(self._conn, seconds=10):
             sample = self._live.look()
             rows = self._reader.rows()
+        pending = {figures[:2]: figures.pending for figures in sample.consumers}
         found: dict[tuple[str, str], Subscriber] = {}
         before, self._acked = self._acked, {}
         for queue, consumer, group, is_group, in_flight, ack, latency in rows:
@@ -112,6 +113,8 @@ class Eye:
             if ack is None:  # the row before it was given back meanwhile
                 ack, latency = was or (-1, None)
             self._acked[key] = ack, latency
+            if in_flight is not None:  # counted by ids, of which redeliveries of others use some
+                in_flight = min(in_flight, pending.get(key) or in_flight)
             found[key] = Subscriber(group, is_group, in_flight, latency, fresh)
         return View(sample, found)
 
@@ -131,8 +134,3 @@ def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         settle_for_pooler(conn)
         conn.read_only = True
         yield conn
-
-
-def is_late(queue: QueueFigures) -> bool:
-    """Tell whether events have waited for a tick for so long that somebody should look."""
-    return queue.unticked > 0 and not queue.paused and queue.unticked_age > LATE

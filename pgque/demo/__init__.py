@@ -43,6 +43,7 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
     :param plain: plain lines rather than a live picture; None means wherever there is no terminal.
     :returns: 128 and the number of a signal that ended it early, like a shell.
     """
+    from pgque.demo.next import next_steps
     from pgque.demo.run import Run, database, tables
     from pgque.demo.signals import Interrupted, Signals
     from pgque.demo.view import choose_view
@@ -52,7 +53,11 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
         try:
             with database(dsn, signals, view.say) as where, tables(where, signals, view.say) as own:
                 run = Run(where, own, DEFAULT_RATE if rate is None else rate, signals, view)
-                return 0 if run.run() else 1
+                right = run.run()
+            if right:
+                for line in next_steps(dsn):
+                    view.say(line)
+            return 0 if right else 1
         except Interrupted:
             with contextlib.suppress(OSError):
                 view.say("stopped before the end; no process is left behind")

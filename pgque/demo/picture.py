@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,14 +12,18 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Self
 
 from pgque.demo.scene import Scene
 from pgque.demo.tables import GROUP, MEMBERS
 from pgque.demo.watch import Reading
 from pgque.readable import duration
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 CARRIERS = 5
+LATE = 15.0
+"""Minutes from which airlines call a departure late."""
 HAPPENINGS = 3
 LEGEND = "lag: age of what is not done yet     median, p99: from send to handler"
 
@@ -106,6 +112,18 @@ def _processes(scene: Scene, consumer: str) -> Text:
     return text
 
 
+def _delay(minutes: float, longest: float) -> ProgressBar:
+    # Rich paints a bar that is full green, as if the longest delay were something achieved.
+    style = "red" if minutes >= LATE else "yellow"
+    return ProgressBar(
+        total=longest,
+        completed=max(minutes, 0),
+        width=28,
+        complete_style=style,
+        finished_style=style,
+    )
+
+
 def _carriers(reading: Reading) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column()
@@ -118,7 +136,7 @@ def _carriers(reading: Reading) -> RenderableType:
             f"[cyan]{carrier}[/cyan]",
             f"{departures:,} departures",
             f"{mean} min late",
-            ProgressBar(total=max(longest, 1), completed=max(float(mean), 0), width=28),
+            _delay(float(mean), max(longest, 1)),
         )
     for _ in range(CARRIERS - len(reading.carriers)):
         table.add_row("")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from typing import Protocol
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Protocol
 
 from pgque.demo.scene import Scene
 from pgque.demo.watch import Reading
 from pgque.readable import duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LINE_EVERY = 1.0
 

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
-
-from typing_extensions import LiteralString
+from typing import TYPE_CHECKING, Any
 
 from pgque.client import PgqueClient
 from pgque.demo.check import Outcome
 from pgque.demo.tables import GROUP, QUEUE
 from pgque.errors import mapped
+
+if TYPE_CHECKING:
+    from typing_extensions import LiteralString
 
 CONSUMERS = ("delays", GROUP, "audit")
 

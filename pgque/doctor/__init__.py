@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from pgque.doctor import consumers, events, server
+from pgque.doctor import consumers, events, locks, server
 from pgque.doctor.finding import Examination, Finding, Status, warning
 from pgque.errors import PgqueError
 
@@ -24,18 +24,21 @@ FIRST: dict[str, Check] = {
 }
 REST: dict[str, Check] = {
     "rights": server.rights,
+    "row security": server.row_security,
     "notify": server.notifications,
+    "locks": locks.held,
     "ticker": events.ticker,
     "pg_cron": events.scheduler,
     "restore": events.restored,
+    "clock": events.clock,
     "queues": events.paused,
-    "consumers": consumers.stuck,
+    "consumers": consumers.states,
     "retries": consumers.retries,
     "dead letters": consumers.dead_letters,
     "rotation": events.rotation,
     "transactions": server.old_transactions,
 }
-READ_TABLES = {"restore", "queues", "retries", "dead letters", "rotation"}
+READ_TABLES = {"locks", "restore", "clock", "queues", "retries", "dead letters", "rotation"}
 OBSERVE = {"consumers"}
 """Checks for which the user needs a role, or a grant for a queue."""
 HOW_TO_SEE_ALL = "pgque doctor, with the DSN of a member of pgque_reader"

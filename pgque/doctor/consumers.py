@@ -4,52 +4,103 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import NamedTuple
 
 from psycopg import sql
 
-from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
+from pgque.states import CONSUMER_STATES
 
-SILENT = timedelta(seconds=live.STUCK)
+MOST = 5
+"""Consumers that are named."""
 OVERDUE = timedelta(minutes=1)
 RECENT = timedelta(hours=1)
 
 
-def stuck(x: Examination) -> Iterator[Finding]:
-    """Yield consumers that could have something for long and give no sign of life."""
+class _Bad(NamedTuple):
+    """A consumer that is not ok, as `pgque.get_consumer_wait` has it."""
+
+    queue: str
+    name: str
+    pending: int
+    waiting: timedelta
+    ready: timedelta
+    seen: timedelta
+    batch: int | None
+    group: str | None
+    takeovers: int
+    state: str
+
+
+def states(x: Examination) -> Iterator[Finding]:
+    """Yield consumers that are not ok: the words are those of `pgque top` and the dashboard."""
     rows = x.rows(
-        "select c.queue_name, c.consumer_name, c.pending_events, c.waiting, c.last_seen, "
-        "c.current_batch is not null and exists (select from pgque.get_consumer_wait(c.queue_name) "
-        "g where starts_with(c.consumer_name, g.consumer_name || '.')) "
-        "from pgque.get_consumer_wait() c "
-        "where c.pending_events > 0 and least(c.last_seen, c.ready) > %s "
-        "order by c.waiting desc limit 5",
-        (SILENT,),
+        "select queue_name, consumer_name, pending_events, waiting, ready, last_seen, "
+        "current_batch, group_name, takeovers, state from pgque.get_consumer_wait() "
+        "where state <> 'ok' order by array_position(%s::text[], state) desc, waiting desc "
+        "limit 100",
+        (list(CONSUMER_STATES),),
     )
-    for queue, name, pending, waiting, seen, is_member in rows:
-        if is_member:
-            yield _silent_member(x, queue, name, seen)
-            continue
-        yield warning(
-            "consumers",
-            f"{name} of {queue} was last seen {duration(seen)} ago, with {pending:,} events before "
-            f"it, {duration(waiting)} behind: {_log_of(x, queue)} is kept for it",
-            f"start it, or pgque consumer unsubscribe {queue} {name}",
-        )
-    if not rows:
+    bad = [_Bad(*row) for row in rows]
+    groups = {(one.queue, one.name): one for one in bad}
+    members = {(one.queue, one.group): one for one in reversed(bad) if one.group is not None}
+    shown = 0
+    for one in bad:
+        group = groups.get((one.queue, one.group or ""))
+        member = members.get((one.queue, one.name))
+        if one.state == "crash loop":
+            if group is None or group.state != one.state:
+                yield _crash_loop(one, member or one)
+                shown += 1
+        elif member is None and (group is None or group.state != "crash loop"):
+            yield _stands(x, one)
+            shown += 1
+        if shown == MOST:
+            return
+    if not bad:
         count = x.value("select count(*) from pgque.get_consumer_info()")
         yield ok("consumers", f"{count:,}, none stands still")
 
 
-def _silent_member(x: Examination, queue: str, name: str, seen: timedelta) -> Finding:
-    group, _, member = name.rpartition(".")
-    call = sql.SQL("select pgque.unsubscribe_subconsumer({}, {}, {}, 1)")
-    return warning(
+def _crash_loop(one: _Bad, holder: _Bad) -> Finding:
+    look = (
+        "see the log of its processes"
+        if holder.batch is None
+        else f"select * from pgque.get_batch_events({holder.batch})"  # noqa: S608 (a number)
+    )
+    return fault(
         "consumers",
-        f"{member}, a member of {group} of {queue}, was last seen {duration(seen)} ago and holds a "
-        "batch, which waits for it where its siblings have no dead_interval",
-        "start it, or " + call.format(queue, group, member).as_string(x.conn),
+        f"{one.name} of {one.queue} is in a crash loop: what a member holds was taken over "
+        f"{one.takeovers:,} times in a row. One of its messages seems to kill its process",
+        look,
+    )
+
+
+def _stands(x: Examination, one: _Bad) -> Finding:
+    queue, name, seen = one.queue, one.name, duration(one.seen)
+    if one.state != "silent":
+        make = fault if one.state == "stuck" else warning
+        return make(
+            "consumers",
+            f"{name} of {queue} is {one.state}: of {one.pending:,} events before it the oldest "
+            f"has been ready for {duration(one.ready)}",
+            f"pgque consumer list {queue}",
+        )
+    if one.group is not None:
+        member = name.removeprefix(f"{one.group}.")
+        call = sql.SQL("select pgque.unsubscribe_subconsumer({}, {}, {}, 1)")
+        return fault(
+            "consumers",
+            f"{member}, a member of {one.group} of {queue}, was last seen {seen} ago and holds a "
+            "batch, which waits for it where its siblings have no dead_interval",
+            "start it, or " + call.format(queue, one.group, member).as_string(x.conn),
+        )
+    return fault(
+        "consumers",
+        f"{name} of {queue} was last seen {seen} ago, with {one.pending:,} events before "
+        f"it, {duration(one.waiting)} behind: {_log_of(x, queue)} is kept for it",
+        f"start it, or pgque consumer unsubscribe {queue} {name}",
     )
 
 

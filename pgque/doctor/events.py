@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pgque import live
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.readable import duration
 from pgque.ticker import LEADER
 
-LATE = timedelta(seconds=live.LATE)
-"""So long after a tick was due nobody seems to take it."""
+STEP = timedelta(seconds=1)
+"""Clocks that are kept right are set back by less."""
 
 
 def ticker(x: Examination) -> Iterator[Finding]:
@@ -45,11 +44,10 @@ def ticker(x: Examination) -> Iterator[Finding]:
 def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
     rows = x.rows(
         "select q.queue_name, w.ev_new, q.ticker_lag, "
-        "w.waiting > %s + q.queue_ticker_max_lag from pgque.get_queue_wait() w "
+        "w.state = 'no tick' from pgque.get_queue_wait() w "
         "join pgque.get_queue_info() q using (queue_name) "
         "where not q.queue_ticker_paused and not q.queue_external_ticker and w.ev_new > 0 "
-        "order by w.waiting desc",
-        (LATE,),
+        "order by w.waiting desc"
     )
     return [(name, new, lag, is_late) for name, new, lag, is_late in rows]
 
@@ -77,7 +75,7 @@ def _pg_cron(x: Examination) -> tuple[str, str]:
 
 
 def restored(x: Examination) -> Iterator[Finding]:
-    """Yield queues that were restored from another cluster, and not rebased since."""
+    """Yield queues that were restored and not rebased since, and what their dumps lacked."""
     rows = x.rows(
         "select q.queue_name from pgque.queue q cross join lateral ("
         "select t.tick_snapshot from pgque.tick t where t.tick_queue = q.queue_id "
@@ -91,8 +89,39 @@ def restored(x: Examination) -> Iterator[Finding]:
             f"{name} was restored from another cluster: its ticks lie in the future",
             "select pgque.ticker()",
         )
-    if not rows:
+    reports = x.rows(
+        "select queue_name, coalesce(consumer_name, '?'), lost_at_most, detail "
+        "from pgque.restore_report order by reported_at desc, lost_at_most desc nulls last limit 5"
+    )
+    for queue, consumer, lost, detail in reports:
+        yield (warning if lost is None else fault)(
+            "restore",
+            f"{consumer} of {queue}: {detail}" + (f" ({lost:,} at most)" if lost else ""),
+            "see docs/operations.md, Dump and restore; then: delete from pgque.restore_report",
+        )
+    if not rows and not reports:
         yield ok("restore", "ticks fit this cluster")
+
+
+def clock(x: Examination) -> Iterator[Finding]:
+    """Yield by how much the server's clock was set back, as far as stored times tell."""
+    ahead = x.value(
+        "select max(known.at) - clock_timestamp() from ("
+        "select q.queue_switch_time from pgque.queue q "
+        "union all select s.sub_active from pgque.subscription s "
+        "union all select t.tick_time from pgque.queue q cross join lateral ("
+        "select k.tick_time from pgque.tick k where k.tick_queue = q.queue_id "
+        "order by k.tick_id desc limit 1) t) known (at)"
+    )
+    if ahead is not None and ahead > STEP:
+        yield warning(
+            "clock",
+            f"times that are stored lie up to {duration(ahead)} in the future: the server's clock "
+            "was set back",
+            "check the clock of the server's host; retries that wait are due so much later",
+        )
+    else:
+        yield ok("clock", "no time that is stored lies in the future")
 
 
 def paused(x: Examination) -> Iterator[Finding]:
@@ -121,7 +150,7 @@ def rotation(x: Examination) -> Iterator[Finding]:
         "from pgque.queue q left join lateral ("
         "select c.consumer_name, c.waiting from pgque.get_consumer_wait(q.queue_name) c "
         "order by c.waiting desc limit 1) slowest on true "
-        "where clock_timestamp() - q.queue_switch_time > 3 * q.queue_rotation_period "
+        "where (clock_timestamp() - q.queue_switch_time) / 3 > q.queue_rotation_period "
         "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
         "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more
         "order by q.queue_switch_time limit 3"

@@ -52,7 +52,7 @@ class Examination(Calls):
 
     def rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
-        return self._rows(query, params)
+        return self._times(query, params)
 
     def value(self, query: str, params: Sequence[Any] = ()) -> Any:
         """Return the one value of a query."""

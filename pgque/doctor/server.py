@@ -97,8 +97,10 @@ def schema(x: Examination) -> Iterator[Finding]:
             "schema", f"{x.conn.info.user} may not use it", _grant(x, "pgque_reader"), ends_all=True
         )
         return
-    version = x.value("select schema_version from pgque.config")
-    if version < SCHEMA_VERSION:
+    version = x.value("select (select schema_version from pgque.config)")
+    if version is None:
+        yield fault("schema", "it was restored without its data", "pgque install", ends_all=True)
+    elif version < SCHEMA_VERSION:
         yield fault(
             "schema",
             f"version {version}, older than this client's {SCHEMA_VERSION}",
@@ -148,6 +150,30 @@ def _may_execute_any(x: Examination, functions: str) -> bool:
 def _grant(x: Examination, role: str) -> str:
     user = sql.Identifier(x.conn.info.user).as_string(x.conn)
     return f"grant {role} to {user}"
+
+
+def row_security(x: Examination) -> Iterator[Finding]:
+    """Yield the tables of which row security hides rows."""
+    tables = [
+        name
+        for (name,) in x.rows(
+            "select 'pgque.' || quote_ident(relname) from pg_class "
+            "where relnamespace = 'pgque'::regnamespace and relkind = 'r' and relrowsecurity "
+            "order by oid"
+        )
+    ]
+    if tables:
+        more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+        yield fault(
+            "row security",
+            f"on for {', '.join(tables[:3])}{more}: calls that read them fail",
+            "; ".join(
+                f"alter table {name} disable row level security, no force row level security"
+                for name in tables
+            ),
+        )
+    else:
+        yield ok("row security", "off for every table of pgque")
 
 
 def notifications(x: Examination) -> Iterator[Finding]:

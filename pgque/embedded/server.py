@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NEWEST = 18
 KEEPER = Path(__file__).with_name("keeper.py")
 Setting = str | int | float | bool
+SYSTEM_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 (mkdtemp makes a folder of its own there)
 QUIET: Mapping[str, Setting] = {"listen_addresses": "", "log_checkpoints": False, "port": 5432}
 """Settings of every embedded server, unless others are given."""
 
@@ -37,7 +38,8 @@ class Server:
     and are removed at the end. ``version`` is 16 or 18; left out, it is the folder's own, or
     18 for a new one. ``settings`` are PostgreSQL's, by name: they win over the configuration
     file. ``start_timeout`` is in seconds and includes the making of a new cluster.
-    ``temporary_in`` is where temporary folders go, in place of the system's choice.
+    ``temporary_in`` is where temporary folders go, in place of the system's choice. As root they
+    go elsewhere if others cannot enter it.
 
     Use it as a context manager, or call `start` and `stop`. As root, PostgreSQL runs under
     the system user ``pgserver``, which is added where it is missing.
@@ -174,17 +176,27 @@ class Server:
 
     def _make_folder(self, account: Account | None) -> Folder:
         if self._data_dir is None:
-            folder = Folder(self._make_temporary())
+            folder = Folder(self._make_temporary(account))
         else:
             folder = Folder(self._data_dir)
         folder.create(account)
         return folder
 
-    def _make_temporary(self) -> Path:
-        path = tempfile.mkdtemp(prefix="pgque-", dir=self._temporary_in)
-        self._temporary.append(path)
-        if os.geteuid() == 0:
+    def _make_temporary(self, account: Account | None) -> Path:
+        """Make a temporary folder that the account can enter; root's own place may be closed."""
+        for place in (self._temporary_in, *SYSTEM_TEMPORARY):
+            path = tempfile.mkdtemp(prefix="pgque-", dir=place)
+            if account is None:
+                break
             os.chmod(path, 0o711)
+            if account.can_enter(Path(path)):
+                break
+            os.rmdir(path)
+        else:
+            raise EmbeddedError(
+                f"the user that runs PostgreSQL can enter no temporary folder: {path}"
+            )
+        self._temporary.append(path)
         return Path(path)
 
     def _version(self, folder: Folder) -> int:
@@ -237,7 +249,7 @@ class Server:
             return []
         if account is None:
             raise EmbeddedError(f"the programs in {self._binaries.bin} do not run here")
-        target = self._make_temporary()
+        target = self._make_temporary(account)
         source = self._binaries.package.parent
         self._programs = target / self._binaries.bin.relative_to(source)
         return [(str(source / part), str(target / part)) for part in self._binaries.parts()]
@@ -245,7 +257,9 @@ class Server:
     def _place_socket(self, folder: Folder, account: Account | None) -> None:
         """Make the folder for the socket, beside the data unless its path would be too long."""
         if self._socket_dir is None:
-            self._socket_dir = folder.socket if folder.fits_socket() else self._make_temporary()
+            self._socket_dir = (
+                folder.socket if folder.fits_socket() else self._make_temporary(account)
+            )
         # After a crash a leftover lock file in it may name the process of somebody else.
         shutil.rmtree(self._socket_dir, ignore_errors=True)
         self._socket_dir.mkdir(mode=0o700)

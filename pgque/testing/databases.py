@@ -10,7 +10,9 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
+
+from pgque.dsn import to_url
 
 FILE_COPY_SINCE: Final = 150000
 ENDS_WITHIN: Final = 30_000
@@ -30,7 +32,7 @@ class Databases:
         self._conn = psycopg.connect(server_dsn, autocommit=True)
 
     def create(self, template: str = "template1") -> str:
-        """Create a database with a name of its own, ``pgque_test_…``: its connection string.
+        """Create a database with a name of its own, ``pgque_test_…``: its DSN, as a URL.
 
         ``template`` is the name of the database that it is a copy of. Nobody may be connected to
         that one: see `leave`.
@@ -41,7 +43,7 @@ class Databases:
         if self._conn.info.server_version >= FILE_COPY_SINCE:
             statement += " strategy file_copy"
         self._run(sql.SQL(statement).format(*map(sql.Identifier, (name, template))))
-        return make_conninfo(self.server_dsn, dbname=name)
+        return to_url(self.server_dsn, dbname=name)
 
     def leave(self, dsn: str) -> str:
         """End every session in a database, so that it can be a template: its name."""

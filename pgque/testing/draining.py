@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 
 from pgque.batches import Batches
-from pgque.client import PgqueClient
+from pgque.caution import Caution
+from pgque.client import open_connection
 from pgque.consumer import Consumer
 from pgque.errors import mapped
 from pgque.handling import Handling
+from pgque.isolation import ConsumerConnection, Isolation
 from pgque.message import Message
+from pgque.working import BatchLost, Work
 
 SHOWN: Final = 10
+MOST_LOSSES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Failure:
 
     message: Message
     reason: str
-    error: Exception
+    error: BaseException
 
 
 @dataclass
@@ -61,6 +67,8 @@ class Draining(Consumer):
         vars(self).update(vars(consumer))  # its handlers and options, and the event of its stop()
         self._drained = drained
         self._handling = _Noting(consumer._handling, drained)
+        self._caution = Caution(self._max_messages)
+        self._work: Work | None = None
 
     @property
     def queue(self) -> str:
@@ -72,23 +80,40 @@ class Draining(Consumer):
         """Whether a handler has called the consumer's `stop`."""
         return self._stopping.is_set()
 
-    def run(self, client: PgqueClient) -> int:
+    def run(self, dsn: str) -> int:
         """Handle one batch after the other until none is ready: how many messages.
 
-        The client's connection is in autocommit.
+        :param dsn: the kit's database.
         """
-        batches = self._batches(client.conn)
-        self._watch = self._watch_on(client.conn)
         before = len(self._drained.messages)
+        for losses in count(1):
+            try:
+                self._drain(self._work or self._connect(dsn))
+                break
+            except BatchLost:  # a handler broke the transaction; it is nacked the next time
+                self.close()
+                if losses == MOST_LOSSES:
+                    raise
+        return len(self._drained.messages) - before
+
+    def _connect(self, dsn: str) -> Work:
+        self._work = self._work_on(open_connection(ConsumerConnection, dsn))
+        return self._work
+
+    def _drain(self, work: Work) -> None:
         with mapped:
             try:
-                messages = batches.next()
+                messages = work.next()
                 while messages:
-                    messages = self._handle_batch(client, batches, messages)
+                    messages = work.handle(messages)
             finally:
-                if not client.conn.closed:
-                    batches.abandon()
-        return len(self._drained.messages) - before
+                work.batches.abandon_quietly()
+
+    def close(self) -> None:
+        """Close the connection on which the handlers worked."""
+        if self._work is not None:
+            self._work.isolation.client.conn.close()
+            self._work = None
 
     def rest(self) -> None:
         """Forget that `stop` was called, as the end of `start` does."""
@@ -103,14 +128,17 @@ class _Noting(Handling):
         self._drained = drained
 
     def call(
-        self, client: PgqueClient, batches: Batches, messages: Sequence[Message], *more: Any
+        self, isolation: Isolation, batches: Batches, messages: Sequence[Message], *more: Any
     ) -> tuple[int, list[tuple[Message, str]]]:
-        handled, failed = super().call(client, batches, messages, *more)
+        handled, failed = super().call(isolation, batches, messages, *more)
         self._drained.messages += messages[:handled]
         return handled, failed
 
-    def _explain(self, error: Any, message: Message, client: PgqueClient) -> str:
-        reason = super()._explain(error, message, client)
+    def _explain(self, error: BaseException, message: Message) -> str:
+        pytest = sys.modules.get("_pytest.outcomes")
+        if pytest is not None and isinstance(error, pytest.OutcomeException):
+            raise error  # pytest.fail() in a handler is meant for the test
+        reason = super()._explain(error, message)
         self._drained.failures.append(Failure(message, reason, error))
         return reason
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import ANY
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
 from pgque.calls import new_cursor
 from pgque.client import PgqueClient, connect
 from pgque.consumer import Consumer
+from pgque.dsn import to_url
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
 from pgque.message import Message
 from pgque.testing import clock
@@ -57,10 +57,10 @@ class Kit:
 
     @property
     def dsn(self) -> str:
-        """The connection string of the database."""
+        """The connection string of the database, as a URL."""
         if self._dsn is not None:
-            return self._dsn
-        return make_conninfo(self.conn.info.dsn, password=self.conn.info.password or None)
+            return to_url(self._dsn)
+        return to_url(self.conn.info.dsn, password=self.conn.info.password or None)
 
     # Queues
 
@@ -150,8 +150,9 @@ class Kit:
         drained = Drained()
         parts = [Draining(consumer, drained) for consumer in consumers]
         try:
-            with connect(self.dsn, autocommit=True) as owner:
-                while _round(parts, Kit(owner.conn)):
+            dsn = self.dsn
+            with connect(dsn, autocommit=True) as owner:
+                while _round(parts, Kit(owner.conn), dsn):
                     if len(drained.messages) > limit:
                         raise PgqueError(
                             f"{len(drained.messages)} messages were handled and there are more: "
@@ -159,6 +160,7 @@ class Kit:
                         )
         finally:
             for part in parts:
+                part.close()
                 part.rest()
         if drained.failures and raise_errors:
             raise HandlerFailed(drained) from drained.failures[0].error
@@ -243,7 +245,7 @@ class Kit:
             )
 
 
-def _round(parts: list[Draining], kit: Kit) -> bool:
+def _round(parts: list[Draining], kit: Kit, dsn: str) -> bool:
     """Let each consumer handle what is ready now: whether it is worth another look.
 
     The kit's connection is for this alone: a handler may close the one on which the test works.
@@ -251,5 +253,5 @@ def _round(parts: list[Draining], kit: Kit) -> bool:
     handled = 0
     for part in parts:
         kit.tick(part.queue)
-        handled += part.run(PgqueClient(kit.conn))
+        handled += part.run(dsn)
     return handled > 0 and not any(part.stopping for part in parts)

@@ -158,7 +158,7 @@ def _pretty(text: str | None) -> list[str]:
         return json.dumps(
             json.loads(text or ""), indent=2, sort_keys=True, ensure_ascii=False
         ).splitlines()
-    except ValueError:
+    except (ValueError, RecursionError):
         return str(text).splitlines()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgque import embedded
+from pgque.dsn import to_url
 from pgque.embedded.binaries import MISSING_EXTRA
 
 DOCKER_SOCKETS: Final = ("/var/run/docker.sock", "~/.docker/run/docker.sock")
@@ -35,13 +36,13 @@ SETTINGS: Final = {
 
 @contextlib.contextmanager
 def find_server() -> Iterator[str]:
-    """Lend a server for the length of a ``with`` block: a superuser's connection string.
+    """Lend a server for the length of a ``with`` block: a superuser's connection string, as a URL.
 
     Raises `pgque.embedded.EmbeddedError`, which says what can be done, where there is none.
     """
     given = os.environ.get("PGQUE_TEST_DSN")
     if given:
-        yield given
+        yield to_url(given)
     elif docker_answers():
         with container() as dsn:
             yield dsn

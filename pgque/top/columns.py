@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 
 from pgque.browse import Letter, Retry, Sent
 from pgque.readable import compact, duration, readable
+from pgque.states import Level
 from pgque.top.history import ConsumerRow, QueueRow, Trend
 from pgque.top.spark import spark
-from pgque.top.states import STYLES, of_lag
 from pgque.top.table import Cell, Column, cut, shorten
 
 T = TypeVar("T")
@@ -42,13 +42,13 @@ def _time(title: str, seconds: Callable[[T], float], from_width: int = 0) -> Col
     return Column(title, cell, seconds, 7, from_width=from_width)
 
 
-def _lag(lag: Callable[[T], float]) -> Column[T]:
+def _waiting(waiting: Callable[[T], float], state: Callable[[T], Any]) -> Column[T]:
     def cell(thing: T, width: int) -> Cell:
-        seconds = lag(thing)
-        level = of_lag(seconds)
-        return Cell(duration(seconds), STYLES[level] if level else "")
+        found = state(thing)
+        style = found.style if found.level >= Level.WARNING else ""
+        return Cell(duration(waiting(thing)), style)
 
-    return Column("LAG", cell, lag, 7)
+    return Column("WAITING", cell, waiting, 7)
 
 
 def _trend(trend: Callable[[T], Trend]) -> Column[T]:
@@ -74,7 +74,7 @@ def _state(state: Callable[[T], Any]) -> Column[T]:
         found = state(thing)
         return Cell(found.text, found.style)
 
-    return Column("STATE", cell, lambda thing: state(thing).level, 10, left=True)
+    return Column("STATE", cell, lambda thing: state(thing).level, 13, left=True)
 
 
 def _text(
@@ -111,7 +111,7 @@ QUEUES: Final[list[Column[QueueRow]]] = [
     _trend(lambda row: row.trend),
     _rate("OUT/S", lambda row: row.out),
     _count("PENDING", lambda row: row.pending, 7),
-    _lag(lambda row: row.lag),
+    _waiting(lambda row: row.lag, lambda row: row.state),
     _count("HELD", lambda row: row.in_flight, 4),
     _count("RETRY", lambda row: row.now.retries, 5, "yellow"),
     _count("DEAD", lambda row: row.now.dead, 5, "red"),
@@ -126,7 +126,7 @@ _CONSUMERS: Final[list[Column[ConsumerRow]]] = [
     _rate("DONE/S", lambda row: row.now.rate),
     _trend(lambda row: row.trend),
     _count("PENDING", lambda row: row.now.pending, 7),
-    _lag(lambda row: row.lag),
+    _waiting(lambda row: row.now.lag, lambda row: row.state),
     _time("SEEN", lambda row: row.now.last_seen),
     Column(
         "HELD",

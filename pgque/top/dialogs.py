@@ -30,8 +30,8 @@ KEYS
 
 COLUMNS
   IN/S, OUT/S    events sent, and done by all consumers, a second
-  PENDING, LAG   before the consumer that is furthest behind, and
-                 how old the first of it is
+  PENDING        events before the consumer that has most of them
+  WAITING        for how long the oldest event has waited
   HELD           batches in flight: those that members of groups
                  hold. What a lone consumer handles in its own
                  transaction nobody else can see.
@@ -41,11 +41,13 @@ COLUMNS
   SEEN           since the consumer last moved on
 
 STATES
-  ok             !  behind: a lag of a minute or more
+  ok             !  behind: the oldest has been ready for 1 min
   no reader      !  paused: pgque queue resume NAME
-  !! stuck       a lag of ten minutes or more
+  !! stuck       it has been ready for ten minutes
   !! silent      no sign of life for ten minutes, with something
                  to do: is its process running?
+  !! crash loop  one member after the other dies with the same
+                 piece: pgque doctor shows its messages
   !! no tick     events have waited 10 s for a tick: does a
                  pgque ticker run?\
 """

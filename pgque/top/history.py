@@ -1,8 +1,4 @@
-"""What samples say when one knows those before: trends, sums of queues, since when something waits.
-
-The newest tick and a consumer's last sign of life are old after a quiet hour, also in the moment in
-which a new event comes. Nothing waits for longer than since the last sample without it.
-"""
+"""What samples say when one knows those before: trends and sums of queues."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pgque.live import ConsumerFigures, QueueFigures, Sample
-from pgque.top.states import State, of_consumer, of_queue
+from pgque.states import State, of_consumer, of_queue
 
 KEEP: Final = 240
 """Samples of a trend."""
@@ -26,7 +22,6 @@ class ConsumerRow(NamedTuple):
     """A consumer of a sample, as it is shown."""
 
     now: ConsumerFigures
-    lag: float
     state: State
     trend: Trend
     """Its rate in the last samples, the newest last; None where it is not known."""
@@ -46,7 +41,7 @@ class QueueRow(NamedTuple):
     pending: int
     """Events before the consumer that has most before it."""
     lag: float
-    """Of the consumer with the longest one."""
+    """For how long the oldest event before one of its consumers has waited."""
     consumers: int
     """How many, groups counted as one."""
     in_flight: int
@@ -76,22 +71,17 @@ class History:
         self.consumers: dict[tuple[str, str], ConsumerRow] = {}
         self.totals = Totals(None, None, 0, 0, (), ())
         self._trends: dict[tuple[str, ...], deque[float | None]] = {}
-        self._clear: dict[tuple[str, ...], float] = {}
 
     def add(self, sample: Sample) -> None:
         """Take the newest sample."""
         self.sample = sample
-        unticked = {now.queue: now.unticked for now in sample.queues}
         self.consumers = {
-            (now.queue, now.consumer): self._consumer(now, unticked.get(now.queue, 0), sample.at)
-            for now in sample.consumers
+            (now.queue, now.consumer): self._consumer(now) for now in sample.consumers
         }
         readers: dict[str, list[ConsumerRow]] = {now.queue: [] for now in sample.queues}
         for row in self.consumers.values():
             readers.setdefault(row.now.queue, []).append(row)
-        self.queues = {
-            now.queue: self._queue(now, readers[now.queue], sample.at) for now in sample.queues
-        }
+        self.queues = {now.queue: self._queue(now, readers[now.queue]) for now in sample.queues}
         sent = _sum(row.now.rate for row in self.queues.values())
         done = _sum(row.out for row in self.queues.values())
         self.totals = Totals(
@@ -103,38 +93,24 @@ class History:
             self._trend(_DONE, done),
         )
         there = {_SENT, _DONE, *map(_of_queue, self.queues), *self.consumers}
-        there |= {_to_do(key) for key in self.consumers}
-        for kept in (self._trends, self._clear):
-            for key in kept.keys() - there:
-                del kept[key]
+        for key in self._trends.keys() - there:
+            del self._trends[key]
 
-    def _consumer(self, now: ConsumerFigures, unticked: int, at: float) -> ConsumerRow:
+    def _consumer(self, now: ConsumerFigures) -> ConsumerRow:
         key = (now.queue, now.consumer)
-        lag = min(now.lag, self._since(key, now.pending > 0 or now.holds_batch, at))
-        # What no tick covers it cannot get: that is not its fault.
-        able = self._since(_to_do(key), now.pending > unticked or now.holds_batch, at)
-        state = of_consumer(min(lag, able), min(now.last_seen, able))
-        return ConsumerRow(now, lag, state, self._trend(key, now.rate))
+        return ConsumerRow(now, of_consumer(now.state), self._trend(key, now.rate))
 
-    def _queue(self, now: QueueFigures, readers: list[ConsumerRow], at: float) -> QueueRow:
-        unticked = min(now.tick_age, self._since(_of_queue(now.queue), now.unticked > 0, at))
+    def _queue(self, now: QueueFigures, readers: list[ConsumerRow]) -> QueueRow:
         return QueueRow(
             now,
             _sum(row.now.rate for row in readers if not row.now.member),
             max((row.now.pending for row in readers), default=0),
-            max((row.lag for row in readers), default=0.0),
+            max((row.now.lag for row in readers), default=0.0),
             sum(not row.now.member for row in readers),
             sum(row.now.holds_batch for row in readers),
-            of_queue(now.paused, unticked, [row.state for row in readers]),
+            of_queue(now.state, [row.state for row in readers]),
             self._trend(_of_queue(now.queue), now.rate),
         )
-
-    def _since(self, key: tuple[str, ...], waits: bool, at: float) -> float:
-        """Return for how long something may have waited: endless where it was never seen clear."""
-        if not waits:
-            self._clear[key] = at
-            return 0.0
-        return at - self._clear[key] if key in self._clear else float("inf")
 
     def _trend(self, key: tuple[str, ...], value: float | None) -> Trend:
         trend = self._trends.setdefault(key, deque(maxlen=KEEP))
@@ -145,11 +121,6 @@ class History:
 def _of_queue(name: str) -> tuple[str]:
     """Return a key that is no consumer's."""
     return (name,)
-
-
-def _to_do(key: tuple[str, str]) -> tuple[str, str, str]:
-    """Return the key for what a consumer could get."""
-    return (*key, "to do")
 
 
 def _sum(rates: Iterable[float | None]) -> float | None:

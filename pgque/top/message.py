@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LONGEST: Final = 100_000
 """Characters of a payload that are shown."""
 
+DEEPEST: Final = 40
+"""Further in nothing is indented more: there would be more space than text."""
+
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
 _BEGINS: Final = frozenset("[{")
 _ENDS: Final = frozenset("]}")
@@ -146,7 +149,7 @@ def laid_out(payload: str, length: int | None = None) -> str:
             or before == ","
             or (part in _ENDS and before not in _BEGINS)
         ):
-            parts.append("\n" + "  " * depth)
+            parts.append("\n" + "  " * min(depth, DEEPEST))
         parts.append(": " if part == ":" else part)
         if part in _BEGINS:
             depth += 1

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from pgque.live import Sample
 from pgque.readable import compact, duration, printable
+from pgque.states import Level
 from pgque.top.history import ConsumerRow, History, QueueRow, Trend
 from pgque.top.spark import spark
-from pgque.top.states import Level
 
 TALL: Final = 40
 """Lines of a screen from which on trends have several."""
@@ -74,7 +74,7 @@ def of_consumer(row: ConsumerRow, size: tuple[int, int]) -> Text:
     )
     facts = _facts(
         ("pending", compact(now.pending)),
-        ("lag", duration(row.lag)),
+        ("oldest waits", duration(now.lag)),
         ("seen", f"{duration(now.last_seen)} ago"),
         ("holds", "a batch" if now.holds_batch else "no batch"),
     )

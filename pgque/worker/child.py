@@ -53,6 +53,8 @@ class Link:
             os._exit(0)  # still importing
         self._job.stop()
         time.sleep(self._grace)
+        if os.getpgrp() == os.getpid():  # with the processes that handlers have started
+            os.killpg(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from bench.chaos.history import (
+    LONGEST_REASON,
+    LOOP_ATTEMPTS,
+    LOOP_SECONDS,
     VIOLATIONS,
     Attempt,
     Dead,
@@ -124,8 +127,47 @@ def test_dead_letters_that_should_not_be_or_are_missing():
     assert found(replace(GOOD, dead=[*GOOD.dead, Dead(ONE, "a")])) == {"dead": 1}
     assert found(replace(GOOD, dead=[*GOOD.dead, Dead(ONE, "p")])) == {"dead": 1}
     assert found(replace(GOOD, dead=GOOD.dead[:1])) == {"lost": 1, "dead": 1}
+
+
+def test_an_effect_that_is_kept_of_a_message_that_died():
     handled = [*GOOD.effects, effect(9, ONE, "p", batch=5)]
-    assert found(replace(GOOD, effects=handled)) == {"dead": 1}
+    assert found(replace(GOOD, effects=handled)) == {"kept": 1}
+
+
+def test_a_reason_that_is_stored_whole_though_it_is_long():
+    for length, kinds in ((LONGEST_REASON, {}), (LONGEST_REASON + 1, {"text": 1})):
+        dead = [Dead(ONE, "p", length), Dead(GROUP, "p")]
+        assert found(replace(GOOD, dead=dead)) == kinds
+
+
+def tried(*retries: int) -> list[Attempt]:
+    """Attempts at the poison by both consumers, and at nothing else."""
+    return [
+        Attempt(name, n, MESSAGES["p"], n, "p", at=10.0 * n)
+        for name in (ONE, GROUP)
+        for n in retries
+    ]
+
+
+def test_a_dead_letter_takes_the_attempts_that_the_queue_allows():
+    history = replace(GOOD, max_retries=2)
+    assert found(replace(history, attempts=tried(0, 1, 2))) == {}
+    assert found(replace(history, attempts=tried(0, 1, 1, 2))) == {}  # a batch that came again
+    assert found(replace(history, attempts=tried(0, 2))) == {"dead": 2}
+    assert found(replace(history, attempts=tried(0))) == {"dead": 2}
+    assert found(replace(history, attempts=[])) == {"dead": 2}
+    # Dead at last, but tried once more than allowed: neither the letter nor the count is right.
+    assert found(replace(history, attempts=tried(0, 1, 2, 3))) == {"dead": 4}
+
+
+def test_a_message_that_is_tried_without_a_pause():
+    def at(pause: float) -> History:
+        count = LOOP_ATTEMPTS + 1
+        again = [Attempt(ONE, 1, 10, 0, "a", at=100 + n * pause) for n in range(count)]
+        return replace(GOOD, attempts=again)
+
+    assert found(at(LOOP_SECONDS / (LOOP_ATTEMPTS + 1))) == {"loop": 1}
+    assert found(at(LOOP_SECONDS / (LOOP_ATTEMPTS - 1))) == {}
 
 
 def test_events_are_counted_by_what_became_of_them():

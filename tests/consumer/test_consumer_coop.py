@@ -85,7 +85,9 @@ def test_p9_the_batch_of_a_killed_member_is_taken_over(dsn, client, member, queu
     assert rows == [(i, "heir") for i in ids]
 
 
-def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, queue, autoconn):
+def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(
+    client, member, queue, autoconn, caplog
+):
     autoconn.execute("create table handled (id bigint, member text)")
     [sent] = client.send_batch(queue, "default", ["x"])
     zombie, heir = member("zombie"), member("heir", dead_interval=0.3)
@@ -107,6 +109,8 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(client, member, qu
         with running(heir):
             eventually(lambda: autoconn.execute(handled).fetchall())
         taken_over.set()
+        eventually(lambda: "was taken over" in caplog.text)
+    assert "transaction in progress" not in caplog.text
     assert autoconn.execute(handled).fetchall() == [(sent, "heir")]
 
 

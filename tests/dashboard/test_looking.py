@@ -111,18 +111,31 @@ def subscribe_member(conn, queue, group, member):
     value(conn, "select pgque.subscribe_subconsumer(%s, %s, %s)", queue, group, member)
 
 
-def test_states_of_queues(eye, autoconn, queue, monkeypatch):
-    monkeypatch.setattr("pgque.dashboard.looking.LATE", -1.0)
-    assert not listed(eye.look())[queue]["late"]
+def test_states_of_queues(eye, autoconn, queue, consumer):
+    def state() -> tuple[str, int]:
+        row = listed(eye.look())[queue]
+        return row["state"], row["level"]
+
+    def an_hour_passes(*tables: str) -> None:
+        for table, column in zip(tables, ("tick_time", "ev_time"), strict=False):
+            change = f"update pgque.{table} set {column} = {column} - interval '1 hour'"
+            autoconn.execute(change.encode())
+
+    assert state() == ("ok", 0)
     send(autoconn, queue)
-    assert listed(eye.look())[queue]["late"]
-    monkeypatch.setattr("pgque.dashboard.looking.LATE", 60.0)
-    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
-    assert not listed(eye.look())[queue]["late"]  # the event came a moment ago
-    monkeypatch.setattr("pgque.dashboard.looking.LATE", -1.0)
+    an_hour_passes("tick")
+    assert state() == ("ok", 0)  # the event came a moment ago
+    an_hour_passes("tick", "event_1")
+    assert state() == ("no tick", 3)
+    assert frames.overview(eye.look())["totals"]["late"] == 1
     configure(autoconn, queue, ticker_paused=True)
-    row = listed(eye.look())[queue]
-    assert (row["paused"], row["late"]) == (True, False)
+    assert state() == ("paused", 2)
+    configure(autoconn, queue, ticker_paused=False)
+    tick(autoconn, queue)
+    assert state() == ("ok", 0)
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '2 minutes'")
+    assert state() == ("behind", 2)
+    assert consumers(eye.look(), queue)[consumer]["state"] == "behind"
 
 
 def test_totals_and_who_is_furthest_behind(eye, autoconn, queue, consumer):

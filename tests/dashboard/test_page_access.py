@@ -108,10 +108,19 @@ def test_it_fits_a_narrow_window(look, page, autoconn, dead):
     look(token=TOKEN)
     page.get_by_role("link", name="long_").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    hint = page.get_by_text("There are more columns: scroll the table sideways.").first
+    hint.wait_for()
+    frame = page.locator(".frame[data-cut=right]").first
+    frame.wait_for()
+    scroll = frame.locator(".scroll")
+    scroll.evaluate("element => element.scrollTo(element.scrollWidth, 0)")
+    page.locator(".frame:not([data-cut])").first.wait_for()
     page.get_by_role("link", name=dead).first.click()
     page.get_by_role("link", name="Dead letters").click()
     page.get_by_role("row", name="no such address").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 2400, "height": 740})
+    page.locator(".sideways:visible").first.wait_for(state="detached")
 
 
 def test_every_part_has_a_name(look, dead):

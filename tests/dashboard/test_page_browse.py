@@ -7,6 +7,7 @@ from tests.dashboard.seen import give_token, shows
 from tests.fix_engine import (
     ack,
     configure,
+    drain,
     let_die,
     nack,
     receive,
@@ -29,7 +30,7 @@ def test_a_payload_is_text_and_nothing_else(look, autoconn, queue, consumer):
     shows(dialog.locator("pre"), SCRIPT)
     page.keyboard.press("Escape")
     page.get_by_role("link", name="Dead letters").click()
-    page.get_by_role("button", name="Show message").click()
+    page.get_by_role("button", name="Show dead letter").click()
     shows(page.get_by_role("dialog").locator("pre"), SCRIPT)
     assert page.title() == f"{queue} - pgque"
     assert page.locator("main img, dialog img, main script, dialog script").count() == 0
@@ -67,6 +68,40 @@ def test_without_a_token_there_is_nothing_to_change(look, dead):
     page.get_by_role("row", name="no such address").first.wait_for()
     for name in ("Replay", "Purge", "token"):
         assert page.get_by_role("button", name=name).count() == 0
+    page.get_by_role("button", name="Show dead letter 2").click()
+    page.get_by_text("To send it again: pgque dead replay 2").wait_for()
+
+
+def test_a_dead_letter_has_the_id_of_the_command_line_and_is_replayed_where_it_is_shown(
+    look, autoconn, queue, consumer
+):
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    drain(autoconn, queue, consumer)
+    send(autoconn, queue, "the fourth")
+    let_die(autoconn, queue, consumer, "cannot be done")
+    letter, event = autoconn.execute("select dl_id, ev_id from pgque.dead_letter").fetchone()
+    assert letter != event
+    page = look(f"queue/{queue}/dead", token=TOKEN)
+    page.get_by_role("button", name=f"Show dead letter {letter}").click()
+    dialog = page.get_by_role("dialog", name=f"Dead letter {letter}")
+    facts = dialog.locator("dl").inner_text().split()
+    assert facts[:5] == ["Dead", "letter", str(letter), "Event", str(event)]
+    dialog.get_by_role("button", name="Replay…").click()
+    give_token(page)
+    page.get_by_role("button", name="Replay 1 dead letter", exact=True).click()
+    page.get_by_text("1 sent again.").wait_for()
+    assert value(autoconn, "select count(*) from pgque.dead_letter") == 0
+
+
+def test_deeply_nested_json_is_shown(look, autoconn, queue):
+    nested = "[" * 20_000 + "]" * 20_000
+    send(autoconn, queue, nested)
+    page = look(f"queue/{queue}")
+    page.get_by_role("button", name="Show message 1").click()
+    shown = page.get_by_label("Payload", exact=True).text_content()
+    assert "".join(shown.split()) == nested
+    assert len(shown) < 100 * len(nested)
 
 
 def test_dead_letters_are_replayed_and_purged_after_a_confirmation(look, autoconn, dead):
@@ -77,14 +112,14 @@ def test_dead_letters_are_replayed_and_purged_after_a_confirmation(look, autocon
     page.get_by_text("The token is missing or wrong.").wait_for()
     give_token(page)
 
-    page.get_by_role("checkbox", name="Choose message 1 of").check()
+    page.get_by_role("checkbox", name="Choose dead letter 1 of").check()
     page.get_by_role("button", name="Replay 1 chosen…").click()
     page.get_by_role("dialog", name="Replay 1 dead letter?").wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Choose all shown").click()
     page.get_by_role("button", name="Replay 3 chosen…").wait_for()
-    page.get_by_role("checkbox", name="Choose message 3 of").uncheck()
-    page.get_by_role("checkbox", name="Choose message 2 of").uncheck()
+    page.get_by_role("checkbox", name="Choose dead letter 3 of").uncheck()
+    page.get_by_role("checkbox", name="Choose dead letter 2 of").uncheck()
     assert value(autoconn, letters) == 3
     page.get_by_role("button", name="Replay 1 chosen…").click()
     page.get_by_role("button", name="Replay 1 dead letter", exact=True).click()

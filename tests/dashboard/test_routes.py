@@ -1,5 +1,7 @@
 """What the page asks and changes, over HTTP (pgque/dashboard/reads.py, changes.py)."""
 
+import re
+
 import httpx
 import psycopg
 import pytest
@@ -211,3 +213,44 @@ def test_a_private_page_says_so_to_who_may_know(serve):
     with serve(token=TOKEN, private=True).client(headers={"X-Pgque-Token": TOKEN}) as client:
         about = client.get("/api/about").json()
     assert (about["changes"], about["private"]) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ('{"letters": ' + "[" * 30_000 + "]" * 30_000 + "}", "nested too deeply"),
+        ("[" * 30_000, "nested too deeply"),
+        ('{"letters": [' + "9" * 5000 + "]}", "is not JSON|has to be a number|out of range"),
+        ('{"letters": [1e999]}', "has to be a number"),
+        ('{"letters": [NaN]}', "has to be a number"),
+        ('{"letters": [-1]}', "out of range"),
+        ('{"letters": ["\\ud800"]}', "has to be a number"),
+    ],
+)
+def test_json_that_python_cannot_hold_is_refused_in_words(ask, queue, sent, words):
+    headers = {"Content-Type": "application/json"}
+    answer = ask.post("/api/replay", content=sent, headers=headers)
+    assert answer.status_code == 400
+    assert re.search(words, answer.json()["error"])
+
+
+@pytest.mark.parametrize("name", ["\\ud800", "\\u0000", "x" * 60_000])
+@pytest.mark.parametrize("path", ["replay-all", "purge"])
+def test_a_name_that_no_queue_can_have_is_refused_in_words(ask, name, path):
+    answer = ask.post(
+        f"/api/{path}",
+        content=f'{{"queue": "{name}", "days": 1}}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "payload", ["[" * 100_000 + "]" * 100_000, "9" * 100_000, "NaN", "\\ud800"]
+)
+def test_any_payload_is_read(ask, autoconn, queue, payload):
+    send(autoconn, queue, payload)
+    [row] = ask.get("/api/messages", params={"queue": queue}).json()["rows"]
+    whole = ask.get("/api/message", params={"queue": queue, "place": row["place"]}).json()["row"]
+    assert whole["payload"] == payload

@@ -98,6 +98,7 @@ def by_parameter(ids: list[int]) -> dict[str, st.SearchStrategy[Any]]:
     text_names = ["queue", "consumer", "subconsumer", "type", "param", "reason", "key"]
     return {
         **dict.fromkeys(text_names, texts),
+        "options": st.one_of(st.none(), st.dictionaries(texts, odd, max_size=2), odd),
         "payload": payloads,
         "payloads": st.one_of(st.lists(payloads, max_size=4), odd, texts),
         "headers": st.one_of(st.none(), st.dictionaries(texts, payloads, max_size=3), odd),

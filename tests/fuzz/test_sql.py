@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgque import PgqueClient
 from tests.fix_engine import LONG, Connection, value
-from tests.fuzz.values import by_type
+from tests.fuzz.values import by_type, is_looked_at
 from tests.races import situation
 from tests.races.calls import CALLS, NOT_CALLED
 from tests.recording import record
@@ -27,6 +28,19 @@ ALLOWED = {
     "55P03": "receive_merged does not wait; nobody holds anything here, but it may say so",
 }
 """What may be raised beside the class PQ, with the reason."""
+
+SETTINGS = [
+    "ticker_max_count",
+    "ticker_max_lag",
+    "ticker_idle_period",
+    "ticker_paused",
+    "rotation_period",
+    "external_ticker",
+    "max_retries",
+]
+
+MORE = {"set_queue_config(text,text,text)": 8}
+"""Functions with which more is tried, because several arguments must fit together."""
 
 SQL_OF_THE_CALLER = {
     "get_batch_cursor(bigint,text,integer)": {"42": "a cursor of that name is open"},
@@ -57,6 +71,8 @@ def world(shared: Connection) -> dict[str, Any]:
             "queue_name": ["q", "q", "q", "x"],
             "consumer": ["c", "i", "g"],
             "subconsumer": ["a", "b"],
+            "param": SETTINGS,
+            "value": ["infinity", "-infinity", "1 hour", "0", "5", "true", None],
             "batch_id": [facts["c_batch"], facts["a_batch"]],
             "event_id": [*facts["c_events"], *facts["a_events"]],
         },
@@ -85,14 +101,28 @@ def mostly(
     return st.integers(0, 9).flatmap(lambda n: strategy if n == 0 else st.sampled_from(there))
 
 
-def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple[Any, ...]) -> str:
-    """Call a function in a transaction that is undone; return the SQLSTATE, or none."""
+def attempt(
+    conn: Connection,
+    signature: str,
+    types: list[str],
+    arguments: tuple[Any, ...],
+    escapes: bool = False,
+) -> str:
+    """Call a function in a transaction that is undone; return the SQLSTATE, or none.
+
+    With escapes, a backslash in a plain literal means what it did before PostgreSQL 9.1.
+    """
     casts = ", ".join(f"%s::{name}" for name in types)
     query = f"select * from pgque.{signature.partition('(')[0]}({casts})"
     conn.execute("begin")
+    if escapes:
+        conn.execute("set local standard_conforming_strings = off")
+        conn.execute("set local escape_string_warning = off")
     try:
         conn.execute(query.encode(), arguments or None)
         assert situation.faults(conn) == []
+        if is_looked_at("read back"):
+            read_back(conn)
         return ""
     except psycopg.Error as error:
         state = error.sqlstate
@@ -102,6 +132,13 @@ def attempt(conn: Connection, signature: str, types: list[str], arguments: tuple
         return state
     finally:
         conn.execute("rollback")
+
+
+def read_back(conn: Connection) -> None:
+    """Whatever was accepted can still be read by whoever looks at all queues."""
+    client = PgqueClient(conn)
+    assert client.queue_info()
+    assert client.consumer_info()
 
 
 @pytest.mark.parametrize("signature", sorted(CALLS.keys() - NOT_CALLED.keys() - TRIGGERS))
@@ -114,14 +151,17 @@ def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signatur
     before = value(shared, "select races.digest()")
 
     @settings(
-        max_examples=EXAMPLES if types else 1,
+        max_examples=EXAMPLES * MORE.get(signature, 1) if types else 1,
         database=None,
         derandomize=not LONG,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.tuples(*(mostly(world, name, strategies[kind]) for kind, name in parameters)))
-    def call(arguments: tuple[Any, ...]) -> None:
-        state = attempt(shared, signature, types, arguments)
+    @given(
+        st.tuples(*(mostly(world, name, strategies[kind]) for kind, name in parameters)),
+        st.integers(0, 4),
+    )
+    def call(arguments: tuple[Any, ...], one_in_five: int) -> None:
+        state = attempt(shared, signature, types, arguments, escapes=one_in_five == 4)
         outcomes[state or "success"] += 1
         if state:
             assert value(shared, "select races.digest()") == before, "half a change"

@@ -1,6 +1,7 @@
 """Bad input, by the type of the argument: what nobody means to send, and what lies at the edges."""
 
 import json
+import os
 from typing import Any
 
 from hypothesis import strategies as st
@@ -32,6 +33,9 @@ ODD_TEXTS = [
     "q.q",
     "g.a",
     "\\",
+    "\\'",
+    "a\\nb\\\\",
+    "\\x00",
     "é" * 57,
     "x" * 57,
     "x" * 58,
@@ -98,7 +102,21 @@ jsons = [
     '{"a": 1, "a": 2}',
     json.dumps({"'; drop": ["\\u0001", None]}),
     "[" * 500 + "]" * 500,
+    '{"a":' * 1000 + "1" + "}" * 1000,
+    '{"a": "\\\\n\\\\\'"}',
 ]
+
+PENDING = {
+    "read back": "issue 9, D: rotation_period = 'infinity' breaks queue list for all queues",
+    "capture": "issue 9, D: standard_conforming_strings = off destroys what triggers write",
+}
+"""What is not looked at yet, and the fault that stands in the way. Take a line out when that is
+mended; PGQUE_FUZZ_ALL=1 looks at it all the same."""
+
+
+def is_looked_at(subject: str) -> bool:
+    """Whether the fuzzers look at a subject."""
+    return subject not in PENDING or os.environ.get("PGQUE_FUZZ_ALL") == "1"
 
 
 def arrays(element: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -127,10 +145,16 @@ def by_type(live: dict[str, list[Any]], endless: bool) -> dict[str, st.SearchStr
         return st.one_of(*([st.sampled_from(known)] * 3 if known else []), st.none(), strategy)
 
     small = texts.filter(lambda text: len(text) < 100)
+    json_arrays = st.one_of(
+        st.none(),
+        st.sampled_from(["{}", "{NULL}", "{{1,2},{3,4}}"]),
+        st.lists(st.one_of(st.none(), st.sampled_from(jsons)), max_size=4),
+    )
     spans = intervals + (endless_intervals if endless else [])
     return {
         "text": or_live("text", texts),
         "jsonb": st.one_of(st.none(), st.sampled_from(jsons)),
+        "json": st.one_of(st.none(), st.sampled_from(jsons)),
         "integer": or_live("integer", ints),
         "bigint": or_live("bigint", bigints),
         "boolean": st.sampled_from([None, True, False]),
@@ -138,11 +162,8 @@ def by_type(live: dict[str, list[Any]], endless: bool) -> dict[str, st.SearchStr
         "timestamp with time zone": or_live("timestamp with time zone", st.sampled_from(times)),
         "xid8": st.sampled_from([None, "0", "3", str(2**64 - 1)]),
         "text[]": st.one_of(st.none(), arrays(small)),
-        "jsonb[]": st.one_of(
-            st.none(),
-            st.sampled_from(["{}", "{NULL}", "{{1,2},{3,4}}"]),
-            st.lists(st.one_of(st.none(), st.sampled_from(jsons)), max_size=4),
-        ),
+        "json[]": json_arrays,
+        "jsonb[]": json_arrays,
         "bigint[]": or_live("bigint[]", arrays(bigints)),
         "pgque.message": st.one_of(st.none(), composite(live["bigint"])),
     }

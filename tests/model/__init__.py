@@ -16,6 +16,7 @@ pytest.register_assert_rewrite(
             "producing",
             "sharing",
             "ticking",
+            "upsetting",
         )
     )
 )

@@ -15,10 +15,33 @@ class Variant(NamedTuple):
 
     function: str
     changes: tuple[tuple[str, str], ...]
+    kind: str = ""
+    """The kind of step that it takes to see it: see PENDING in upsetting.py."""
+    also: str = ""
+    """A statement that breaks what is not in the text of a function."""
 
 
 TICK_LOCK = "    perform pg_advisory_xact_lock(1885827446, q.queue_id);\n"
 TAKE_SNAPSHOT = "    snap := pgque._snapshot();\n"
+
+FILLED = (
+    "if pg_relation_size(format('pgque.tick_%s', other)) "
+    "+ pg_relation_size(format('pgque.cursor_%s', other)) > 0"
+)
+SHOW_NO_ERROR = """
+    do $$
+    declare
+        function regprocedure;
+    begin
+        for function in
+            select oid from pg_proc
+            where pronamespace = 'pgque'::regnamespace and 'row_security=off' = any (proconfig)
+        loop
+            execute format('alter function %s set row_security = on', function);
+        end loop;
+    end
+    $$
+"""
 
 VARIANTS = {
     "a ticker without its lock": Variant("_take_tick", ((TICK_LOCK, ""),)),
@@ -125,6 +148,44 @@ VARIANTS = {
         "unregister_subconsumer",
         (("if c.cur_next_tick is not null and batch_handling = 0 then", "if false then"),),
     ),
+    "a ticker that trusts the clock's direction": Variant(
+        "_is_past", ((" and at <= clock_timestamp()", ""),), "clock"
+    ),
+    "a takeover that compares future times": Variant(
+        "_is_far", ((" or at >= pgque._from_now(span)", ""),), "clock"
+    ),
+    "an event sequence that is not advanced": Variant(
+        "_need_last_tick",
+        (
+            (
+                "elsif pgque._sequence_value(q.queue_event_seq) < last.tick_seq_after then",
+                "elsif false then",
+            ),
+        ),
+        "sequences",
+    ),
+    "a batch sequence that is not advanced": Variant(
+        "_advance_sequences",
+        (("where behind.used >", "where false and behind.used >"),),
+        "sequences",
+    ),
+    "maint_retry_events that does not notice a restore": Variant(
+        "maint_retry_events", (("perform pgque._after_restore();", "null;"),), "restore"
+    ),
+    "a reader from whom rows are hidden in silence": Variant(
+        "_is_past", (("select not (at >", "select not (at >"),), "row security", SHOW_NO_ERROR
+    ),
+    "a switch of the ledger to a child that is not empty": Variant(
+        "maint_rotate_ledger",
+        (
+            (FILLED + " then\n        -- Written", "if false then\n        -- Written"),
+            (
+                "elsif " + FILLED.removeprefix("if ") + " then\n        return 0;",
+                "elsif false then\n        return 0;",
+            ),
+        ),
+        "ledger",
+    ),
 }
 
 
@@ -150,3 +211,5 @@ def make_broken(dsn: str, variant: Variant) -> None:
             assert text.count(right) == 1, f"{name} has not this once any more: {right}"
             text = text.replace(right, wrong)
         conn.execute(text.encode())
+        if variant.also:
+            conn.execute(variant.also.encode())

@@ -12,8 +12,8 @@ from tests.model.base import seldom
 from tests.model.consuming import limits, workers
 from tests.model.parts import Entry, Event
 from tests.model.producing import READ_COMMITTED, producers
-from tests.model.sharing import GROUP, Sharing
-from tests.model.ticking import Ticking
+from tests.model.sharing import GROUP
+from tests.model.upsetting import Upsetting
 from tests.model.world import PRODUCERS, World
 
 NOBODY = "nobody"
@@ -66,7 +66,7 @@ REFUSED = [
 ]
 
 
-class Machine(Ticking, Sharing):
+class Machine(Upsetting):
     def __init__(self) -> None:
         super().__init__()
         self.configure("max_retries", "1")

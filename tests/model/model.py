@@ -47,6 +47,7 @@ class Model:
         self.max_retries = 5
         self.clock = 0
         self.work: Work | None = None
+        self.copied: set[int] = set()
         self.ticked(Tick(first_tick, 0))
 
     # Commits and ticks
@@ -78,8 +79,13 @@ class Model:
             return self.work.newest
         return self.ticks[-1]
 
-    def thin(self, kept: set[int]) -> None:
-        """A rotation of the ledger keeps fewer ticks; those where somebody stands among them."""
+    def thin(self, kept: set[int], current: set[int]) -> None:
+        """A rotation of the ledger keeps fewer ticks; those where somebody stands among them.
+
+        Between the copy to the current child and the end of the other one, a reader may already
+        follow the copies.
+        """
+        self.copied = current if current != kept else set()
         self.ticks = [tick for tick in self.ticks if tick.id in kept]
         for reader in self.readers.values():
             assert reader.at.id in kept, f"the tick at which {reader.name} stands was forgotten"
@@ -88,6 +94,15 @@ class Model:
     def after(self, tick: Tick) -> list[Tick]:
         """The ticks that follow one, as far as the transaction at work can see."""
         return [t for t in self.ticks if tick.id < t.id <= self.newest.id]
+
+    def next_of(self, tick: Tick) -> list[Tick]:
+        """The tick that follows; beside it the one that follows among copies, see `thin`."""
+        following = self.after(tick)
+        if tick.id not in self.copied:
+            return following[:1]
+        newest = max(self.copied)
+        copies = [t for t in following if t.id in self.copied or t.id > newest]
+        return following[:1] + copies[:1]
 
     def has_news(self, tick: Tick) -> bool:
         return bool(self.log) and self.log[-1].commit > tick.sees
@@ -157,7 +172,7 @@ class Model:
         assert not passed, f"{reader.name}: {passed} was passed over"
         assert end.id <= self.newest.id
         if not merged and not (self.work and self.work.isolated):
-            assert end is self.after(before)[0], "more than one window"
+            assert end in self.next_of(before), "more than one window"
         self.put(reader, at=before, end=end, left=self.between(before, end, reader))
 
     def took(

@@ -129,6 +129,8 @@ class Producing(Base):
         own = transaction or Transaction(next(self.numbers), READ_COMMITTED)
         earlier = [item.event.id for item in own.items if isinstance(item, Entry)]
         assert [*earlier, *ids] == sorted({*earlier, *ids}), "ids do not grow in a transaction"
+        used = {entry.event.id for entry in self.model.log}
+        assert not used & set(ids), f"event ids {used & set(ids)} were used before"
         for event, event.id in zip(made, ids, strict=True):
             own.items.append(Entry(event, own.number))
         if not transaction:

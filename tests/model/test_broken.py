@@ -13,6 +13,7 @@ from tests.fix_engine import LONG
 from tests.model.broken import RARE, VARIANTS, Variant, make_broken
 from tests.model.machine import NO_SHRINKING, run
 from tests.model.record import command, record
+from tests.model.upsetting import PENDING
 from tests.model.world import World
 
 EXAMPLES = 1000 if LONG else 200
@@ -22,6 +23,8 @@ SEED = None if LONG else 1
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if LONG or name not in RARE])
 def test_the_machine_finds(dsn: str, name: str) -> None:
+    if VARIANTS[name].kind in PENDING:
+        pytest.skip(PENDING[VARIANTS[name].kind])
     faulthandler.cancel_dump_traceback_later()  # on a busy machine it takes as long as it takes
     make_broken(dsn, VARIANTS[name])
     world = World(dsn)

@@ -242,9 +242,11 @@ class Ticking(Producing):
 
     def thin_ticks(self) -> None:
         self.kept_all_history = False
-        kept = self.control.execute(
-            "select tick_id from pgque.tick join pgque.queue on queue_id = tick_queue "
-            "where queue_name = %s",
+        rows = self.control.execute(
+            "select tick_id, "
+            "bool_or(t.tableoid = ('pgque.tick_' || pgque._ledger_child())::regclass) "
+            "from pgque.tick t join pgque.queue on queue_id = tick_queue "
+            "where queue_name = %s group by tick_id",
             [self.queue],
-        )
-        self.model.thin({row[0] for row in kept})
+        ).fetchall()
+        self.model.thin({tick_id for tick_id, _ in rows}, {n for n, current in rows if current})

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ class World:
         self.dsn = dsn
         self.steps = 0
         self.examples = 0
+        self.upsets: Counter[str] = Counter()
+        """How often each kind of thing was done that operators do: see upsetting.py."""
         self.control = self.connect()
         self.second = self.connect()
         self.patient = self.connect(WAITING_OPTIONS)

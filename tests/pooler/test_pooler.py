@@ -94,6 +94,28 @@ def test_every_part_of_the_client_works_and_leaves_nothing_behind(pooled, direct
     assert left_in_sessions(pooled, direct) == []
 
 
+def test_settings_of_a_handler_end_with_its_message_and_stay_out_of_the_pool(pooled, direct):
+    look = (
+        "select current_setting('TimeZone'), current_setting('search_path'), current_user::text, "
+        "current_setting('client_encoding'), coalesce(current_setting('app.tenant', true), '')"
+    )
+    consumer = Consumer(pooled, queue="q", name="c", retry_after=0)
+    seen: list[object] = []
+
+    @consumer.on("default")
+    def handle(msg: Message, client: PgqueClient) -> None:
+        seen.append(client.conn.execute(look).fetchone())
+        client.conn.execute("set app.tenant = 'a'; set timezone = 'Asia/Tokyo'")
+        client.conn.execute("set search_path = pg_temp; set local client_encoding = 'LATIN1'")
+
+    with running(consumer):
+        PgqueClient(direct).send_batch("q", "default", range(10))
+        eventually(lambda: len(seen) == 10)
+    assert seen == [seen[0]] * 10
+    left = left_in_sessions(pooled, direct)
+    assert not [name for name in left if "search_path" in name or "tenant" in name]
+
+
 def test_a_handler_that_fails_and_one_that_writes(pooled, direct):
     direct.execute("create table handled (id bigint)")
     consumer = Consumer(pooled, queue="q", name="c", retry_after=0)

@@ -37,13 +37,19 @@ NOT_CALLED = {
 CALLS: dict[str, list[Call]] = {
     # Produce
     "send(text,text)": [of("'q', 'x'::text")],
+    "send(text,json)": [of("'q', '1'::json")],
     "send(text,jsonb)": [of("'q', '1'::jsonb")],
     "send(text,text,text)": [of("'q', 't', 'x'::text")],
+    "send(text,text,json)": [of("'q', 't', '1'::json")],
     "send(text,text,jsonb)": [of("'q', 't', '1'::jsonb")],
+    "send_batch(text,text)": [of("'q', '{{x,y}}'")],
     "send_batch(text,text[])": [of("'q', '{{x,y}}'::text[]")],
+    "send_batch(text,json[])": [of("'q', '{{1,2}}'::json[]")],
     "send_batch(text,jsonb[])": [of("'q', '{{1,2}}'::jsonb[]")],
+    "send_batch(text,text,text)": [of("'q', 't', '{{x,y}}'")],
     "send_batch(text,text,text[])": [of("'q', 't', '{{x,y}}'::text[]")],
     "send_batch(text,text,text[],text)": [of("'q', 't', '{{x,y}}'::text[], '{{}}'")],
+    "send_batch(text,text,json[])": [of("'q', 't', '{{1,2}}'::json[]")],
     "send_batch(text,text,jsonb[])": [of("'q', 't', '{{1,2}}'::jsonb[]")],
     "insert_event(text,text,text)": [of("'q', 't', 'x'")],
     "insert_event(text,text,text,text,text,text,text)": [of("'q', 't', 'x', 'a', 'b', 'c', 'd'")],
@@ -112,6 +118,7 @@ CALLS: dict[str, list[Call]] = {
     "touch_subconsumer(text,text,text)": [of("'q', 'g', 'a'")],
     # Queues, ticks, maintenance
     "create_queue(text)": [of("'new'"), of("'q'")],
+    "create_queue(text,jsonb)": [of("""'new', '{{"max_retries": 2}}'""")],
     "drop_queue(text)": [of("'x'")],
     "drop_queue(text,boolean)": [of("'q', true")],
     "set_queue_config(text,text,text)": [
@@ -126,6 +133,7 @@ CALLS: dict[str, list[Call]] = {
     "ticker(text)": [of("'q'")],
     "ticker(text,bigint,timestampwithtimezone,bigint)": [of("'x', 100, now(), 100")],
     "ticker_may_sleep()": [of("")],
+    "ticks_are_late()": [of("")],
     "force_next_tick(text)": [of("'q'")],
     "force_tick(text)": [of("'q'")],
     "set_tick_period_ms(integer)": [of("20")],

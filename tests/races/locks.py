@@ -81,6 +81,8 @@ class Waiting(NamedTuple):
 
 HELD = """
     select granted, mode, case
+        when l.locktype = 'advisory' and l.objsubid = 1 then
+            'name ' || ((l.classid::int8 << 32) | l.objid::int8)
         when l.locktype = 'advisory' then 'advisory ' || l.classid || ':' || l.objid
         when l.locktype = 'tuple' then 'tuple'
         when l.locktype = 'object' then 'function ' || l.objid::regproc
@@ -132,13 +134,19 @@ def points(conn: Connection) -> list[Point]:
             Point(sequence, f"select nextval('{sequence}')"),
         ]
     keys = [(1885827448, 0), (1885827448, 1)]
-    for queue_id, hashed in conn.execute("select queue_id, hashtext(queue_name) from pgque.queue"):
-        keys += [(1885827446, queue_id), (1885827449, hashed)]
-    keys += [(1885827449, value(conn, "select hashtext('new')"))]
+    keys += [
+        (1885827446, queue_id) for queue_id in column(conn, "select queue_id from pgque.queue")
+    ]
     for high, low in keys:
         name = f"advisory {high}:{low % 2**32}"
         found += [
             Point(name, f"select pg_advisory_xact_lock{how}({high}, {low})")
+            for how in ("", "_shared")
+        ]
+    for queue in ("q", "x", "new"):
+        key = value(conn, "select pgque._name_key(%s)", queue)
+        found += [
+            Point(f"name {key}", f"select pg_advisory_xact_lock{how}({key})")
             for how in ("", "_shared")
         ]
     return found

@@ -45,10 +45,11 @@ begin
     update pgque.queue
     set queue_cur_table = default, queue_rotation_period = default, queue_disable_insert = default,
         queue_ticker_paused = default, queue_external_ticker = (queue_name = 'x'), queue_max_retries = default,
-        queue_forced_after = default, queue_history_tick = default, queue_floor = default;
+        queue_history_tick = default, queue_floor = default;
     for q in select * from pgque.queue loop
         execute format('delete from %s', q.queue_data_pfx);
-        perform setval(q.queue_event_seq, 1, false), pgque._insert_first_tick(q.queue_id);
+        perform setval(q.queue_event_seq, 1, false), setval(pgque._force_sequence(q)::regclass, 1, false),
+            pgque._insert_first_tick(q.queue_id);
     end loop;
 end
 $$;
@@ -139,6 +140,20 @@ with position as (
 )
 select 'subscription without a place: ' || sub_id from position where cur_sub is null
 union all
+select 'a place that is not the newest: ' || sub_id || ', ' || cur_seq
+from position
+where cur_seq <> (select max(c.cur_seq) from pgque.cursor c where c.cur_sub = sub_id)
+union all
+select 'two places at once: ' || min(c.cur_sub) || ', ' || min(c.cur_seq)
+from pgque.cursor c
+group by c.cur_sub, c.cur_seq
+having count(distinct c) > 1
+union all
+select 'a tick that is not the newest: ' || queue_name || ', ' || t.tick_id
+from pgque.queue
+cross join lateral pgque._last_tick(queue_id) t
+where t.tick_id <> (select max(k.tick_id) from pgque.tick k where k.tick_queue = queue_id)
+union all
 select 'a batch without a window: ' || cur_batch from position where cur_batch is not null and cur_next_tick is null
 union all
 select 'a batch of two: ' || cur_batch from position where cur_batch is not null group by cur_batch having count(*) > 1
@@ -177,7 +192,7 @@ where tick_seq_after < earlier or pg_snapshot_xmax(tick_snapshot) < pg_snapshot_
 union all
 select 'tables of the log: ' || n
 from (select count(*) from pg_class where relnamespace = 'pgque'::regnamespace and relname ~ '^event_\d' and relkind in ('r', 'S')) t (n)
-where n <> 5 * (select count(*) from pgque.queue)
+where n <> 6 * (select count(*) from pgque.queue)
 union all
 select 'functions of the log: ' || n
 from (select count(*) from pg_proc where pronamespace = 'pgque'::regnamespace and proname ~ '^_event_\d' and proname !~ '_(produce|consume)$') t (n)

@@ -50,6 +50,7 @@ _BY_NAME: dict[str, Any] = {
     "consumer": "c",
     "subconsumer": "m",
     "name": "c",
+    "options": '{"max_retries": 2}',
     "part": "consumer",
     "ev_type": "t",
     "type_name": "t",
@@ -88,7 +89,7 @@ def arguments(routine: Routine, **given: Any) -> list[Any]:
     for kind, name in zip(routine.types, routine.names, strict=True):
         if name in given:
             made.append(given[name])
-        elif name in _BY_NAME and (kind in ("text", "text[]", "jsonb", "jsonb[]") or "int" in kind):
+        elif name in _BY_NAME and (kind in _NAMED or "int" in kind):
             number = "int" in kind and not isinstance(_BY_NAME[name], int)
             made.append(1 if number else _BY_NAME[name])
         else:
@@ -96,9 +97,12 @@ def arguments(routine: Routine, **given: Any) -> list[Any]:
     return made
 
 
+_NAMED = ("text", "text[]", "json", "json[]", "jsonb", "jsonb[]")
 _BY_TYPE: dict[str, Any] = {
     "text": "x",
     "text[]": ["x"],
+    "json": "{}",
+    "json[]": ["1"],
     "jsonb": "{}",
     "jsonb[]": ["1"],
     "bigint": 1,

@@ -117,7 +117,9 @@ CALLS_BY_QUEUE = """
     receive_coop_merged(%(q)s, 'c', 'm')|touch_subconsumer(%(q)s, 'c', 'm')
     subscribe_subconsumer(%(q)s, 'c', 'm')|unsubscribe_subconsumer(%(q)s, 'c', 'm')
     get_queue_info(%(q)s)|get_consumer_info(%(q)s)|get_consumer_info(%(q)s, 'c')
-    send_batch(%(q)s, 't', '{x}', '{}')
+    send_batch(%(q)s, 't', '{x}', '{}')|send(%(q)s, '1'::json)|send(%(q)s, 't', '1'::json)
+    send_batch(%(q)s, '{1}'::json[])|send_batch(%(q)s, 't', '{1}'::json[])
+    send_batch(%(q)s, '{x}')|send_batch(%(q)s, 't', '{x}')
     get_queue_wait(%(q)s)|get_consumer_wait(%(q)s)|get_consumer_wait(%(q)s, 'c')
 """.replace("\n", "|").split("|")
 
@@ -126,7 +128,7 @@ def test_another_queue_looks_as_if_it_were_not_there(app, autoconn):
     value(autoconn, "select pgque.create_queue('other')")
     subscribe(autoconn, "other", "c")
     calls = [call.strip() for call in CALLS_BY_QUEUE if call.strip()]
-    assert len(calls) == 28
+    assert len(calls) == 34
     for call in calls:
         said = []
         for queue in ("other", "missing"):

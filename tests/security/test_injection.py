@@ -188,10 +188,12 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
             "_events",
         ),
         *("_holds_events", "_cut", "_batch_event", "_messages_sql", "receive", "receive_merged"),
-        *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_exclusively"),
+        *("receive_coop", "receive_coop_merged", "_log_has_unseen", "_lock_briefly"),
         *("_truncate_child", "_copy_ledger", "maint_rotate_ledger", "_rebase_ticks"),
-        *("_retry_unseen_redeliveries", "status", "_unticked_for"),
-        *("grant_queue", "revoke_queue"),
+        *("_make_force_sequence", "_retry_unseen_redeliveries", "status", "_unticked_for"),
+        *("grant_queue", "revoke_queue", "_grant_log", "_turn_off_row_security"),
+        *("_advance_event_ids", "_make_history_sequence", "_report_lost_events"),
+        *("_make_put_back_counter", "_own_put_back"),
     }
     assert sql_of_the_callers <= found
     assert found <= sql_of_the_callers | names_from_ids, found

@@ -18,6 +18,8 @@ WRITER_OR_USER = """
     send(text,jsonb) send(text,text) send(text,text,jsonb) send(text,text,text)
     send_batch(text,jsonb[]) send_batch(text,text[]) send_batch(text,text,jsonb[])
     send_batch(text,text,text[]) insert_event(text,text,text)
+    send(text,json) send(text,text,json) send_batch(text,json[]) send_batch(text,text,json[])
+    send_batch(text,text) send_batch(text,text,text) _as_array(text)
     insert_event(text,text,text,text,text,text,text)
     jsontriga() logutriga() sqltriga()
     _send_batch(text,text,text[]) _send_batch(text,text,text[],text)
@@ -64,8 +66,10 @@ ADMIN = """
     get_batch_cursor(bigint,text,integer) get_batch_cursor(bigint,text,integer,text)
     batch_retry(bigint,integer)
     event_dead(bigint,bigint,text,timestampwithtimezone,xid8,integer,text,text,text,text,text,text)
-    create_queue(text) drop_queue(text) drop_queue(text,boolean) set_queue_config(text,text,text)
+    create_queue(text) create_queue(text,jsonb) drop_queue(text) drop_queue(text,boolean)
+    set_queue_config(text,text,text)
     ticker() ticker(text) ticker(text,bigint,timestampwithtimezone,bigint) ticker_may_sleep()
+    ticks_are_late()
     force_next_tick(text) force_tick(text) ticker_loop() set_tick_period_ms(integer)
     start() stop() status() maint() maint_retry_events() maint_rotate_ledger()
     maint_rotate_tables_step1(text) maint_rotate_tables_step2() dlq_purge(text,interval)
@@ -84,7 +88,16 @@ ROLES = {
     "admin": ("pgque_admin",),
 }
 TABLES_OF_READERS = {
-    *("config", "queue", "consumer", "subscriber", "subscriber_role", "subscription", "cursor"),
+    *(
+        "config",
+        "queue",
+        "consumer",
+        "subscriber",
+        "subscriber_role",
+        "subscription",
+        "cursor",
+        "restore_report",
+    ),
     *("cursor_0", "cursor_1", "tick", "tick_0", "tick_1", "retry_queue", "dead_letter"),
 }
 EVENTS = re.compile(r"event_\d+(_\d)?")

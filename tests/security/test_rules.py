@@ -28,9 +28,19 @@ CALLERS_RIGHTS = {
 ONLY_READ = {
     # Functions that promise a planner that they change nothing.
     "immutable": {
-        *("version", "_late", "_finished", "_same_place", "_part", "_span_arms", "_span_query"),
+        *(
+            "version",
+            "_name_key",
+            "_late",
+            "_finished",
+            "_same_place",
+            "_part",
+            "_span_arms",
+            "_span_query",
+        ),
         *("_messages_sql", "_capture_options", "_capture_urlencode", "_capture_statement"),
-        *("_grant_function", "_event_produce", "_event_consume"),
+        *("_grant_function", "_force_sequence", "_event_produce", "_event_consume"),
+        *("_history_sequence", "_queue_state", "_consumer_state", "_new_since"),
     },
     "stable": {
         *("_queue", "_subscriber", "_member", "_cron_has_seconds", "_capture_table"),

@@ -1,10 +1,12 @@
 """Rules for the text of sql/, by PostgreSQL's own parser (pglast)."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pglast import ast, parse_plpgsql, parse_sql
+from pglast.parser import ParseError, scan
 from pglast.stream import RawStream
 from pglast.visitors import Visitor
 
@@ -142,3 +144,42 @@ def test_the_schema_that_is_installed_is_the_text_that_was_read(shared: Connecti
     )
     assert set(installed) - names == {"pgque._append"}  # made by _make_append
     assert names <= set(installed)
+
+
+def plain_literals(text: str) -> Iterator[str]:
+    """Literals without E, those in the bodies of functions and in literals within literals too."""
+    for token in scan(text):
+        written = text[token.start : token.end + 1]
+        if token.name == "SCONST" and written.startswith("$"):
+            tag = written[: written.index("$", 1) + 1]
+            yield from plain_literals(written[len(tag) : -len(tag)])
+        elif token.name == "SCONST" and written.startswith("'"):
+            yield written
+            inside = written[1:-1].replace("''", "'")
+            if "'" in inside:
+                with contextlib.suppress(ParseError):
+                    yield from plain_literals(inside)
+
+
+def test_no_plain_literal_has_a_backslash():
+    """It would mean something else where standard_conforming_strings is off: E'' never does."""
+    found = [
+        (file.name, literal)
+        for file in sql_files()
+        for literal in plain_literals(file.read_text())
+        if "\\" in literal
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"select 'a\b'", [r"'a\b'"]),
+        (r"select E'a\\b', 'c'", ["'c'"]),
+        (r"do $$ begin perform f('\d'); end $$", [r"'\d'"]),
+        (r"do $a$ begin execute 'select ''\d'''; end $a$", [r"'select ''\d'''", r"'\d'"]),
+    ],
+)
+def test_the_rule_would_find_a_literal(text: str, found: list[str]):
+    assert list(plain_literals(text)) == found

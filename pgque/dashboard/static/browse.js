@@ -84,7 +84,7 @@ export class Browse {
 
   #columns() {
     const shown = (row) =>
-      el("button", { type: "button", class: "linkish", onclick: () => this.#show(row), "aria-label": `Show message ${row.id}` }, row.id);
+      el("button", { type: "button", class: "linkish", onclick: () => this.#show(row), "aria-label": `Show ${named(row)}` }, row.letter ?? row.id);
     const columns = [
       { id: "id", title: "Id", node: shown },
       { id: "type", title: "Type", text: (row) => line(row.type, 40) },
@@ -102,7 +102,7 @@ export class Browse {
     const box = (row) =>
       el("input", {
         type: "checkbox",
-        "aria-label": `Choose message ${row.id} of ${row.consumer}`,
+        "aria-label": `Choose ${named(row)} of ${row.consumer}`,
         onchange: (event) => {
           if (event.target.checked) this.chosen.add(row.letter);
           else this.chosen.delete(row.letter);
@@ -115,6 +115,7 @@ export class Browse {
       { id: "died", title: "Died", text: (row) => moment(row.died) },
       consumer,
       { id: "reason", title: "Reason", text: (row) => line(row.reason, 90) },
+      { id: "event", title: "Event", text: (row) => row.id },
       again,
       ...columns.slice(1),
       payload,
@@ -194,17 +195,22 @@ export class Browse {
       const where = this.part === "dead" ? { letter: row.letter } : { queue: this.queue, place: row.place };
       const whole = (await read(path, where)).row;
       if (whole === null) {
-        say(this.status, `Message ${row.id} is gone.`);
+        say(this.status, `${capital(named(row))} is gone.`);
         return;
       }
-      const buttons = [];
-      if (this.part === "dead" && this.rights.offered && this.rights.granted()) {
-        buttons.push({ text: "Replay…", run: () => this.#replay([row.letter]) });
-      }
-      showMessage(`${this.part === "dead" ? "Dead letter" : "Message"} ${row.id}`, whole, buttons);
+      const { offered } = this.rights;
+      const buttons = this.part === "dead" && offered ? [{ text: "Replay…", run: () => this.#replayOne(row.letter) }] : [];
+      const hint = this.part === "dead" && !offered ? `To send it again: pgque dead replay ${row.letter}` : "";
+      showMessage(capital(named(row)), whole, buttons, hint);
     } catch (error) {
       say(this.status, error.message);
     }
+  }
+
+  /** Ask for the token first, if it is not known. */
+  async #replayOne(letter) {
+    if (!this.rights.granted()) await this.rights.ask();
+    if (this.rights.granted()) await this.#replay([letter]);
   }
 
   async #replay(letters) {
@@ -252,6 +258,15 @@ export class Browse {
       return false;
     }
   }
+}
+
+/** A dead letter goes by its own id, as in `pgque dead`. */
+function named(row) {
+  return row.letter === undefined ? `message ${row.id}` : `dead letter ${row.letter}`;
+}
+
+function capital(text) {
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 function outcome({ replayed, deleted, failed = [], failures = failed.length }) {

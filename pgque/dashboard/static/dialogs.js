@@ -88,10 +88,11 @@ export function askForToken(why) {
 }
 
 /** Show a message, a retry or a dead letter, whole. */
-export function showMessage(title, row, buttons = []) {
+export function showMessage(title, row, buttons = [], hint = "") {
   const id = newId("dialog");
   const facts = [
-    ["Id", row.id],
+    ["Dead letter", row.letter],
+    [row.letter === undefined ? "Id" : "Event", row.id],
     ["Type", row.type],
     ["Key", row.key],
     ["Sent", row.created && moment(row.created)],
@@ -125,6 +126,7 @@ export function showMessage(title, row, buttons = []) {
       formatted !== null && formatted !== row.payload ? el("label", {}, asStored, " As stored") : null,
     ),
     payload,
+    hint ? el("p", { class: "hint" }, hint) : null,
     el(
       "div",
       { class: "buttons" },

@@ -54,6 +54,8 @@ export function line(text, longest = 120) {
   return flat.length > longest ? `${flat.slice(0, longest)}…` : flat;
 }
 
+const DEEPEST = 40; // further in nothing is indented more: it would be more space than text
+
 /** JSON with line breaks; null where it is none. Its numbers stay as they are written. */
 export function pretty(text) {
   try {
@@ -61,20 +63,17 @@ export function pretty(text) {
   } catch {
     return null;
   }
+  const parts = [];
   let depth = 0;
-  let found = "";
-  const next = () => `\n${"  ".repeat(depth)}`;
+  let before = "";
   for (const [part] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s"{}[\],:]+/g)) {
-    if (part === "{" || part === "[") {
-      depth += 1;
-      found += part + next();
-    } else if (part === "}" || part === "]") {
-      depth -= 1;
-      const empty = /[[{]\s*$/.test(found);
-      found = (empty ? found.trimEnd() : found + next()) + part;
-    } else if (part === ",") found += part + next();
-    else if (part === ":") found += ": ";
-    else found += part;
+    const ends = part === "}" || part === "]";
+    const begun = before === "{" || before === "[";
+    if (ends) depth -= 1;
+    if (before === "," || begun !== ends) parts.push(`\n${"  ".repeat(Math.min(depth, DEEPEST))}`);
+    parts.push(part === ":" ? ": " : part);
+    if (part === "{" || part === "[") depth += 1;
+    before = part;
   }
-  return found;
+  return parts.join("");
 }

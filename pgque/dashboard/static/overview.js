@@ -28,11 +28,10 @@ export function cards(...names) {
   };
 }
 
-export function state(queue) {
-  if (queue.paused) return "paused";
-  return queue.late ? "waits for a tick" : "ok";
-}
+/** How bad a state is, as a class: levels are those of pgque/states.py. */
+export const toneOf = ({ level }) => (level >= 3 ? "bad" : level === 2 ? "warn" : null);
 
+const STATE = { id: "state", title: "State", value: (row) => row.level, text: (row) => row.state, tone: toneOf };
 const tone = (bad, kind = "warn") => (bad ? kind : null);
 
 export class Overview {
@@ -45,7 +44,7 @@ export class Overview {
       ["queues", "Queues"],
       ["sent", "Sent"],
       ["handled", "Handled"],
-      ["lag", "Longest lag"],
+      ["lag", "Longest wait"],
       ["in_flight", "In flight"],
       ["retries", "Retries"],
       ["dead", "Dead letters"],
@@ -62,12 +61,12 @@ export class Overview {
           value: (row) => row.queue,
           node: (row) => el("a", { href: queueLink(row.queue), title: row.queue }, row.queue),
         },
-        { id: "state", title: "State", value: state, text: state, tone: (row) => tone(state(row) !== "ok", row.late ? "bad" : "warn") },
+        STATE,
         { id: "rate", title: "Sent", number: true, value: (row) => row.rate, text: (row) => rate(row.rate) },
         { id: "unticked", title: "Not ticked", number: true, hint: "Events that no tick covers yet", value: (row) => row.unticked, text: (row) => count(row.unticked) },
         { id: "tick_age", title: "Last tick", number: true, value: (row) => row.tick_age, text: (row) => time(row.tick_age) },
         { id: "consumers", title: "Consumers", number: true, value: (row) => row.consumers, text: (row) => count(row.consumers) },
-        { id: "lag", title: "Lag", number: true, hint: "Of the consumer that is furthest behind", value: (row) => row.lag, text: (row) => time(row.lag), tone: (row) => tone(row.lag > 60) },
+        { id: "lag", title: "Waiting", number: true, hint: "For how long the oldest event before a consumer has waited", value: (row) => row.lag, text: (row) => time(row.lag) },
         { id: "pending", title: "Behind", number: true, hint: "Events before the consumer that is furthest behind", value: (row) => row.pending, text: (row) => count(row.pending) },
         { id: "in_flight", title: "In flight", number: true, value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
         { id: "retries", title: "Retries", number: true, value: (row) => row.retries, text: (row) => count(row.retries) },
@@ -111,7 +110,7 @@ export class Overview {
     this.cards.set("queues", count(totals.queues));
     this.cards.set("sent", rate(points.rate[""]));
     this.cards.set("handled", rate(points.rate.handled));
-    this.cards.set("lag", time(points.lag.longest), tone(points.lag.longest > 60));
+    this.cards.set("lag", time(points.lag.longest), toneOf({ level: Math.max(0, ...frame.slowest.map(({ level }) => level)) }));
     this.cards.set("in_flight", count(totals.in_flight));
     this.cards.set("retries", count(totals.retries));
     this.cards.set("dead", count(totals.dead), tone(totals.dead > 0));
@@ -130,9 +129,10 @@ export class Overview {
 
 export function consumerColumns(withQueue) {
   const own = [
+    STATE,
     { id: "rate", title: "Handled", number: true, value: (row) => row.rate, text: (row) => rate(row.rate) },
     { id: "pending", title: "Behind", number: true, hint: "Events before it", value: (row) => row.pending, text: (row) => count(row.pending) },
-    { id: "lag", title: "Lag", number: true, hint: "Age of the oldest event before it", value: (row) => row.lag, text: (row) => time(row.lag), tone: (row) => tone(row.lag > 60) },
+    { id: "lag", title: "Waiting", number: true, hint: "For how long the oldest event before it has waited", value: (row) => row.lag, text: (row) => time(row.lag) },
     { id: "latency", title: "Latency", number: true, hint: "From the tick to the ack of its last batch", value: (row) => row.latency, text: (row) => time(row.latency) },
     { id: "in_flight", title: "In flight", number: true, hint: "Events in the batch that it holds", value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
     { id: "last_seen", title: "Last seen", number: true, value: (row) => row.last_seen, text: (row) => time(row.last_seen) },

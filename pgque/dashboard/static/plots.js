@@ -20,7 +20,7 @@ export class Plots {
     this.colours = new Map();
     this.given = 0;
     this.rate = new Plot("Rate", rate);
-    this.lag = new Plot("Lag", time, { base: "time", note: "age of the oldest event before it" });
+    this.lag = new Plot("Waiting", time, { base: "time", note: "the oldest event before it" });
     this.latency = new Plot("Latency", time, { base: "time", note: "from tick to ack" });
     const id = newId("range");
     this.range = el(

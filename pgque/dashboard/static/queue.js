@@ -3,7 +3,7 @@
 import { Browse, PARTS } from "./browse.js";
 import { el, mark } from "./dom.js";
 import { count, rate, time } from "./format.js";
-import { cards, consumerColumns, queueLink, state } from "./overview.js";
+import { cards, consumerColumns, queueLink, toneOf } from "./overview.js";
 import { Plots } from "./plots.js";
 import { Table } from "./table.js";
 
@@ -18,7 +18,7 @@ export class QueuePage {
       ["rate", "Sent"],
       ["sent", "Sent altogether"],
       ["tick_age", "Last tick"],
-      ["lag", "Longest lag"],
+      ["lag", "Longest wait"],
       ["in_flight", "In flight"],
       ["retries", "Retries"],
       ["dead", "Dead letters"],
@@ -71,12 +71,11 @@ export class QueuePage {
     this.gone.hidden = queue !== null;
     this.table.show(frame.consumers);
     if (queue === null) return;
-    const what = state(queue);
-    this.cards.set("state", what, what === "ok" ? null : queue.late ? "bad" : "warn");
+    this.cards.set("state", queue.state, toneOf(queue));
     this.cards.set("rate", rate(queue.rate));
     this.cards.set("sent", count(queue.sent));
     this.cards.set("tick_age", time(queue.tick_age));
-    this.cards.set("lag", time(queue.lag), queue.lag > 60 ? "warn" : null);
+    this.cards.set("lag", time(queue.lag), toneOf({ level: Math.max(0, ...frame.consumers.map(({ level }) => level)) }));
     this.cards.set("in_flight", count(queue.in_flight));
     this.cards.set("retries", count(queue.retries));
     this.cards.set("dead", count(queue.dead), queue.dead > 0 ? "warn" : null);

@@ -34,8 +34,20 @@ export class Table {
         this.body,
       ),
     );
-    this.element = el("div", { class: "table" }, this.scroll, this.nothing, this.note);
+    this.sideways = el("p", { class: "hint sideways", hidden: true }, "There are more columns: scroll the table sideways.");
+    this.frame = el("div", { class: "frame" }, this.scroll);
+    this.element = el("div", { class: "table" }, this.sideways, this.frame, this.nothing, this.note);
+    this.scroll.addEventListener("scroll", () => this.#sayCut(), { passive: true });
+    new ResizeObserver(() => this.#sayCut()).observe(this.scroll);
+    new ResizeObserver(() => this.#sayCut()).observe(this.body);
     this.#markSorted();
+  }
+
+  /** Say so where the window is too narrow for all columns, and at which end some are hidden. */
+  #sayCut() {
+    const { scrollWidth, clientWidth, scrollLeft } = this.scroll;
+    this.sideways.hidden = scrollWidth <= clientWidth + 1;
+    mark(this.frame, "data-cut", scrollWidth - clientWidth - scrollLeft > 1 ? "right" : null);
   }
 
   #head(column) {

@@ -1,0 +1,124 @@
+"""A consistent dump: pg_dump with pgque's tables locked before its snapshot is taken.
+
+pg_dump takes its snapshot first and locks the tables afterwards. TRUNCATE ignores snapshots, so a
+rotation in between leaves a hole in the dump. Here the tables are locked first, which keeps
+rotation away; the snapshot is exported and handed to pg_dump.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
+
+from pgque.errors import PgqueBusy, PgqueError, PgqueSchemaMissing, mapped
+
+_ATTEMPTS = 10
+_TABLES = """
+    select c.oid, c.relname
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'pgque' and c.relkind in ('r', 'p')
+    order by c.oid
+"""
+_WAIT_FOR_LONG = """
+    select set_config(name, '0', false)
+    from pg_catalog.pg_settings
+    where name in ('idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
+
+
+def dump(dsn: str, options: Sequence[str] = (), *, program: str = "pg_dump") -> int:
+    """Run ``pg_dump`` on a database such that no rotation leaves a hole in the dump.
+
+    ``options`` are those of pg_dump, without the connection and without ``--snapshot``. ``program``
+    is the pg_dump to run, a name or a path. Producers, consumers and tickers go on meanwhile;
+    rotation waits until the dump is complete. The role needs to read the schema pgque, as it does
+    for pg_dump itself.
+
+    Returns the exit status of pg_dump. Raises `PgqueConnectionError`, `PgqueSchemaMissing` if pgque
+    is not installed, `PgquePermissionDenied`, `PgqueBusy` if queues are made and dropped all the
+    time, and `PgqueError` if there is no such program.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise PgqueError(
+            f"{program} is not installed here: it comes with PostgreSQL's client programs"
+        )
+    with consistent_snapshot(dsn) as snapshot:
+        where, environment = _connection(dsn)
+        command = [found, f"--snapshot={snapshot}", *options, f"--dbname={where}"]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+@contextmanager
+def consistent_snapshot(dsn: str) -> Iterator[str]:
+    """Hold pgque's tables against rotation, and yield the id of a snapshot taken afterwards.
+
+    For programs other than pg_dump: ``set transaction snapshot`` takes the id, which is valid
+    inside of the block. Raises as `dump` does.
+    """
+    with mapped:
+        conn = psycopg.connect(
+            dsn,
+            client_encoding="utf8",
+            fallback_application_name="pgque dump",
+            prepare_threshold=None,
+            row_factory=tuple_row,
+        )
+    with conn:
+        with mapped:
+            snapshot = _lock_and_export(conn)
+        yield snapshot
+
+
+def _lock_and_export(conn: psycopg.Connection[tuple[object, ...]]) -> str:
+    conn.execute(_WAIT_FOR_LONG)
+    for _ in range(_ATTEMPTS):
+        tables = _tables(conn)
+        conn.commit()
+        if not tables:
+            raise PgqueSchemaMissing(
+                f"the schema pgque is not in this database\n{PgqueSchemaMissing.advice}"
+            )
+        conn.execute("set transaction isolation level repeatable read, read only")
+        try:
+            # Takes no snapshot. The first query after it does.
+            conn.execute(_lock(tables))
+        except pg.UndefinedTable:  # a queue was dropped meanwhile
+            conn.rollback()
+            continue
+        # A table that was made meanwhile may be in the snapshot and is not locked.
+        if _tables(conn) == tables:
+            row = conn.execute("select pg_catalog.pg_export_snapshot()").fetchone()
+            assert row is not None
+            return str(row[0])
+        conn.rollback()
+    raise PgqueBusy("queues were made or dropped all the time: dump again")
+
+
+def _tables(conn: psycopg.Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    return conn.execute(_TABLES).fetchall()
+
+
+def _lock(tables: Sequence[tuple[object, ...]]) -> sql.Composed:
+    names = [sql.SQL("only {}").format(sql.Identifier("pgque", str(name))) for _, name in tables]
+    return sql.SQL("lock table {} in access share mode").format(sql.SQL(", ").join(names))
+
+
+def _connection(dsn: str) -> tuple[str, dict[str, str]]:
+    """Return the connection for an argument of a program, and the environment with the password."""
+    given = conninfo_to_dict(dsn)
+    environment = dict(os.environ)
+    password = given.pop("password", None)
+    if password is not None:
+        environment["PGPASSWORD"] = str(password)
+    return make_conninfo("", **given), environment

@@ -1,0 +1,225 @@
+"""Figures that leave out what was put back for a retry, and rates that count what was handled."""
+
+import psycopg
+import pytest
+
+from pgque.install import install
+from pgque.live import Live
+from pgque.metrics import Reader
+from tests.fix_engine import (
+    ack,
+    configure,
+    drain,
+    nack,
+    receive,
+    receive_coop,
+    send,
+    send_many,
+    subscribe,
+    tick,
+    value,
+)
+
+
+def put_back(conn: psycopg.Connection, queue: str) -> None:
+    conn.execute("select pgque.maint_retry_events()")
+    tick(conn, queue)
+
+
+def refuse(conn: psycopg.Connection, queue: str, consumer: str, times: int) -> None:
+    """Refuse the next message so many times; it is put back after each of them."""
+    for _ in range(times):
+        batch = receive(conn, queue, consumer)
+        nack(conn, batch[0], "0 seconds")
+        ack(conn, batch)
+        put_back(conn, queue)
+
+
+def pending(conn: psycopg.Connection, queue: str, consumer: str) -> int:
+    query = "select pending_events from pgque.get_consumer_info(%s, %s)"
+    found = value(conn, query, queue, consumer)
+    query = query.replace("info", "wait")
+    assert value(conn, query, queue, consumer) == found
+    return found
+
+
+def sent(conn: psycopg.Connection, queue: str) -> int:
+    return {row[0]: row[1] for row in Reader(conn).queues()}[queue]
+
+
+def handled(conn: psycopg.Connection, queue: str, consumer: str) -> int:
+    return value(conn, "select handled from pgque.get_consumer_wait(%s, %s)", queue, consumer)
+
+
+def test_an_event_that_is_refused_five_times_was_sent_once(autoconn, queue, consumer):
+    subscribe(autoconn, queue, "other")
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    refuse(autoconn, queue, consumer, 5)
+    assert sent(autoconn, queue) == 1
+    assert pending(autoconn, queue, "other") == 1, "it receives one"
+    assert pending(autoconn, queue, consumer) == 1, "it comes again"
+    assert len(drain(autoconn, queue, "other")) == 1
+    assert pending(autoconn, queue, "other") == 0
+    drain(autoconn, queue, consumer)
+    assert pending(autoconn, queue, consumer) == 0
+    assert value(autoconn, "select ev_new from pgque.get_queue_info(%s)", queue) == 0
+    assert sent(autoconn, queue) == 1
+
+
+def test_what_was_put_back_and_not_ticked_is_pending_for_its_owner_alone(autoconn, queue, consumer):
+    subscribe(autoconn, queue, "other")
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    drain(autoconn, queue, "other")
+    batch = receive(autoconn, queue, consumer)
+    for message in batch:
+        nack(autoconn, message, "0 seconds")
+    ack(autoconn, batch)
+    autoconn.execute("select pgque.maint_retry_events()")
+    assert pending(autoconn, queue, consumer) == 3
+    assert pending(autoconn, queue, "other") == 0
+    assert sent(autoconn, queue) == 3
+    send_many(autoconn, queue, 2)
+    tick(autoconn, queue)
+    assert pending(autoconn, queue, consumer) == 5
+    assert pending(autoconn, queue, "other") == 2
+    part = receive(autoconn, queue, consumer, 2)
+    assert pending(autoconn, queue, consumer) == 5, "it holds two of them"
+    ack(autoconn, part)
+    assert 3 <= pending(autoconn, queue, consumer) <= 5, "at least what comes"
+
+
+def test_the_rate_of_a_queue_leaves_out_what_was_put_back(autoconn, queue, consumer):
+    autoconn.execute("update pgque.tick set tick_time = tick_time - interval '2 minutes'")
+    send_many(autoconn, queue, 60)
+    tick(autoconn, queue)
+    batch = receive(autoconn, queue, consumer)
+    for message in batch:
+        nack(autoconn, message, "0 seconds")
+    ack(autoconn, batch)
+    put_back(autoconn, queue)
+    assert value(autoconn, "select ev_per_sec from pgque.get_queue_info(%s)", queue) == 1
+
+
+def test_a_member_has_before_it_what_it_holds(autoconn, queue):
+    value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
+    value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'b')", queue)
+    assert pending(autoconn, queue, "g.a") == 0
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    held = receive_coop(autoconn, queue, "g", "a", 1)
+    send_many(autoconn, queue, 90)
+    tick(autoconn, queue)
+    assert pending(autoconn, queue, "g.a") == 1
+    assert pending(autoconn, queue, "g.b") == 0
+    assert pending(autoconn, queue, "g") == 99, "what no member was given"
+    ack(autoconn, held)
+    assert pending(autoconn, queue, "g.a") == 0
+    whole = receive_coop(autoconn, queue, "g", "b", 100)
+    assert pending(autoconn, queue, "g.b") == len(whole) == 9
+
+
+def test_handled_counts_neither_seeks_nor_what_is_only_sent(autoconn, queue, consumer):
+    assert handled(autoconn, queue, consumer) == 0
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    assert handled(autoconn, queue, consumer) == 0
+    ack(autoconn, receive(autoconn, queue, consumer, 4))
+    assert handled(autoconn, queue, consumer) == 4
+    drain(autoconn, queue, consumer)
+    assert handled(autoconn, queue, consumer) == 10
+    value(autoconn, "select pgque.seek(%s, %s, 1)", queue, consumer)
+    assert handled(autoconn, queue, consumer) == 10, "it was moved back"
+    newest = value(autoconn, "select last_tick_id from pgque.get_queue_info(%s)", queue)
+    value(autoconn, "select pgque.seek(%s, %s, %s)", queue, consumer, newest)
+    assert handled(autoconn, queue, consumer) == 10, "and forward"
+    subscribe(autoconn, queue, "late")
+    assert handled(autoconn, queue, "late") == 0
+
+
+def test_a_group_has_handled_what_its_members_acked(autoconn, queue):
+    value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
+    send_many(autoconn, queue, 10)
+    tick(autoconn, queue)
+    held = receive_coop(autoconn, queue, "g", "a", 6)
+    assert handled(autoconn, queue, "g") == 0
+    ack(autoconn, held)
+    assert handled(autoconn, queue, "g") == 6
+
+
+@pytest.mark.parametrize("seek", [False, True])
+def test_a_consumer_without_a_process_has_no_rate(autoconn, queue, consumer, seek):
+    live = Live(autoconn)
+    live.look()
+    for _ in range(5):
+        send_many(autoconn, queue, 20)
+        tick(autoconn, queue)
+        if seek:
+            newest = value(autoconn, "select max(tick_id) from pgque.tick")
+            value(autoconn, "select pgque.seek(%s, %s, %s)", queue, consumer, newest)
+        [now] = live.look().consumers
+        assert now.rate == 0
+    drain(autoconn, queue, consumer)
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    drain(autoconn, queue, consumer)
+    [now] = live.look().consumers
+    assert now.rate > 0
+
+
+def test_sends_between_the_questions_of_a_sample_are_no_work_of_a_consumer(
+    autoconn, queue, consumer, monkeypatch
+):
+    ask = Reader.consumers
+
+    def after_a_burst(reader: Reader):
+        send_many(autoconn, queue, 20)
+        return ask(reader)
+
+    live = Live(autoconn)
+    monkeypatch.setattr(Reader, "consumers", after_a_burst)
+    live.look()
+    monkeypatch.undo()
+    [now] = live.look().consumers
+    assert now.rate == 0
+
+
+def test_p7_figures_cost_the_same_however_often_something_was_put_back(autoconn, queue, consumer):
+    def pages() -> int:
+        query = "explain (analyze, buffers, format json) select * from pgque.get_consumer_wait()"
+        return value(autoconn, query)[0]["Plan"]["Shared Hit Blocks"]
+
+    subscribe(autoconn, queue, "behind")
+    send(autoconn, queue)
+    tick(autoconn, queue)
+    configure(autoconn, queue, max_retries=1000)
+    refuse(autoconn, queue, consumer, 5)
+    pages()
+    before = pages()
+    refuse(autoconn, queue, consumer, 40)
+    pages()
+    assert pages() <= before + 20
+
+
+def test_an_older_install_gets_the_counters_without_losing_a_figure(autoconn, dsn, queue, consumer):
+    send_many(autoconn, queue, 3)
+    tick(autoconn, queue)
+    ack(autoconn, receive(autoconn, queue, consumer, 1))
+    autoconn.execute(
+        "alter table pgque.cursor drop column cur_takeovers cascade, "
+        "drop column cur_skipped cascade;"
+        "alter table pgque.tick drop column tick_put_back;"
+        "drop sequence pgque.event_1_put_back;"
+        "drop function pgque.get_queue_wait; drop function pgque._queue_wait;"
+        "create function pgque.get_queue_wait(queue text default null) "
+        "returns table (queue_name text, ev_new bigint, waiting interval) "
+        "language sql as 'select null::text, null::bigint, null::interval'"
+    )
+    install(dsn)
+    install(dsn)
+    assert pending(autoconn, queue, consumer) == 2
+    assert sent(autoconn, queue) == 3
+    refuse(autoconn, queue, consumer, 2)
+    assert sent(autoconn, queue) == 3
+    assert pending(autoconn, queue, consumer) == len(drain(autoconn, queue, consumer)) == 1

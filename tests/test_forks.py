@@ -1,0 +1,407 @@
+"""Processes that fork: children inherit neither signal handlers nor connections."""
+
+import subprocess
+import sys
+import textwrap
+
+import psycopg
+import pytest
+
+from tests.fix_pooler import directly
+from tests.running import PATIENCE, eventually, process
+
+HEAD = """
+    import multiprocessing, os, sys, threading, time
+    import psycopg, pgque
+    dsn, queue, consumer = sys.argv[1:]
+    fork = multiprocessing.get_context("fork")
+
+    def in_child(work):
+        # Fork, run work in the child, return what it printed and its exit status.
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 70
+            try:
+                said = work()
+                os.write(writer, str(said).encode())
+                status = 0
+            except BaseException as error:
+                os.write(writer, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(status)
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            text = said.read()
+        os.waitpid(pid, 0)
+        return text
+"""
+
+
+def run(script: str, *arguments: str) -> str:
+    """Run a script in a process of its own; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(HEAD) + textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Signals
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "with fork.Pool(2) as pool: print(pool.map(abs, [-1, -2]))",
+        "child = fork.Process(target=time.sleep, args=[600]); child.start(); child.terminate(); "
+        "child.join(); print(child.exitcode)",
+    ],
+    ids=["pool", "terminate"],
+)
+def test_children_of_a_handler_can_be_ended(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str, work: str
+) -> None:
+    """They have the signal handlers from before `start`, so SIGTERM ends them."""
+    autoconn.execute("select pgque.send(%s, 'x')", [queue])
+    printed = run(
+        f"""
+        one = pgque.Consumer(dsn, queue=queue, name=consumer, poll_interval=0.1)
+
+        @one.on("*")
+        def handle(message):
+            {work}
+            one.stop()
+
+        one.start()
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    assert printed.strip() in {"[1, 2]", "-15"}
+
+
+def test_a_signal_to_a_forked_child_does_not_stop_the_ticker(dsn: str) -> None:
+    printed = run(
+        """
+        import signal
+        from pgque.background import stop_on_signals
+        stopped = []
+        signal.signal(signal.SIGTERM, lambda *_: print("theirs", flush=True))
+        with stop_on_signals(lambda: stopped.append(os.getpid())):
+            in_child(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            os.kill(os.getpid(), signal.SIGTERM)
+        print(stopped == [os.getpid()])
+        """,
+        dsn,
+        "",
+        "",
+    )
+    assert printed.splitlines() == ["theirs", "True"]
+
+
+def test_a_fork_after_the_block_keeps_the_handlers_of_the_application(dsn: str) -> None:
+    printed = run(
+        """
+        import signal
+        from pgque.background import stop_on_signals
+        with stop_on_signals(lambda: None):
+            pass
+        signal.signal(signal.SIGTERM, lambda *_: print("theirs", flush=True))
+        in_child(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        """,
+        dsn,
+        "",
+        "",
+    )
+    assert printed.strip() == "theirs"
+
+
+# Pools
+
+
+def test_a_pool_opened_before_a_fork_has_connections_of_its_own_in_each_process(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
+) -> None:
+    printed = run(
+        """
+        pool = pgque.ClientPool(dsn, max_size=1)
+
+        def backend():
+            with pool.client() as client:
+                client.send(queue, os.getpid())
+                return client.conn.info.backend_pid
+
+        ours = {backend()}
+        theirs = {int(in_child(backend)) for _ in range(3)}
+        print(len(theirs), ours & theirs, in_child(lambda: {backend(), backend()} & ours))
+        print({backend(), backend()} == ours)
+        pool.close()
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    assert printed.splitlines() == ["3 set() set()", "True"]
+    assert autoconn.execute("select count(*) from pgque.event_1").fetchone() == (8,)
+
+
+def test_a_child_that_ends_leaves_the_pool_of_its_parent_alone(
+    dsn: str, queue: str, consumer: str
+) -> None:
+    printed = run(
+        """
+        with pgque.ClientPool(dsn, max_size=1) as pool:
+            with pool.client() as client:
+                client.send(queue, "before")
+            if os.fork() == 0:
+                with pool.client() as client:
+                    client.send(queue, "child")
+                sys.exit(0)  # leaves the block, and closes what is its own
+            assert os.wait()[1] == 0
+            with pool.client() as client:
+                client.send(queue, "after")
+        print("fine")
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    assert printed == "fine\n"
+
+
+def test_a_client_lent_before_a_fork_stays_with_the_parent(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
+) -> None:
+    printed = run(
+        """
+        pool = pgque.ClientPool(dsn, max_size=1)
+        child = None
+        try:
+            with pool.client() as client:
+                client.send(queue, "once")
+                child = os.fork()
+                if child:
+                    os.waitpid(child, 0)
+        except pgque.PgqueConnectionError as error:
+            print(os.getpid() != parent if (parent := os.getppid()) and child == 0 else "parent")
+            print(str(error))
+        if child == 0:
+            sys.stdout.flush()
+            os._exit(0)
+        pool.close()
+        print("committed")
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    lines = printed.splitlines()
+    assert lines[0] == "True"
+    assert "belongs to process" in lines[1]
+    assert lines[-1] == "committed"
+    assert autoconn.execute("select count(*) from pgque.event_1").fetchone() == (1,)
+
+
+def test_a_closed_pool_stays_closed_in_a_child(dsn: str) -> None:
+    printed = run(
+        """
+        pool = pgque.ClientPool(dsn, open=False)
+
+        def use():
+            with pool.client() as client:
+                return client.conn.info.backend_pid > 0
+
+        print(in_child(use).split(":")[0])
+        pool.open()
+        pool.close()
+        print(in_child(use).split(":")[0])
+        print(in_child(lambda: pool.open() or use()))
+        """,
+        dsn,
+        "",
+        "",
+    )
+    assert printed.split() == ["PgqueConnectionError", "PgqueConnectionError", "True"]
+
+
+# Clients
+
+
+USES = {
+    "send": "client.send(queue, 'x')",
+    "receive": "client.receive(queue, consumer)",
+    "info": "client.queue_info()",
+    "conn": "client.conn.execute('select 1')",
+    "raw": "conn.execute('select 1')",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_client_is_refused_in_a_child(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str, use: str
+) -> None:
+    printed = run(
+        f"""
+        client = pgque.connect(dsn, autocommit=True)
+        conn = client.conn
+        client.send(queue, "mine")
+        print(in_child(lambda: {USES[use]}))
+        client.send(queue, "still mine")
+        client.close()
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    kind = "OperationalError" if use == "raw" else "PgqueConnectionError"
+    assert printed.startswith(kind)
+    assert ("pgque.connect" in printed) == (use != "raw")
+    assert autoconn.execute("select count(*) from pgque.event_1").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    "end", ["client.close()", "client.__exit__(None, None, None)", "conn.close()"]
+)
+def test_a_child_that_closes_a_client_does_not_end_its_parent_s_session(
+    dsn: str, queue: str, consumer: str, end: str
+) -> None:
+    printed = run(
+        f"""
+        client = pgque.connect(dsn)
+        conn = client.conn
+        client.send(queue, "mine")
+        in_child(lambda: {end})
+        client.conn.commit()
+        client.close()
+        print("fine")
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    assert printed == "fine\n"
+
+
+def test_a_borrowed_connection_is_refused_until_a_client_is_made_in_the_child(
+    dsn: str, queue: str, consumer: str
+) -> None:
+    """A process that became a daemon may go on with the connection, if it says so."""
+    printed = run(
+        """
+        conn = psycopg.connect(dsn, autocommit=True)
+        client = pgque.PgqueClient(conn)
+        print(in_child(lambda: client.send(queue, "x")))
+        print(in_child(lambda: pgque.PgqueClient(conn).send(queue, "x")))
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    refused, sent = printed.splitlines()[0], printed.splitlines()[-1]
+    assert "belongs to process" in refused
+    assert sent == "1"
+
+
+# Consumers and tickers
+
+
+def test_a_child_that_comes_back_from_a_handler_ends(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
+) -> None:
+    """It must neither touch the parent's transaction nor become a second consumer."""
+    autoconn.execute("create table done (id int)")
+    autoconn.execute("select pgque.send(%s, 'x')", [queue])
+    printed = run(
+        """
+        one = pgque.Consumer(dsn, queue=queue, name=consumer, poll_interval=0.1)
+
+        @one.on("*")
+        def handle(message, client):
+            client.conn.execute("insert into done values (1)")
+            if (child := os.fork()) == 0:
+                return
+            os.waitpid(child, 0)
+            one.stop()
+
+        parent = os.getpid()
+        try:
+            one.start()
+        except pgque.PgqueError as error:
+            assert os.getpid() != parent
+            print("child", str(error), flush=True)
+            os._exit(1)
+        print("parent")
+        """,
+        dsn,
+        queue,
+        consumer,
+    )
+    assert "os._exit" in printed
+    assert printed.splitlines()[-1] == "parent"
+    assert autoconn.execute("select count(*) from done").fetchone() == (1,)
+
+
+def test_a_consumer_that_runs_can_be_started_in_a_child_as_well(
+    dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
+) -> None:
+    autoconn.execute("create table done (pid int)")
+    script = """
+        one = pgque.Consumer(dsn, queue=queue, name=consumer, poll_interval=0.1)
+
+        @one.on("*")
+        def handle(message, client):
+            client.conn.execute("insert into done values (%s)", [os.getpid()])
+
+        thread = threading.Thread(target=one.start)
+        thread.start()
+        while not one._received_once:
+            time.sleep(0.01)
+        one._stopping._cond.acquire()  # as if a thread held it at the moment of the fork
+        child = fork.Process(target=one.start)
+        child.start()
+        one._stopping._cond.release()
+        print(child.pid, flush=True)
+        one.stop()
+        thread.join()
+        child.join()
+    """
+    with process(textwrap.dedent(HEAD) + textwrap.dedent(script), dsn, queue, consumer) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        autoconn.execute("select pgque.send(%s, 'x')", [queue])
+        eventually(lambda: autoconn.execute("select pid from done").fetchone() == (pid,))
+        subprocess.run(["kill", str(pid)], check=True)
+        assert parent.wait(PATIENCE) == 0
+
+
+@directly
+def test_a_ticker_that_leads_does_not_lead_in_a_child(dsn: str) -> None:
+    printed = run(
+        """
+        ticker = pgque.Ticker(dsn)
+        thread = threading.Thread(target=ticker.run)
+        thread.start()
+        while not ticker.leading:
+            time.sleep(0.01)
+
+        def tick():
+            threading.Timer(1.5, ticker.stop).start()
+            seen = []
+            ticker.add_chore(lambda conn: seen.append(ticker.leading), 0.1)
+            ticker.run()
+            return any(seen), len(seen) > 1
+
+        print(in_child(tick), ticker.leading)
+        ticker.stop()
+        thread.join()
+        """,
+        dsn,
+        "",
+        "",
+    )
+    assert printed.strip() == "(False, True) True"

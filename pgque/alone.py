@@ -18,7 +18,7 @@ from pgque.errors import PgqueBusy, PgqueError, mapped
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
-_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/01_tables.sql
+_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/tables
 _ATTEMPTS = 12
 
 # A change of a table waits for the transactions that use it, and all others wait behind it. So it

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 LONGEST_TEXT: Final = 10_000
-"""Characters of a failure that are kept. `sql/08_dead.sql` cuts reasons at the same length."""
+"""Characters of a failure that are kept. `sql/dead` cuts reasons at the same length."""
 
 _CUT: Final = "... (cut)"
 _LONGEST_CHAIN: Final = 50

@@ -1,6 +1,6 @@
 """What is wrong with a queue or a consumer, in a word with a sign: colour only adds to it.
 
-The words are decided in SQL (`sql/23_wait.sql`); top, the dashboard, the doctor and the metrics
+The words are decided in SQL (`sql/wait`); top, the dashboard, the doctor and the metrics
 show them. Here is how bad each of them is.
 """
 

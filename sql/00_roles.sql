@@ -1,9 +1,9 @@
--- The four roles. They belong to the cluster, and what they may do to each database: see 99_roles.sql.
+-- The four roles. They belong to the cluster; roles_and_grants says what they may do in this database.
 --
--- Invariant: nothing is written where all is there. Two databases of a cluster in which this is done at
--- once collide in shared catalogs, which no lock of one of them prevents: who is second fails, or goes
--- on without knowing the roles until its transaction ends. The installer does all again then; the
--- script that is run by hand does this in a transaction of its own first.
+-- Invariant: nothing is written if everything exists. If two databases of a cluster run this at once, they collide in
+-- shared catalogs, and no lock of one database prevents that. The second one fails, or continues without seeing the
+-- roles until its transaction ends. The installer then starts again; the script for a console does this part in a
+-- transaction of its own.
 
 do $$
 declare

@@ -1,16 +1,14 @@
--- What pgque remembers.
+-- The tables.
 --
--- A queue is a log (pgque.event_<queue_id> and its children, made by create_queue). Ticks cut the
--- log: a tick is a transaction snapshot. A subscriber reads from tick to tick, and where it stands
--- is written in pgque.cursor. Retries and dead letters wait beside the log.
+-- A queue is a log (pgque.event_<queue_id> and its children, made by create_queue). A tick is a transaction snapshot
+-- that cuts the log. A subscriber reads from tick to tick, and pgque.cursor holds its position. Retries and dead letters
+-- wait in tables beside the log.
 --
--- Invariant: the rows that every batch touches are only ever inserted. pgque.tick and pgque.cursor
--- (together: the ledger) are written to one child at a time and given back by TRUNCATE; the newest
--- row of a key counts. pgque.subscriber is locked, never updated. Nothing here bloats while
--- something pins the xmin horizon.
-
--- Those who have them already get the columns and tables of a later version by a step in upgrade/:
--- a new column is the last here, as "alter table" makes it there.
+-- Invariant: rows that every batch touches are only inserted. pgque.tick and pgque.cursor (together: the ledger) are
+-- written to one child at a time and emptied by TRUNCATE; the newest row of a key counts. pgque.subscriber is locked,
+-- never updated. So nothing here bloats while a transaction pins the xmin horizon.
+--
+-- An existing schema gets a new column or table by a step in upgrade/. A new column comes last, where ALTER TABLE puts it.
 
 set local client_min_messages = warning;
 
@@ -27,6 +25,7 @@ create table if not exists pgque.config (
     checked_in timestamptz,
     table_id oid
 );
+
 do $$
 begin
     if not exists (
@@ -39,7 +38,7 @@ $$;
 comment on table pgque.config is
     'One row: version of the schema and settings. Written by set-up only, never by a batch or a tick.';
 comment on column pgque.config.cluster_id is
-    'The cluster in which the transaction ids of the newest ticks were handed out: see 15_restore.sql.';
+    'The cluster in which the transaction ids of the newest ticks were handed out: see restore.';
 comment on column pgque.config.checked_in is
     'The start of the server since which cluster_id is known to be right: a restored database finds another.';
 comment on column pgque.config.table_id is 'The oid of this table: a restored one has another.';
@@ -116,6 +115,7 @@ create table if not exists pgque.cursor (
     cur_skipped bigint,
     primary key (cur_sub, cur_seq)
 );
+
 -- Not "create index if not exists": that waits for whoever has written to the table, and lets
 -- nobody write meanwhile, even where the index is there.
 do $$
@@ -125,8 +125,11 @@ begin
     end if;
 end
 $$;
+
 create table if not exists pgque.cursor_0 (like pgque.cursor including all) inherits (pgque.cursor);
+
 create table if not exists pgque.cursor_1 (like pgque.cursor including all) inherits (pgque.cursor);
+
 -- Looked up before, because "add column if not exists" waits for every session that has used the table.
 do $$
 begin
@@ -138,8 +141,8 @@ begin
 end
 $$;
 comment on table pgque.cursor is 'Where each subscriber stands: the row with the greatest cur_seq counts.';
-comment on table pgque.cursor_0 is 'A child of the ledger: see 16_ledger.sql.';
-comment on table pgque.cursor_1 is 'A child of the ledger: see 16_ledger.sql.';
+comment on table pgque.cursor_0 is 'A child of the ledger.';
+comment on table pgque.cursor_1 is 'A child of the ledger.';
 comment on column pgque.cursor.cur_tick is
     'What this tick sees is done. For a member: where its batch begins; null while it holds none.';
 comment on column pgque.cursor.cur_next_tick is 'The tick at which the window ends that is open or partly done.';
@@ -166,8 +169,11 @@ create table if not exists pgque.tick (
     tick_put_back bigint,
     primary key (tick_queue, tick_id)
 );
+
 create table if not exists pgque.tick_0 (like pgque.tick including all) inherits (pgque.tick);
+
 create table if not exists pgque.tick_1 (like pgque.tick including all) inherits (pgque.tick);
+
 -- Looked at first, because "alter table" locks the table though there is nothing to do.
 do $$
 begin
@@ -183,8 +189,8 @@ begin
 end
 $$;
 comment on table pgque.tick is 'A tick is a snapshot; a batch is what the later tick sees and the earlier one did not.';
-comment on table pgque.tick_0 is 'A child of the ledger: see 16_ledger.sql.';
-comment on table pgque.tick_1 is 'A child of the ledger: see 16_ledger.sql.';
+comment on table pgque.tick_0 is 'A child of the ledger.';
+comment on table pgque.tick_1 is 'A child of the ledger.';
 comment on column pgque.tick.tick_event_seq is 'The event sequence at the tick, or what an external ticker said it was.';
 comment on column pgque.tick.tick_seq_before is
     'Transactions that the snapshot puts at its xmax or above have only ids greater than this.';
@@ -193,7 +199,6 @@ comment on column pgque.tick.tick_waiting is
     'Transactions that may hold ids up to tick_seq_after and had not finished: when one does, a tick is due.';
 comment on column pgque.tick.tick_floor is
     'Events up to this id were written before a restore; their transaction ids mean nothing here.';
-
 comment on column pgque.tick.tick_forced is
     'How often force_next_tick had been called before the tick: where that differs from now, a tick is due. Null: never.';
 comment on column pgque.tick.tick_put_back is
@@ -261,6 +266,7 @@ create table if not exists pgque.restore_report (
 );
 comment on table pgque.restore_report is
     'What a dump lacked and no repair could give back. pgque doctor shows it; delete the rows when you have read them.';
+
 do $$
 begin
     if (select c.relreplident <> 'f' from pg_catalog.pg_class c where c.oid = 'pgque.restore_report'::regclass) then
@@ -330,28 +336,45 @@ left join lateral (
 ) c on true;
 comment on view pgque.subscription is 'Each subscription with the place where it stands now.';
 
--- Readers have to see all rows
-
-create or replace function pgque._turn_off_row_security(tables regclass[])
-returns int
-language plpgsql
-as $$
-declare
-    secured regclass;
-    turned_off int := 0;
+-- Windows
+do $$
 begin
-    for secured in select c.oid from pg_class c where c.oid = any (tables) and c.relrowsecurity order by c.oid loop
-        raise notice 'pgque: row security was on for %, which readers have to see whole: turned off', secured;
-        execute format('alter table %s disable row level security, no force row level security', secured);
-        turned_off := turned_off + 1;
-    end loop;
-    if exists (select from pg_class c where c.oid = any (tables) and c.relrowsecurity) then
-        raise exception 'row security stays on for %', tables
-            using errcode = 'insufficient_privilege',
-                hint = 'An event trigger turns it on again: let it leave the tables of the schema pgque alone.';
-    end if;
-    return turned_off;
+    create type pgque.span as (
+        queue_id int,
+        batch_id bigint,
+        owner int,
+        floor bigint,
+        last_id bigint,
+        at_most bigint,
+        snapshot pg_snapshot,
+        all_finished boolean,
+        late xid8[],
+        after pgque.place,
+        until pgque.place,
+        place pgque.place,
+        upto pgque.place
+    );
+exception
+    when duplicate_object then null;
 end
 $$;
-comment on function pgque._turn_off_row_security(regclass[]) is
-    'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';
+comment on type pgque.span is
+    'What one owner reads of a window: transactions that began between its ticks, from after to until; and the late ones, '
+    'those that were in progress at the earlier tick, from place to upto. batch_id is what its messages carry.';
+
+-- Functions of an earlier install whose arguments or results have changed.
+drop function if exists pgque._lock_exclusively(text);
+drop function if exists pgque.get_queue_wait(text);
+drop function if exists pgque._queue_wait(text);
+drop function if exists pgque.get_consumer_wait(text, text);
+drop function if exists pgque._consumer_wait(text, text);
+do $$
+begin
+    if exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = to_regprocedure('pgque._copy_ledger(int, int)') and p.prorettype = 'void'::regtype
+    ) then
+        drop function pgque._copy_ledger(int, int);
+    end if;
+end
+$$;

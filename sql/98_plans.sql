@@ -1,14 +1,13 @@
--- How queries are planned, in one place for every function that others call.
+-- Planner settings of the functions that sessions call.
 --
--- Invariant: what runs per message, batch or tick goes through an index, whatever the tables held
--- when the query was planned: an empty log invites a sequential scan, and its plan is kept when there
--- are a million rows. Sorting a whole window or joining by hash would undo the reading in pieces. And
--- a scan that is called forbidden costs so much on paper that the query would be compiled (jit), which
--- takes a hundred times as long as it does. Sends look up one row of pgque.queue and no more: they go
--- without, for each setting costs a call a microsecond or more. What receive calls has its settings.
+-- Invariant: everything that runs per message, batch or tick uses an index, whatever the tables held when the query was
+-- planned. An empty log invites a sequential scan, and the plan is kept when the log holds a million rows. Sorting a whole
+-- window, or a hash join, would undo the reading in pieces. A forbidden scan costs so much on paper that the query would be
+-- compiled (jit), which takes a hundred times as long as the query. Sends read one row of pgque.queue and have no settings,
+-- because each setting costs a microsecond or more per call. receive inherits the settings of the functions that it calls.
 --
--- Whoever is bound by row security on a table of pgque gets an error (42501): without row_security = off he would read
--- fewer rows, which looks like an empty window, a lost tick or a log that all have read.
+-- row_security = off turns hidden rows into an error (42501). Otherwise a role bound by row security would read fewer rows,
+-- which looks like an empty window, a lost tick or a log that every consumer has read.
 
 do $$
 declare

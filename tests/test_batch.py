@@ -1,4 +1,4 @@
-"""Windows between ticks, cut or whole, and batches by id (sql/04_batch.sql, sql/14_window.sql)."""
+"""Windows between ticks, cut or whole, and batches by id (sql/batch, sql/window)."""
 
 import contextlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Change capture: what the row triggers of sql/10_capture.sql send, and what they refuse."""
+"""Change capture: what the row triggers of sql/capture send, and what they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What capture refuses, and the rights that a change needs (sql/10_capture.sql)."""
+"""What capture refuses, and the rights that a change needs (sql/capture)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Capture on tables of every shape (sql/10_capture.sql)."""
+"""Capture on tables of every shape (sql/capture)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subscribing, receiving, acking and seeking (sql/06_consume.sql, sql/21_subscribe.sql)."""
+"""Subscribing, receiving, acking and seeking (sql/receive, sql/subscribe)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Cooperative groups (sql/09_coop.sql, sql/17_share.sql, sql/14_window.sql)."""
+"""Cooperative groups (sql/group, sql/share, sql/window)."""
 
 import pytest
 

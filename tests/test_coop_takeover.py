@@ -1,4 +1,4 @@
-"""Members that die, are taken over or removed (sql/09_coop.sql, sql/17_share.sql)."""
+"""Members that die, are taken over or removed (sql/group, sql/share)."""
 
 from datetime import timedelta
 

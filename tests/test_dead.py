@@ -1,4 +1,4 @@
-"""Dead letters (sql/08_dead.sql)."""
+"""Dead letters (sql/dead)."""
 
 import pytest
 

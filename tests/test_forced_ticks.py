@@ -1,4 +1,4 @@
-"""Ticks that are forced: what is due then, and that it costs no row (sql/03_tick.sql)."""
+"""Ticks that are forced: what is due then, and that it costs no row (sql/tick)."""
 
 import pytest
 

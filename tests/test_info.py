@@ -1,4 +1,4 @@
-"""What monitoring reads (sql/12_info.sql)."""
+"""What monitoring reads (sql/info)."""
 
 import pytest
 

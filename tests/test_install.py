@@ -78,7 +78,7 @@ def test_files_are_in_order_and_hold_no_transaction_control() -> None:
     names = [file.name for file in sql_files()]
     assert names == sorted(names)
     assert names[:2] == ["00_roles.sql", "01_tables.sql"]
-    assert names[-1] == "99_roles.sql"
+    assert names[-1] == "99_roles_and_grants.sql"
     for file in sql_files():
         # Indented ones belong to the body of a procedure.
         lines = set(file.read_text().lower().splitlines())

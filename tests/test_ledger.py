@@ -1,4 +1,4 @@
-"""Ticks and cursors are given back by TRUNCATE too (sql/16_ledger.sql)."""
+"""Ticks and cursors are given back by TRUNCATE too (sql/ledger)."""
 
 from threading import Event
 

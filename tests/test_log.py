@@ -1,4 +1,4 @@
-"""Queues and their logs (sql/02_log.sql): making, dropping, settings, names."""
+"""Queues and their logs (sql/log): making, dropping, settings, names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every way to write a payload finds a function of that name (sql/05_produce.sql)."""
+"""Every way to write a payload finds a function of that name (sql/send)."""
 
 import pytest
 

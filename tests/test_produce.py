@@ -1,4 +1,4 @@
-"""Sending (sql/05_produce.sql, sql/02_log.sql)."""
+"""Sending (sql/send, sql/log)."""
 
 import json
 

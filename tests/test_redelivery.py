@@ -1,4 +1,4 @@
-"""The way of a nacked message back into the log (sql/07_retry.sql)."""
+"""The way of a nacked message back into the log (sql/retry)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A dump restored into another cluster goes on (sql/15_restore.sql).
+"""A dump restored into another cluster goes on (sql/restore).
 
 The old cluster's transaction ids lie far above the new one's, just above, or below.
 """

@@ -1,4 +1,4 @@
-"""Nack and the way back into the log (sql/07_retry.sql)."""
+"""Nack and the way back into the log (sql/retry)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Many messages of a batch at once: nack_many, ack_part (sql/07_retry.sql)."""
+"""Many messages of a batch at once: nack_many, ack_part (sql/retry)."""
 
 import pytest
 

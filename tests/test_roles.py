@@ -1,4 +1,4 @@
-"""Who may do what (sql/99_roles.sql), tried out; from the catalog in tests/security."""
+"""Who may do what (sql/roles_and_grants), tried out; from the catalog in tests/security."""
 
 from collections.abc import Iterator
 

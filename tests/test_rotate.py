@@ -1,4 +1,4 @@
-"""Space comes back by TRUNCATE and nothing is lost by it (13_rotate.sql, 16_ledger.sql)."""
+"""Space comes back by TRUNCATE and nothing is lost by it (rotate, ledger)."""
 
 import pytest
 

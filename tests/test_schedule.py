@@ -1,4 +1,4 @@
-"""Maintenance and who runs it: a loop, pg_cron, or nobody (sql/11_schedule.sql)."""
+"""Maintenance and who runs it: a loop, pg_cron, or nobody (sql/schedule)."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Seeking, and the history that there is to seek in (sql/21_subscribe.sql)."""
+"""Seeking, and the history that there is to seek in (sql/subscribe)."""
 
 import pytest
 

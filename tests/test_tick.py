@@ -1,4 +1,4 @@
-"""When a tick is due, what it sees, who is told (sql/03_tick.sql, sql/22_snapshot.sql)."""
+"""When a tick is due, what it sees, who is told (sql/tick, sql/snapshot)."""
 
 import psycopg
 import pytest

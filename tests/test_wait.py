@@ -1,4 +1,4 @@
-"""How long the oldest event waits (sql/23_wait.sql): what alarms are about."""
+"""How long the oldest event waits (sql/wait): what alarms are about."""
 
 import psycopg
 import pytest

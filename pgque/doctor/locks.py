@@ -12,7 +12,7 @@ PATIENCE = 5.0
 """Seconds: no call holds one of these locks for as long, but a transaction that has sent."""
 LONGEST_QUERY = 60
 
-# See sql/24_locks.sql. Whose transactions began when only some may see; a session that holds a lock
+# See sql/due. Whose transactions began when only some may see; a session that holds a lock
 # outside of a transaction has held it since its last statement, or longer.
 _HELD = """
     with names as (

@@ -20,7 +20,7 @@ GRANTS = {
     "produce": r"^_event_\d+_produce$",
     "consume": r"^_event_\d+_consume$",
 }
-"""The functions of which a user may execute one if he has such a grant: see sql/19_grants.sql."""
+"""The functions of which a user may execute one if he has such a grant: see sql/queue_grants."""
 
 
 def server(x: Examination) -> Iterator[Finding]:

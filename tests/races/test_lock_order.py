@@ -38,7 +38,7 @@ ORDER = (
     ("advisory 1885827446:",),
     ("pgque.event_",),
 )
-"""queue, member, group, the name, the ticker, the log with its sequence: see sql/04_batch.sql."""
+"""queue, member, group, the name, the ticker, the log with its sequence: see sql/batch."""
 
 
 def rank(lock: Lock) -> int | None:

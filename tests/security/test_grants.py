@@ -1,4 +1,4 @@
-"""Grants for single queues (sql/19_grants.sql): what a role can do with them, and how they end."""
+"""Grants for single queues (sql/queue_grants): what a role can do with them, and how they end."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""How grants for single queues are given, read and taken back (sql/19_grants.sql)."""
+"""How grants for single queues are given, read and taken back (sql/queue_grants)."""
 
 import psycopg
 import pytest

@@ -12,7 +12,7 @@ from tests.fix_engine import Connection, column, value
 from tests.security.fix_security import record
 
 CALLERS_RIGHTS = {
-    # What runs with the rights of its caller, and is meant for callers: see sql/19_grants.sql.
+    # What runs with the rights of its caller, and is meant for callers: see sql/queue_grants.
     *("send", "send_batch", "insert_event", "subscribe", "unsubscribe", "receive", "seek"),
     *("receive_merged", "ack", "ack_or_fail", "ack_part", "nack", "nack_many", "receive_coop"),
     *("receive_coop_merged", "touch_subconsumer", "subscribe_subconsumer"),

@@ -61,13 +61,13 @@ CHANGES = {
             "create table if not exists pgque.consumer (",
         ),
     ],
-    "02_log.sql": [
+    "06_log.sql": [
         (
             "            ev_extra4 text\n        )'",
             "            ev_extra4 text,\n            ev_colour text\n        )'",
         )
     ],
-    "12_info.sql": [
+    "02_common.sql": [
         ("pgque._sequence_seen(sequence_name text)", "pgque._sequence_seen(name text)"),
         ("pgque._sequence_value(sequence_name);", "pgque._sequence_value(name);"),
         ("select '0.1.0'", "select '9.9.9'"),

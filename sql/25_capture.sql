@@ -1,13 +1,12 @@
--- Change capture: row triggers that send every change of a table as an event.
+-- Change capture: row triggers that send each change of a table as an event.
 --
--- Invariant: an event is sent in the transaction of the change and with the rights of
--- whoever makes the change. Nothing here is SECURITY DEFINER, because the expressions
--- among a trigger's arguments were written by the owner of the table, not by the owner of
--- pgque; only pgque.insert_event(), called at the end, has more rights. So whoever changes
--- the table needs pgque_writer, and for cascades of foreign keys that is the table's owner.
+-- Invariant: an event is sent in the transaction of the change and with the rights of the session that makes the change.
+-- Nothing here is SECURITY DEFINER, because the expressions in a trigger's arguments were written by the owner of the
+-- table, not by the owner of pgque. Only insert_event(), called at the end, has more rights. So the role that changes the
+-- table needs pgque_writer; for cascades of foreign keys that is the table's owner.
 --
--- Every change passes through pgque._capture(). The functions before it read the trigger's
--- arguments and the catalog and write rows as text; none of them changes anything.
+-- Every change passes through _capture(). The functions before it read the trigger's arguments and the catalog and write
+-- rows as text; they change nothing.
 
 create or replace function pgque._capture_options(arguments text[])
 returns jsonb

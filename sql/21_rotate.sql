@@ -1,9 +1,8 @@
--- Rotation of the log: how space comes back, by TRUNCATE.
+-- Rotation: how the log and the ledger return space, by TRUNCATE.
 --
--- Invariant: a child is truncated only under its exclusive lock and only when, looked at under that
--- lock, every row in it was seen by every position. Whoever inserted and has not committed, or has
--- prepared, holds a lock on the child, so it is not had then. The lock is waited for no longer than a
--- moment, since readers queue up behind the wait.
+-- Invariant: a child is truncated only under its exclusive lock, and only if a look under that lock finds that every
+-- position has seen every row in it. A transaction that inserted and has not committed, or is prepared, holds a lock on
+-- the child, so the exclusive lock cannot be had. The wait for the lock is a moment at most, because readers queue behind it.
 
 create or replace function pgque._log_has_unseen(q pgque.queue, child text)
 returns boolean
@@ -13,7 +12,7 @@ declare
     unseen boolean;
 begin
     -- Every position, and the newest tick, at which the next subscriber will stand. Whoever stands in
-    -- an earlier life of the log (15_restore.sql) has seen nothing of this one.
+    -- an earlier life of the log (restore) has seen nothing of this one.
     execute format(
         'select coalesce(bool_or(
             t.tick_floor is distinct from $2
@@ -77,23 +76,6 @@ end
 $$;
 comment on function pgque._log_has_unseen(pgque.queue, text) is
     'Whether a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
-
-drop function if exists pgque._lock_exclusively(text);
-create or replace function pgque._lock_briefly(tables text, mode text)
-returns boolean
-language plpgsql
-set lock_timeout = '20ms'
-as $$
-begin
-    execute format('lock table %s in %s mode', tables, mode);
-    return true;
-exception
-    when lock_not_available or deadlock_detected then
-        return false;
-end
-$$;
-comment on function pgque._lock_briefly(text, text) is
-    'Locks tables if that takes no longer than a moment, because every other session waits as long: whether it did.';
 
 create or replace function pgque._truncate_child(q pgque.queue, child text)
 returns boolean
@@ -189,3 +171,116 @@ as $$
 $$;
 comment on function pgque.maint_rotate_tables_step2() is
     'Does nothing and returns 0: rotation needs no second step. Kept for callers of PgQ.';
+
+create or replace function pgque._copy_ledger(from_child int, to_child int)
+returns bigint
+language plpgsql
+as $$
+declare
+    copied bigint;
+    cursors bigint;
+begin
+    execute format(
+        'insert into pgque.cursor_%s
+        select c.*
+        from pgque.subscriber s
+        cross join lateral pgque._position(s.sub_id) newest
+        join pgque.cursor_%s c on c.cur_sub = newest.cur_sub and c.cur_seq = newest.cur_seq
+        on conflict do nothing', to_child, from_child);
+    get diagnostics cursors = row_count;
+    -- Ticks where somebody stands, the ends of each life of a log, and history, the thinner the older.
+    execute format(
+        'with stands as (
+            select s.sub_queue, newest.cur_tick, newest.cur_next_tick
+            from pgque.subscriber s
+            cross join lateral pgque._position(s.sub_id) newest
+        ),
+        kept as (
+            select sub_queue as queue_id, cur_tick as tick_id from stands
+            union
+            select sub_queue, cur_next_tick from stands
+            union
+            select queue_id, queue_history_tick from pgque.queue
+            union
+            select t.tick_queue, unnest(array[min(t.tick_id), max(t.tick_id)])
+            from pgque.tick t
+            group by t.tick_queue, t.tick_floor
+            union
+            select t.tick_queue, max(t.tick_id)
+            from pgque.tick t
+            join pgque.queue q on q.queue_id = t.tick_queue and t.tick_id >= q.queue_history_tick
+            cross join lateral (
+                select case
+                    when not pgque._is_far(t.tick_time, ''10 minutes'') then 1
+                    when not pgque._is_far(t.tick_time, ''1 day'') then 60
+                    else 3600
+                end as seconds
+            ) bucket
+            group by t.tick_queue, bucket.seconds, floor(extract(epoch from t.tick_time) / bucket.seconds)
+        )
+        insert into pgque.tick_%s
+        select t.*
+        from pgque.tick_%s t
+        join kept k on k.queue_id = t.tick_queue and k.tick_id = t.tick_id
+        join pgque.queue q on q.queue_id = t.tick_queue
+        on conflict do nothing', to_child, from_child);
+    get diagnostics copied = row_count;
+    return cursors + copied;
+end
+$$;
+comment on function pgque._copy_ledger(int, int) is
+    'Copies what is still needed from one child of the ledger to the other: how many rows. Needs both locked against writers of the first.';
+
+create or replace function pgque.maint_rotate_ledger()
+returns int
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    current_child bigint;
+    other bigint;
+    written bigint;
+begin
+    perform pgque._need_read_committed('maint_rotate_ledger');
+    perform pgque._after_restore();
+    if not pg_try_advisory_xact_lock(1885827448, 0) then
+        return 0; -- somebody else is at it
+    end if;
+    current_child := pgque._ledger_child();
+    other := 1 - current_child;
+    if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
+        -- Written to until the last switch, and by those who had read the setting before it.
+        if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'access exclusive') then
+            return 0;
+        end if;
+        -- Truncated by a later call, when the copies are committed: a dump must find one or the other.
+        if pgque._copy_ledger(other::int, current_child::int) > 0 then
+            return 1;
+        elsif pgque._is_being_dumped() then
+            return 0;
+        end if;
+        execute format('truncate table pgque.tick_%1$s, pgque.cursor_%1$s', other);
+        perform setval('pgque.ledger_kept_bytes', pg_relation_size(format('pgque.tick_%s', current_child))
+            + pg_relation_size(format('pgque.cursor_%s', current_child)));
+        return 1;
+    end if;
+    written := pg_relation_size(format('pgque.tick_%s', current_child))
+        + pg_relation_size(format('pgque.cursor_%s', current_child));
+    if written < (select g.ledger_max_bytes from pgque.config g where g.singleton)
+        + 2 * coalesce(pg_sequence_last_value('pgque.ledger_kept_bytes'), 0)
+    then
+        return 0;
+    end if;
+    -- An isolated writer may have written to both children since the look above. It would leave a row in the
+    -- other one that the current one has outrun. The lock keeps the child empty until it is current.
+    if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'share') then
+        return 0;
+    elsif pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
+        return 0;
+    end if;
+    perform setval('pgque.ledger_child', other);
+    return 1;
+end
+$$;
+comment on function pgque.maint_rotate_ledger() is
+    'Gives back the space of old ticks and cursors by TRUNCATE, or copies what is still needed of them, or begins a new child where the current one is full: 1, or 0.';

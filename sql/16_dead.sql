@@ -1,7 +1,7 @@
--- Dead letters: events that a consumer could not handle, until somebody replays or purges them.
+-- Dead letters: events that a consumer could not handle, until an operator replays or purges them.
 --
--- Invariant: an event is a dead letter of a consumer at most once (unique constraint). A replay
--- removes the entry and sends a new event in the same transaction.
+-- Invariant: an event is a dead letter of a consumer at most once (unique constraint). A replay removes the entry and
+-- sends a new event in the same transaction.
 
 create or replace function pgque._bury(e pgque.retry_queue, reason text)
 returns int

@@ -1,20 +1,13 @@
 -- Grants per queue, for applications that share a database and do not trust each other.
 --
--- Invariant: a role with grants for some queues is a member of pgque_user and of no other role of
--- pgque. It may execute none of the functions that do the work, so PostgreSQL itself keeps it out of
--- them; each public function that it may execute runs with its caller's rights, looks whether he may
--- execute the one that does the work, and else asks here. For members of the global roles that look
--- is all that this costs.
+-- Invariant: a role with grants for single queues is a member of pgque_user and of no other role of pgque. It may not execute
+-- any worker function, so PostgreSQL itself keeps it out. Each public function that it may execute runs with its caller's
+-- rights: it calls the worker if the caller may execute it, and the call by a grant otherwise. Members of the global roles
+-- pay only for that check. docs/architecture.md explains how the call by a grant knows its caller.
 --
--- Who asks? A SECURITY DEFINER function cannot know: current_user is its owner, session_user is wrong
--- after SET ROLE and within the application's own SECURITY DEFINER functions, and what it is told may
--- be a lie. But the columns of a view are computed under the name of whoever uses the view, and its
--- INSTEAD OF trigger is fired without asking whether he may execute the trigger's function. So an
--- update of pgque._call is a call whose caller PostgreSQL has written down, in old.caller.
---
--- A grant is a grant: EXECUTE on a function that does nothing, one for each queue and privilege. So it
--- is inherited, dumped and restored, follows a role that is renamed, keeps it from being dropped until
--- it is revoked (DROP OWNED does that), goes with its queue, and counts from the moment it commits.
+-- A grant is EXECUTE on a function that does nothing, one per queue and privilege. So it is inherited, dumped and restored,
+-- follows a renamed role, prevents the role from being dropped until it is revoked (DROP OWNED does that), is dropped with
+-- its queue, and takes effect when it commits.
 
 create table if not exists pgque.subscriber_role (
     sub_id int primary key references pgque.subscriber (sub_id) on delete cascade,
@@ -23,44 +16,7 @@ create table if not exists pgque.subscriber_role (
 comment on table pgque.subscriber_role is
     'Subscriptions that were made with a grant for their queue alone: only members of that role use them, and pgque_reader.';
 
-create or replace view pgque._call as
-select
-    current_user::text as caller,
-    null::text as called,
-    null::text[] as arguments,
-    null::text[] as texts,
-    null::bigint as number,
-    null::bigint[] as numbers,
-    null::pgque.message[] as messages,
-    null::jsonb as rows;
-comment on view pgque._call is
-    'One row. Updating called, arguments and texts is a call by the current user; the other columns of the updated row are the answer.';
-
-create or replace function pgque._ask(called_function text, call_arguments text[], call_texts text[] default null)
-returns pgque._call
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    answer pgque._call;
-begin
-    update pgque._call
-    set called = called_function,
-        arguments = call_arguments,
-        texts = call_texts
-    returning * into answer;
-    if answer.called is not null then
-        raise exception 'calls by a grant for a queue need triggers, which session_replication_role = % turns off',
-            current_setting('session_replication_role')
-            using errcode = 'object_not_in_prerequisite_state';
-    end if;
-    return answer;
-end
-$$;
-comment on function pgque._ask(text, text[], text[]) is 'Calls a function by a grant for its queue: the answer. 55000 if no trigger gave one.';
-
 -- Grants
-
 create or replace function pgque._grant_function(queue_id int, privilege text)
 returns text
 language sql immutable
@@ -182,7 +138,6 @@ $$;
 comment on function pgque.queue_grants() is 'Every grant for a single queue.';
 
 -- What a caller may do
-
 create or replace function pgque._granted(caller text, queue_id int, privilege text)
 returns text
 language sql stable

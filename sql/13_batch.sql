@@ -1,13 +1,12 @@
--- Batches: where a subscriber stands, the events between two ticks, opening and finishing.
+-- Batches: a subscriber's position, the events between two ticks, opening and finishing.
 --
--- Invariant: a position is read only under the lock of its subscriber's row and in a statement that
--- begins after the lock is held, and it changes by inserting the next row, whose cur_seq is one
--- higher. A caller whose snapshot is older than the newest row (REPEATABLE READ, SERIALIZABLE)
--- collides with that row's key and gets a serialization failure, never an old position.
--- Locks are taken in this order: queue, member, group (a sibling's row only with SKIP LOCKED), the queue's
--- name (_name_key: senders share it, and lock the queue's row where they do not get it at once), its ticker's
--- lock (1885827446), the log, its ids, its put-back counter. Tables that are emptied are waited for no longer than a
--- moment, so they may come anywhere. tests/races watches it; 24_locks.sql says what the advisory ones are.
+-- Invariant: a position is read under the lock of its subscriber's row, in a statement that begins after the lock is
+-- held. It changes by inserting the next row, whose cur_seq is one higher. A caller whose snapshot is older than the
+-- newest row (REPEATABLE READ, SERIALIZABLE) collides with that row's key and gets a serialization failure, never an
+-- old position.
+--
+-- Locks are taken in the order of docs/architecture.md. A table that is emptied is waited for only a moment, so it may
+-- come anywhere.
 
 create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)
 returns pgque.cursor
@@ -39,33 +38,6 @@ $$;
 comment on function pgque._lock_position(int, boolean) is
     'Locks a subscriber and returns where it stands; a row of NULLs where it is gone; 40001 where the snapshot is too old.';
 
--- Windows
-
-do $$
-begin
-    create type pgque.span as (
-        queue_id int,
-        batch_id bigint,
-        owner int,
-        floor bigint,
-        last_id bigint,
-        at_most bigint,
-        snapshot pg_snapshot,
-        all_finished boolean,
-        late xid8[],
-        after pgque.place,
-        until pgque.place,
-        place pgque.place,
-        upto pgque.place
-    );
-exception
-    when duplicate_object then null;
-end
-$$;
-comment on type pgque.span is
-    'What one owner reads of a window: transactions that began between its ticks, from after to until; and the late ones, '
-    'those that were in progress at the earlier tick, from place to upto. batch_id is what its messages carry.';
-
 create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int, newest bigint default null)
 returns pgque.tick
 language plpgsql volatile
@@ -95,19 +67,6 @@ comment on function pgque._window_end(int, pgque.tick, int, bigint) is
     'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events. newest is '
     'a tick after which none needs to be looked for.';
 
-create or replace function pgque._late(earlier pg_snapshot, later pg_snapshot)
-returns xid8[]
-language sql immutable
-as $$
-    select array(
-        select txid
-        from pg_snapshot_xip(earlier) as txid
-        where pg_visible_in_snapshot(txid, later)
-    )
-$$;
-comment on function pgque._late(pg_snapshot, pg_snapshot) is
-    'Transactions that were in progress at the earlier tick and had finished at the later one.';
-
 create or replace function pgque._span(
     q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
 )
@@ -120,7 +79,7 @@ declare
     before xid8 := pg_snapshot_xmax(later.tick_snapshot);
 begin
     if earlier.tick_floor <> later.tick_floor then
-        return s; -- between two lives of the log there is nothing: see 15_restore.sql
+        return s; -- between two lives of the log there is nothing: see restore
     elsif earlier.tick_floor = q.queue_floor then
         s.owner := owner; -- redeliveries of an earlier life were taken out of the log
     end if;
@@ -270,7 +229,6 @@ comment on function pgque._pass_over_nothing(pgque.queue, int, pgque.tick) is
     'The last tick after start before there is an event for this owner: many empty windows cost little more than one.';
 
 -- Batches by id
-
 create or replace function pgque._same_place(a pgque.place, b pgque.place)
 returns boolean
 language sql immutable
@@ -362,3 +320,76 @@ end
 $$;
 comment on function pgque._finish_batch(pgque.cursor, pgque.subscriber) is
     'Moves a subscriber behind its open batch: to the end of the window, or to the place where the batch was cut.';
+
+create or replace function pgque._batch_span(c pgque.cursor, s pgque.subscriber)
+returns pgque.span
+language plpgsql
+as $$
+declare
+    q pgque.queue;
+begin
+    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
+    return pgque._span(
+        q,
+        coalesce(s.sub_group, s.sub_id),
+        pgque._get_tick(s.sub_queue, c.cur_tick),
+        pgque._get_tick(s.sub_queue, c.cur_next_tick),
+        c.cur_place,
+        c.cur_upto
+    );
+end
+$$;
+comment on function pgque._batch_span(pgque.cursor, pgque.subscriber) is 'The span that an open batch covers.';
+
+create or replace function pgque._batch_event(c pgque.cursor, s pgque.subscriber, event_id bigint)
+returns pgque.retry_queue
+language plpgsql
+as $$
+declare
+    span pgque.span := pgque._batch_span(c, s);
+    e pgque.retry_queue;
+begin
+    if span.queue_id is null then
+        return e;
+    end if;
+    begin
+        execute 'select * from pgque._event_' || span.queue_id || '_event($1, $2)'
+            into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
+                e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
+            using span, event_id;
+        raise exception using errcode = 'PQUND'; -- gives the locks on the log back, as in _events
+    exception
+        when sqlstate 'PQUND' then null;
+    end;
+    e.ev_queue := s.sub_queue;
+    e.ev_owner := coalesce(s.sub_group, s.sub_id);
+    return e;
+end
+$$;
+comment on function pgque._batch_event(pgque.cursor, pgque.subscriber, bigint) is
+    'One event of an open batch as a row for the retry queue, without its time; ev_id is NULL where it is not in the batch.';
+
+create or replace function pgque._batch_events(batch_id bigint)
+returns table (
+    ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text,
+    ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
+)
+language plpgsql
+as $$
+declare
+    c pgque.cursor := pgque._need_batch(batch_id, false);
+    s pgque.subscriber;
+begin
+    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
+    return query select * from pgque._events(pgque._batch_span(c, s));
+exception
+    when undefined_table or undefined_function then
+        -- Nothing was locked: the queue may have been dropped meanwhile.
+        perform pgque._need_batch(batch_id, false);
+        if pgque._isolated_from_commits() then
+            perform pgque._raise_moved_on('the queue');
+        end if;
+        raise;
+end
+$$;
+comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';

@@ -1,89 +1,9 @@
--- Ticks: when one is due, taking it, telling the listeners.
+-- Ticks: taking one, and telling the listeners.
 --
--- Invariant: the ticks of a queue are taken one at a time, each under the queue's advisory lock, in
--- a READ COMMITTED transaction, and its snapshot is read after the lock: so a later tick sees all
--- that an earlier one saw. Every transaction that the tick's snapshot puts at its xmax or above got
--- its id after tick_seq_before was read, so its events have greater ids (_snapshot sees to that).
---
--- A tick is due when it may see something new:
---   * an id was taken since the last tick read the sequence, or
---   * a transaction has finished that may hold an id counted before (tick_waiting).
--- The second finds the late commit: its id was counted by a tick that could not see its event.
--- An idle queue has neither, so nothing is written.
---
--- force_next_tick counts up a sequence of the queue, and a tick keeps the count that it found before its snapshot.
--- A sequence, because a row would have to be updated. It is not transactional: the next tick is due at once, and
--- although the caller rolls back. After a restore the two may differ, which makes one tick due.
-
-create or replace function pgque._sequence_value(sequence_name text)
-returns bigint
-language sql volatile
-as $$
-    select coalesce(pg_sequence_last_value(sequence_name::regclass), 0)
-$$;
-comment on function pgque._sequence_value(text) is 'The last value handed out, 0 where none was; not transactional.';
-
-create or replace function pgque._need_last_tick(q pgque.queue)
-returns pgque.tick
-language plpgsql
-as $$
-declare
-    last pgque.tick := pgque._last_tick(q.queue_id);
-begin
-    if last.tick_id is null then
-        raise exception 'queue % has lost its ticks', q.queue_name
-            using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
-    elsif pgque._is_from_the_future(last.tick_snapshot) then
-        return pgque._rebase_ticks(q, last);
-    elsif pgque._sequence_value(q.queue_event_seq) < last.tick_seq_after then
-        perform pgque._advance_event_ids(q, last, false);
-    end if;
-    return last;
-end
-$$;
-comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased if it must be, with the sequence of the log not behind it; PQ011 if there is none.';
-
-create or replace function pgque._force_sequence(q pgque.queue)
-returns text
-language sql immutable
-as $$
-    select q.queue_data_pfx || '_force_seq'
-$$;
-comment on function pgque._force_sequence(pgque.queue) is 'The name of the sequence that force_next_tick counts up.';
-
-create or replace function pgque._make_force_sequence(log text)
-returns void
-language plpgsql
-as $$
-begin
-    execute format('create sequence if not exists %s_force_seq', log);
-    execute format('revoke all on sequence %s_force_seq from public', log);
-    execute format('comment on sequence %s_force_seq is %L', log, 'How often a tick of ' || log || ' was forced.');
-end
-$$;
-comment on function pgque._make_force_sequence(text) is 'Makes the sequence that force_next_tick counts up for a log.';
-
--- For queues that were made without.
-do $$
-declare
-    q pgque.queue;
-begin
-    for q in select * from pgque.queue order by queue_id loop
-        if to_regclass(pgque._force_sequence(q)) is null then
-            perform pgque._make_force_sequence(q.queue_data_pfx);
-        end if;
-    end loop;
-end
-$$;
-
-create or replace function pgque._times_forced(q pgque.queue)
-returns bigint
-language sql volatile
-as $$
-    select coalesce(pg_sequence_last_value(to_regclass(pgque._force_sequence(q))), 0)
-$$;
-comment on function pgque._times_forced(pgque.queue) is
-    'How often force_next_tick was called; 0 where the sequence is missing, as after a restore without it.';
+-- Invariant: the ticks of a queue are taken one at a time, each under the queue's advisory lock, in a READ COMMITTED
+-- transaction, and the snapshot is read after the lock. So a later tick sees everything that an earlier one saw. Each
+-- transaction that the snapshot puts at its xmax or above got its id after tick_seq_before was read, so its events have
+-- greater ids; _snapshot ensures that.
 
 create or replace function pgque._next_tick(
     q pgque.queue, last pgque.tick, seq_before bigint, snap pg_snapshot, may_have_sent boolean
@@ -199,43 +119,6 @@ end
 $$;
 comment on function pgque._take_ticks(pgque.queue[], boolean) is
     'Takes a tick of each of these queues that is due and not at another ticker, all with one snapshot: how many.';
-
-create or replace function pgque._is_due(q pgque.queue, last pgque.tick)
-returns boolean
-language plpgsql
-as $$
-declare
-    seq bigint := pgque._sequence_value(q.queue_event_seq);
-begin
-    return pgque._times_forced(q) <> coalesce(last.tick_forced, 0)
-        or (seq > last.tick_seq_before
-            and (pgque._is_past(last.tick_time, q.queue_ticker_max_lag) or seq - last.tick_seq_after >= q.queue_ticker_max_count))
-        or pgque._finished(last.tick_waiting, pg_current_snapshot())
-        or (q.queue_ticker_idle_period > interval '0' and pgque._is_past(last.tick_time, q.queue_ticker_idle_period));
-end
-$$;
-comment on function pgque._is_due(pgque.queue, pgque.tick) is
-    'Whether a tick may see something new, or is wanted all the same.';
-
-create or replace function pgque._refuse_ticks(q pgque.queue)
-returns void
-language plpgsql
-as $$
-begin
-    if q.queue_ticker_paused then
-        raise exception 'Ticker has been paused for this queue'
-            using errcode = 'PQ010',
-                detail = format('queue: %s', q.queue_name),
-                hint = 'Resume it with pgque.set_queue_config(queue, ''ticker_paused'', ''false'').';
-    elsif q.queue_external_ticker then
-        raise exception 'This queue has external tick source'
-            using errcode = 'PQ010',
-                detail = format('queue: %s', q.queue_name),
-                hint = 'Its ticks come through pgque.ticker(queue, tick_id, orig_timestamp, event_seq).';
-    end if;
-end
-$$;
-comment on function pgque._refuse_ticks(pgque.queue) is 'PQ010 where the queue is paused or ticked from outside.';
 
 create or replace function pgque.ticker(queue text)
 returns bigint
@@ -369,37 +252,3 @@ end
 $$;
 comment on function pgque.ticker() is
     'Ticks every queue that is due: how many. A fault in one queue is a WARNING and does not stop the others.';
-
-create or replace function pgque.force_next_tick(queue text)
-returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    q pgque.queue := pgque._queue(queue);
-    newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
-begin
-    perform pgque._refuse_ticks(q);
-    -- drop_queue waits for this row before it locks anything: the sequence is locked until the commit.
-    perform from pgque.queue t where t.queue_id = q.queue_id for key share;
-    if not found then
-        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It was dropped in this moment.';
-    elsif to_regclass(pgque._force_sequence(q)) is null then
-        perform pgque._make_force_sequence(q.queue_data_pfx); -- it was not restored
-    end if;
-    perform nextval(pgque._force_sequence(q)::regclass);
-    return newest;
-end
-$$;
-comment on function pgque.force_next_tick(text) is
-    'Makes the next ticker call tick whatever is new: the newest tick so far. Takes no tick itself. In effect at once, and '
-    'though the caller rolls back.';
-
-create or replace function pgque.force_tick(queue text)
-returns bigint
-language sql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select pgque.force_next_tick(queue)
-$$;
-comment on function pgque.force_tick(text) is 'The older name of force_next_tick.';

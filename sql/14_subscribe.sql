@@ -1,7 +1,40 @@
--- Subscriptions: who they are, adding and removing them, moving one to another tick.
+-- Subscriptions: finding, adding and removing them, and moving one to another tick.
 --
--- Invariant: a subscription stands at a tick whose history is kept, and a new one at the newest.
--- Whether a name works alone or in a group is looked at under the lock of its row.
+-- Invariant: a subscription stands at a tick whose history is kept; a new one stands at the newest tick. Whether a name
+-- works alone or belongs to a group is checked under the lock of its row.
+
+create or replace function pgque._tick_seen(queue_id int, tick_id bigint)
+returns pgque.tick
+language sql volatile
+as $$
+    select t from pgque.tick t where t.tick_queue = $1 and t.tick_id = $2 limit 1
+$$;
+comment on function pgque._tick_seen(int, bigint) is 'A tick by its id; a row of NULLs if it is not kept.';
+
+create or replace function pgque._passed(queue_id int, tick_id bigint, place pgque.place)
+returns bigint
+language plpgsql
+as $$
+declare
+    t pgque.tick := pgque._tick_seen(queue_id, tick_id);
+begin
+    return greatest(t.tick_seq_after, place.id) - coalesce(t.tick_put_back, 0);
+end
+$$;
+comment on function pgque._passed(int, bigint, pgque.place) is
+    'Events of a queue that were sent up to a position, redeliveries left out; NULL if the tick is not kept.';
+
+create or replace function pgque._raise_not_subscribed(queue text, consumer text)
+returns void
+language plpgsql
+as $$
+begin
+    raise exception 'Not subscriber to queue: %/% (consumer not registered)',
+        queue, coalesce(consumer, '<NULL>')
+        using errcode = 'PQ002', hint = 'Subscribe it with pgque.subscribe(queue, consumer).';
+end
+$$;
+comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
 
 create or replace function pgque._subscriber(queue text, consumer text)
 returns pgque.subscriber
@@ -24,18 +57,6 @@ end
 $$;
 comment on function pgque._subscriber(text, text) is 'The subscription of that name; PQ001 or PQ002 where there is none.';
 
-create or replace function pgque._raise_not_subscribed(queue text, consumer text)
-returns void
-language plpgsql
-as $$
-begin
-    raise exception 'Not subscriber to queue: %/% (consumer not registered)',
-        queue, coalesce(consumer, '<NULL>')
-        using errcode = 'PQ002', hint = 'Subscribe it with pgque.subscribe(queue, consumer).';
-end
-$$;
-comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
-
 create or replace function pgque._lock_subscribed(
     subscriber_id int, queue text, consumer text, no_wait boolean default false
 )
@@ -54,21 +75,6 @@ $$;
 comment on function pgque._lock_subscribed(int, text, text, boolean) is
     'Locks a subscriber and returns where it stands; PQ002, with these names, where it is gone.';
 
-create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
-returns pgque.cursor
-language plpgsql
-as $$
-declare
-    c pgque.cursor := pgque._lock_subscribed(s.sub_id, queue, consumer, no_wait);
-begin
-    -- After the lock, for register_subconsumer takes the same one.
-    perform pgque._refuse_cooperative(s, consumer);
-    return c;
-end
-$$;
-comment on function pgque._lock_normal(pgque.subscriber, text, text, boolean) is
-    'Locks a consumer that works alone and returns where it stands; PQ007 for cooperative names.';
-
 create or replace function pgque._refuse_cooperative(s pgque.subscriber, consumer text)
 returns void
 language plpgsql
@@ -84,6 +90,21 @@ end
 $$;
 comment on function pgque._refuse_cooperative(pgque.subscriber, text) is
     'PQ007, naming the calls to use, where the subscription belongs to a cooperative group.';
+
+create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
+returns pgque.cursor
+language plpgsql
+as $$
+declare
+    c pgque.cursor := pgque._lock_subscribed(s.sub_id, queue, consumer, no_wait);
+begin
+    -- After the lock, for register_subconsumer takes the same one.
+    perform pgque._refuse_cooperative(s, consumer);
+    return c;
+end
+$$;
+comment on function pgque._lock_normal(pgque.subscriber, text, text, boolean) is
+    'Locks a consumer that works alone and returns where it stands; PQ007 for cooperative names.';
 
 create or replace function pgque._consumer_id(consumer text)
 returns int
@@ -272,7 +293,6 @@ $$;
 comment on function pgque.unsubscribe(text, text) is 'unregister_consumer under the shorter name.';
 
 -- Seeking
-
 create or replace function pgque._seek(queue text, consumer text, tick_id bigint, at timestamptz)
 returns bigint
 language plpgsql security definer

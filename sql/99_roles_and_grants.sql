@@ -1,16 +1,20 @@
--- Who may do what: every grant to the four roles of 00_roles.sql, in one place.
+-- Grants to the four roles.
 --
--- Invariant: nothing here is for PUBLIC. Writer and reader are siblings, the admin is a member of
--- both and may call everything but uninstall, which is for the owner. Members of pgque_user alone may
--- do nothing without a grant for a queue: see 19_grants.sql. Names that begin with _ are internal:
--- they run with the rights of the function that calls them, or do for one role what that does for all. Capture triggers run with
--- the rights of whoever changes the table, so writers may call what these call.
+-- Invariant: PUBLIC gets nothing. Writer and reader are siblings; the admin is a member of both and may call everything
+-- except uninstall, which is for the owner. Members of pgque_user alone can do nothing without a grant for a queue. Names that
+-- begin with _ are internal: they run with the rights of the function that calls them, or they are the workers of one role.
+-- Capture triggers run with the rights of the role that changes the table, so writers may call what these triggers call.
 
 revoke all on schema pgque from public;
+
 revoke all on all tables in schema pgque from public;
+
 revoke all on all sequences in schema pgque from public;
+
 revoke all on all functions in schema pgque from public;
+
 revoke all on all procedures in schema pgque from public;
+
 do $$
 declare
     row_type regtype;
@@ -27,6 +31,7 @@ end
 $$;
 
 grant usage on schema pgque to pgque_writer, pgque_reader, pgque_admin, pgque_user;
+
 grant usage on type pgque.message to pgque_reader, pgque_user;
 
 grant select on
@@ -46,7 +51,9 @@ grant select on
     pgque.retry_queue,
     pgque.dead_letter
 to pgque_reader;
+
 grant select on pgque.config to pgque_writer, pgque_user;
+
 grant select, update (called, arguments, texts) on pgque._call to pgque_user;
 
 -- What runs with its caller's rights and looks what he may do, and the capture triggers.
@@ -154,9 +161,13 @@ to pgque_reader;
 
 grant execute on function pgque._ask(text, text[], text[]) to pgque_user;
 
-grant select on sequence pgque.ledger_child to pgque_admin; -- get_batch_cursor runs with the caller's rights
+grant select on sequence pgque.ledger_child to pgque_admin;
+
+ -- get_batch_cursor runs with the caller's rights
 grant execute on all functions in schema pgque to pgque_admin;
+
 grant execute on all procedures in schema pgque to pgque_admin;
+
 revoke execute on function pgque.uninstall() from pgque_admin;
 
 -- Row security without a policy hides all rows from those to whom the tables were granted above.

@@ -1,11 +1,11 @@
 -- Sending.
 --
--- Invariant: a send is part of the caller's transaction and touches nothing but the log: it takes no
--- lock that another send or a reader waits for (drop_queue does), and does not notify, save once where the ticker sleeps.
--- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL replaces by it.
--- They run with the rights of their caller, so that what is behind them can tell who that is: see 19_grants.sql.
--- PostgreSQL chooses text for a literal without a type if one of the spellings takes a text there. So send_batch has a
--- spelling for a text that is an array.
+-- Invariant: a send is part of the caller's transaction and writes only to the log. It takes no lock that another send
+-- or a reader waits for; only drop_queue waits for it. It does not notify, except once if the ticker sleeps.
+--
+-- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL inlines. They run with
+-- their caller's rights, so that the call by a grant knows its caller (see queue_grants). PostgreSQL prefers text for an
+-- untyped literal if one of the overloads takes a text, so send_batch has an overload for a text that is an array.
 
 create or replace function pgque.send(queue_name text, payload text)
 returns bigint
@@ -97,7 +97,7 @@ begin
         return pgque._append_batch(queue_name, type_name, payloads);
     end if;
     q := pgque._need_writable(queue_name);
-    txid := pg_current_xact_id(); -- before nextval: see 02_log.sql
+    txid := pg_current_xact_id(); -- before nextval: see log
     -- As the log's own append_batch: the log is locked before its sequence.
     execute format('select from only %s limit 0', q.queue_data_pfx);
     execute format('select array(select nextval(%L) from generate_series(1, $1))', q.queue_event_seq)
@@ -131,14 +131,6 @@ $$;
 comment on function pgque._send_batch(text, text, text[]) is
     'What every send_batch calls, with the rights of its caller: the ids in the order of the payloads.';
 
-create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[])
-returns bigint[]
-language sql
-as $$
-    select pgque._send_batch(queue_name, type_name, payloads)
-$$;
-comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
-
 create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[], headers text)
 returns bigint[]
 language plpgsql
@@ -154,6 +146,14 @@ end
 $$;
 comment on function pgque._send_batch(text, text, text[], text) is
     'What send_batch with headers calls, with the rights of its caller: the ids in the order of the payloads.';
+
+create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[])
+returns bigint[]
+language sql
+as $$
+    select pgque._send_batch(queue_name, type_name, payloads)
+$$;
+comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[], headers text)
 returns bigint[]

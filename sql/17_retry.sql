@@ -1,36 +1,8 @@
 -- Retries: nack, and the way back into the log.
 --
--- Invariant: nack reads the one event it is about, nack_many the batch once, and both move nothing: the batch still has
--- to be acked. An event waits at most once per consumer (primary key of retry_queue). Maintenance
--- puts what is due back into the log, for its owner alone, with its ev_id and ev_time.
-
-create or replace function pgque._batch_event(c pgque.cursor, s pgque.subscriber, event_id bigint)
-returns pgque.retry_queue
-language plpgsql
-as $$
-declare
-    span pgque.span := pgque._batch_span(c, s);
-    e pgque.retry_queue;
-begin
-    if span.queue_id is null then
-        return e;
-    end if;
-    begin
-        execute 'select * from pgque._event_' || span.queue_id || '_event($1, $2)'
-            into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
-                e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-            using span, event_id;
-        raise exception using errcode = 'PQUND'; -- gives the locks on the log back, as in _events
-    exception
-        when sqlstate 'PQUND' then null;
-    end;
-    e.ev_queue := s.sub_queue;
-    e.ev_owner := coalesce(s.sub_group, s.sub_id);
-    return e;
-end
-$$;
-comment on function pgque._batch_event(pgque.cursor, pgque.subscriber, bigint) is
-    'One event of an open batch as a row for the retry queue, without its time; ev_id is NULL where it is not in the batch.';
+-- Invariant: nack reads one event and nack_many reads the batch once. Neither moves the position: the batch still has to be
+-- acked. An event waits at most once per consumer (primary key of retry_queue). Maintenance puts due events back
+-- into the log, for their owner alone, with the same ev_id and ev_time.
 
 create or replace function pgque._retry(e pgque.retry_queue, retry_after timestamptz)
 returns int
@@ -318,7 +290,6 @@ comment on function pgque.ack_part(bigint, bigint[]) is
     'retries. For a consumer that stops inside a batch. PQ003 where the batch is not open.';
 
 -- Back into the log
-
 create or replace function pgque._append_retries(q pgque.queue, at_most int)
 returns int
 language plpgsql

@@ -1,12 +1,11 @@
--- Functions of each log, so that its statements are planned once in a session and not at every call.
+-- Functions of each log. A session plans their statements once instead of at every call.
 --
--- Invariant: they read a log through its parent, in the order of (ev_txid, ev_id), along the one index
--- that holds each row: (ev_txid, ev_id) for what was sent, (ev_owner, ev_txid, ev_id) for what was put
--- back for one owner. What was sent and what was put back are read in up to three arms each: the
--- transactions that began between the two ticks (a range of the index), the one in which the span ends
--- if it was cut (by value, for before PostgreSQL 18 a comparison of rows does not end a scan inside of a
--- transaction), and the late ones (by value, one probe each). A large window is so read in pieces
--- without sorting it, and an old transaction costs one probe. What is read together is returned by ev_id.
+-- Invariant: they read a log through its parent in the order of (ev_txid, ev_id), along the one index that holds each
+-- row: (ev_txid, ev_id) for events, (ev_owner, ev_txid, ev_id) for redeliveries. Each kind is read in up to three arms:
+-- the transactions that began between the two ticks (a range of the index); the transaction in which a cut span ends
+-- (by value, because a comparison of rows does not end a scan inside a transaction before PostgreSQL 18); and the late
+-- transactions (by value, one probe each). So a large window is read in pieces without a sort, and an old transaction
+-- costs one probe. The rows of one read are returned by ev_id.
 
 create or replace function pgque._span_arms(
     log text, restored boolean, columns text, kind text, condition text, tail text, sent text default null
@@ -64,7 +63,7 @@ $$;
 comment on function pgque._span_arms(text, boolean, text, text, text, text, text) is
     'The union of queries that reads a span s of a log: whole to the end of its window, cut short of it, or with late '
     'transactions; or, with sent, what was sent and meets that condition, and all that was put back. Where it was restored ids '
-    'tell the lives of the log apart: see 15_restore.sql.';
+    'tell the lives of the log apart: see restore.';
 
 -- Each arm costs something even where it finds nothing, and most spans are whole.
 create or replace function pgque._span_query(
@@ -140,7 +139,7 @@ begin
         format(
             '#variable_conflict use_variable
             declare
-                txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+                txid xid8 := pg_current_xact_id(); -- before nextval: see log
                 id bigint;
             begin
                 %s
@@ -158,7 +157,7 @@ begin
         queue_id, 'append_batch', 'child int, ev_type text, payloads text[]', 'bigint[]',
         format(
             'declare
-                txid xid8 := pg_current_xact_id(); -- before nextval: see 02_log.sql
+                txid xid8 := pg_current_xact_id(); -- before nextval: see log
                 sent_at timestamptz := clock_timestamp();
                 ids bigint[];
             begin
@@ -269,7 +268,7 @@ begin
             pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1', at),
             pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1')),
         'The event of a span with that ev_id, its newest attempt.');
-    -- receive runs with its caller's rights: see 19_grants.sql.
+    -- receive runs with its caller's rights: see queue_grants.
     execute format('grant execute on function pgque._event_%s_messages(pgque.span) to pgque_reader', queue_id);
 end
 $$;

@@ -1,8 +1,8 @@
--- What has to happen from time to time: ticks, retries, rotation; and who does it.
+-- Periodic work: ticks, retries and rotation, and who runs them.
 --
--- Invariant: every call here may run in any number of sessions at once. What two of them cannot do
--- together the second leaves to the first, without waiting for more than a moment. The decisions need
--- a fresh snapshot, so they are refused outside of READ COMMITTED.
+-- Invariant: any number of sessions may make each call at once. If two of them cannot work together, the second one leaves
+-- the work to the first and waits no longer than a moment. The decisions need a fresh snapshot, so the calls refuse any
+-- isolation level above READ COMMITTED.
 
 create or replace function pgque.maint()
 returns int
@@ -42,7 +42,6 @@ comment on function pgque.maint() is
     'Puts retries back, rotates the logs that are due and the ledger: number of things done. In a transaction of its own.';
 
 -- Inside a process (ticker.py)
-
 create or replace function pgque.ticker_may_sleep()
 returns boolean
 language plpgsql security definer
@@ -77,7 +76,6 @@ comment on function pgque.ticker_may_sleep() is
     'all the same, for a transaction is open that may hold events, or transactions may be prepared here and nobody notifies.';
 
 -- Inside a scheduler
-
 create or replace function pgque.set_tick_period_ms(ms int)
 returns int
 language plpgsql security definer

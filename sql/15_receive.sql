@@ -1,8 +1,7 @@
--- Consuming: receive, ack, and PgQ's call for the same.
+-- Consuming: receive and ack.
 --
--- Invariant: what ack covers is what the batch returned last, no more: a batch that was cut at
--- max_return ends where it was cut (cur_upto), and the next one goes on from there in the same
--- window. A look for work takes no lock and writes nothing.
+-- Invariant: ack covers exactly what the batch returned last. A batch that was cut at max_return ends at the cut
+-- (cur_upto), and the next one continues there in the same window. A look for work takes no lock and writes nothing.
 
 create or replace function pgque._has_work(s pgque.subscriber, newest bigint)
 returns boolean
@@ -20,18 +19,6 @@ end
 $$;
 comment on function pgque._has_work(pgque.subscriber, bigint) is
     'Whether it is worth locking the subscriber, newest being the newest tick: reads only.';
-
-create or replace function pgque._check_max_return(max_return int)
-returns void
-language plpgsql
-as $$
-begin
-    if max_return is null or max_return < 1 then
-        raise exception 'max_return must be >= 1' using errcode = '22023';
-    end if;
-end
-$$;
-comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
 
 create or replace function pgque._messages_sql(s pgque.span)
 returns text
@@ -63,7 +50,7 @@ begin
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
     newest := pgque._last_tick(s.sub_queue);
-    -- After a restore new events may have transaction ids between those of old ticks: see 15_restore.sql.
+    -- After a restore new events may have transaction ids between those of old ticks: see restore.
     if not pgque._has_work(s, newest.tick_id) or pgque._is_from_the_future(newest.tick_snapshot) then
         return null;
     end if;

@@ -1,10 +1,9 @@
--- Cooperative groups: who belongs to one.
+-- Cooperative groups: membership.
 --
--- Invariant: a member is a subscriber whose sub_group is the group's own row, and is named
--- <group>.<member>; a consumer with members is a group, one without is a normal consumer. How the
--- members share the group's events is in 17_share.sql.
+-- Invariant: a member is a subscriber whose sub_group is the group's row; its name is <group>.<member>. A consumer with
+-- members is a group, one without is a normal consumer. share distributes the group's events.
 --
--- Locks: the member first, then the group, as in a transaction that acks and receives again.
+-- Locks: the member first, then the group, the same as in a transaction that acks and receives again.
 
 create or replace function pgque._check_member_name(part text, name text)
 returns void

@@ -1,31 +1,8 @@
--- What monitoring reads.
+-- Figures for monitoring.
 --
--- Invariant: figures come from ticks, cursors and sequences, never from counting events, so that
--- looking costs the same at any backlog. Counts are of ids: a rolled-back send counts as one. A
--- redelivery uses an id too, and is counted apart (tick_put_back), because it was not sent; a
--- consumer's own redeliveries are found by the log's index of owners, 1,000 of them.
-
-create or replace function pgque.version()
-returns text
-language sql immutable
-set search_path = pg_catalog, pg_temp
-as $$
-    select '0.1.0'
-$$;
-comment on function pgque.version() is 'The version of pgque that installed this schema.';
-
-create or replace function pgque._sequence_seen(sequence_name text)
-returns bigint
-language plpgsql
-as $$
-begin
-    return pgque._sequence_value(sequence_name);
-exception
-    when undefined_table or internal_error then
-        return null; -- the queue is in a bad state, or is dropped in this moment
-end
-$$;
-comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
+-- Invariant: figures come from ticks, cursors and sequences, never from counting events, so a look costs the same at
+-- any backlog. They count ids: a rolled-back send counts as one. A redelivery uses an id but was not sent, so it is
+-- counted apart (tick_put_back). A consumer's own redeliveries are counted by the log's index of owners, up to 1,000.
 
 create or replace function pgque._new_since(t pgque.tick, seq bigint, put_back bigint)
 returns bigint
@@ -38,27 +15,6 @@ as $$
 $$;
 comment on function pgque._new_since(pgque.tick, bigint, bigint) is
     'Events sent since a tick, by the last ids of the queue; NULL if they are not known.';
-
-create or replace function pgque._tick_seen(queue_id int, tick_id bigint)
-returns pgque.tick
-language sql volatile
-as $$
-    select t from pgque.tick t where t.tick_queue = $1 and t.tick_id = $2 limit 1
-$$;
-comment on function pgque._tick_seen(int, bigint) is 'A tick by its id; a row of NULLs if it is not kept.';
-
-create or replace function pgque._passed(queue_id int, tick_id bigint, place pgque.place)
-returns bigint
-language plpgsql
-as $$
-declare
-    t pgque.tick := pgque._tick_seen(queue_id, tick_id);
-begin
-    return greatest(t.tick_seq_after, place.id) - coalesce(t.tick_put_back, 0);
-end
-$$;
-comment on function pgque._passed(int, bigint, pgque.place) is
-    'Events of a queue that were sent up to a position, redeliveries left out; NULL if the tick is not kept.';
 
 create or replace function pgque._own_put_back(
     q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place

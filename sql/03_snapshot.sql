@@ -1,7 +1,32 @@
--- Snapshots: what is committed now, and which transactions may still commit.
+-- Snapshots: the committed transactions, and those that may still commit.
 --
--- Invariant: every transaction that gets its id after the call is at the snapshot's xmax or above, and
--- the caller's own, which may go on to send, counts as in progress.
+-- Invariant: a transaction that gets its id after the call of _snapshot is at the snapshot's xmax or above. The caller's
+-- own transaction, which may still send, counts as in progress.
+
+create or replace function pgque._late(earlier pg_snapshot, later pg_snapshot)
+returns xid8[]
+language sql immutable
+as $$
+    select array(
+        select txid
+        from pg_snapshot_xip(earlier) as txid
+        where pg_visible_in_snapshot(txid, later)
+    )
+$$;
+comment on function pgque._late(pg_snapshot, pg_snapshot) is
+    'Transactions that were in progress at the earlier tick and had finished at the later one.';
+
+create or replace function pgque._is_from_the_future(snap pg_snapshot)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+    return pg_snapshot_xmax(snap)
+        > greatest(pg_snapshot_xmax(pg_current_snapshot()), pg_current_xact_id_if_assigned());
+end
+$$;
+comment on function pgque._is_from_the_future(pg_snapshot) is
+    'Whether a snapshot of this cluster cannot look like that: it was restored, though _cluster_id does not tell.';
 
 create or replace function pgque._snapshot()
 returns pg_snapshot

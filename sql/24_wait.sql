@@ -1,48 +1,11 @@
--- How long the oldest event waits: what alarms are about.
+-- How long the oldest event has waited, and the state of queues and consumers. Alarms use these.
 --
--- Invariant: after a quiet hour a new event has waited since it came, not for an hour. The age of a
--- position (lag in 12_info.sql) says when the last thing was done; here it counts when the next one
--- could have been. Figures come from ticks. Only for what no tick covers, although the last is not
--- new, is the log asked: one row, by its index.
+-- Invariant: after a quiet hour, a new event has waited since it was sent, not for an hour. The age of a position (lag in
+-- info) starts when the last event was done; the waiting time starts when the next one could have been. Figures come from
+-- ticks. Only for events that no tick covers, and only if the last tick is not recent, one row of the log is read.
 --
--- The state of a queue and of a consumer is decided here, once: top, the dashboard, the doctor, the
--- metrics and the alerts show it.
-
-drop function if exists pgque.get_queue_wait(text);
-drop function if exists pgque._queue_wait(text);
-drop function if exists pgque.get_consumer_wait(text, text);
-drop function if exists pgque._consumer_wait(text, text);
-
-create or replace function pgque._unticked_for(q pgque.queue, last pgque.tick)
-returns interval
-language plpgsql
-as $$
-declare
-    age interval := clock_timestamp() - last.tick_time;
-    first timestamptz;
-begin
-    if age >= '0' and age < '1 second' then
-        return age; -- it cannot be older
-    end if;
-    -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
-    execute format('lock table %s in access share mode nowait', q.queue_data_pfx);
-    execute format(
-        'select e.ev_time
-        from %s e
-        where e.ev_owner is null
-            and e.ev_txid >= $1
-        order by e.ev_txid, e.ev_id
-        limit 1', q.queue_data_pfx)
-        into first
-        using pg_snapshot_xmax(last.tick_snapshot);
-    return coalesce(greatest(clock_timestamp() - first, '0'), '0'); -- sent, but not committed
-exception
-    when lock_not_available or undefined_table then
-        return interval '0'; -- it is rotated or dropped in this moment
-end
-$$;
-comment on function pgque._unticked_for(pgque.queue, pgque.tick) is
-    'The age of the oldest event that is newer than the last tick; 0 where none has been committed.';
+-- The state of a queue and of a consumer is decided here and nowhere else: top, the dashboard, doctor, metrics and alerts
+-- show it.
 
 create or replace function pgque._time_after(queue_id int, t pgque.tick)
 returns timestamptz

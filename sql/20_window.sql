@@ -1,7 +1,7 @@
--- Whole windows as batches: PgQ's own calls, for consumers that read and finish window by window.
+-- Whole windows as batches: PgQ's calls, for consumers that read and finish window by window.
 --
--- Invariant: a batch opened here goes to the end of its window, however large, and may be empty. The
--- events come from get_batch_events or get_batch_cursor; ack, nack and the fencing are those of 04.
+-- Invariant: a batch opened here extends to the end of its window, however large, and may be empty. get_batch_events and
+-- get_batch_cursor return its events; ack, nack and fencing are those of batch.
 
 create or replace function pgque._window_end_custom(
     queue_id int, start pgque.tick, min_lag interval, min_count int, min_interval interval
@@ -65,51 +65,6 @@ end
 $$;
 comment on function pgque.get_batch_events(bigint) is
     'The events that finish_batch(batch_id) will cover, by ev_id. PQ003 where the batch is not open.';
-
-create or replace function pgque._batch_span(c pgque.cursor, s pgque.subscriber)
-returns pgque.span
-language plpgsql
-as $$
-declare
-    q pgque.queue;
-begin
-    select * into q from pgque.queue t where t.queue_id = s.sub_queue;
-    return pgque._span(
-        q,
-        coalesce(s.sub_group, s.sub_id),
-        pgque._get_tick(s.sub_queue, c.cur_tick),
-        pgque._get_tick(s.sub_queue, c.cur_next_tick),
-        c.cur_place,
-        c.cur_upto
-    );
-end
-$$;
-comment on function pgque._batch_span(pgque.cursor, pgque.subscriber) is 'The span that an open batch covers.';
-
-create or replace function pgque._batch_events(batch_id bigint)
-returns table (
-    ev_id bigint, ev_time timestamptz, ev_txid xid8, ev_retry int, ev_type text, ev_data text,
-    ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text
-)
-language plpgsql
-as $$
-declare
-    c pgque.cursor := pgque._need_batch(batch_id, false);
-    s pgque.subscriber;
-begin
-    select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
-    return query select * from pgque._events(pgque._batch_span(c, s));
-exception
-    when undefined_table or undefined_function then
-        -- Nothing was locked: the queue may have been dropped meanwhile.
-        perform pgque._need_batch(batch_id, false);
-        if pgque._isolated_from_commits() then
-            perform pgque._raise_moved_on('the queue');
-        end if;
-        raise;
-end
-$$;
-comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';
 
 -- With the caller's rights, for extra_where is SQL of the caller's.
 create or replace function pgque.get_batch_cursor(
@@ -232,21 +187,7 @@ $$;
 comment on function pgque.next_batch_custom(text, text, interval, int, interval) is
     'next_batch_info for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
 
-create or replace function pgque.next_batch_info(
-    queue text, consumer text,
-    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
-    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
-)
-returns record
-language sql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select * from pgque.next_batch_custom(queue, consumer, null, null, null)
-$$;
-comment on function pgque.next_batch_info(text, text) is 'next_batch with the two ticks of the window.';
-
 -- For a member of a cooperative group
-
 create or replace function pgque._open_window_coop(
     queue text, consumer text, subconsumer text, min_lag interval, min_count int, min_interval interval,
     dead_interval interval
@@ -304,21 +245,6 @@ $$;
 comment on function pgque._open_window_coop(text, text, text, interval, int, interval, interval) is
     'Gives a member a whole window as a batch, or its open batch; a row of NULLs where nothing is ready.';
 
-create or replace function pgque.next_batch(
-    queue text, consumer text, subconsumer text, dead_interval interval default null
-)
-returns bigint
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (pgque._open_window_coop(
-        queue, consumer, subconsumer, null, null, null, dead_interval)).cur_batch;
-end
-$$;
-comment on function pgque.next_batch(text, text, text, interval) is
-    'Opens the group''s next window as a batch of one member, or returns its open batch; NULL where nothing is ready.';
-
 create or replace function pgque.next_batch_custom(
     queue text, consumer text, subconsumer text, min_lag interval, min_count int,
     min_interval interval, dead_interval interval default null,
@@ -338,3 +264,31 @@ end
 $$;
 comment on function pgque.next_batch_custom(text, text, text, interval, int, interval, interval) is
     'next_batch for a member, for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
+
+create or replace function pgque.next_batch_info(
+    queue text, consumer text,
+    out batch_id bigint, out cur_tick_id bigint, out prev_tick_id bigint, out cur_tick_time timestamptz,
+    out prev_tick_time timestamptz, out cur_tick_event_seq bigint, out prev_tick_event_seq bigint
+)
+returns record
+language sql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from pgque.next_batch_custom(queue, consumer, null, null, null)
+$$;
+comment on function pgque.next_batch_info(text, text) is 'next_batch with the two ticks of the window.';
+
+create or replace function pgque.next_batch(
+    queue text, consumer text, subconsumer text, dead_interval interval default null
+)
+returns bigint
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (pgque._open_window_coop(
+        queue, consumer, subconsumer, null, null, null, dead_interval)).cur_batch;
+end
+$$;
+comment on function pgque.next_batch(text, text, text, interval) is
+    'Opens the group''s next window as a batch of one member, or returns its open batch; NULL where nothing is ready.';

@@ -1,16 +1,24 @@
--- Repair: sequences that stand behind the tables, and dumps that lack what was truncated meanwhile.
+-- Repair: sequences behind their tables, and dumps that lack rows which were truncated meanwhile.
 --
--- Invariant: no id is handed out twice. Sequences are not transactional and are easily left behind: logical
--- replication does not copy them, and a dump may exclude them. They are compared with the tables after every
--- restore (15_restore.sql) and by maint(), and the sequence of a log with its newest tick at every tick.
+-- Invariant: no id is handed out twice. Sequences are not transactional and are easily left behind: logical replication
+-- does not copy them, and a dump may exclude them. They are compared with the tables after every restore and by maint();
+-- each tick compares the sequence of its log with the newest tick.
 --
--- TRUNCATE ignores snapshots, so a dump whose snapshot is older than a rotation finds neither the rows nor what
--- replaced them. Rotation waits while pg_dump is in the database (_is_being_dumped). For dumps that it
--- cannot recognise, each log has a sequence which repeats queue_history_tick: a dump holds its value as of a moment
--- after its snapshot, so it tells what was truncated in between.
+-- TRUNCATE ignores snapshots. A dump whose snapshot is older than a rotation contains neither the truncated rows nor their
+-- copies. Rotation therefore waits while a pg_dump runs in the database (_is_being_dumped). For dumps that it cannot
+-- recognise, each log has a sequence that repeats queue_history_tick: a dump reads its value after taking the snapshot,
+-- so the difference shows what was truncated in between.
+
+create or replace function pgque._restored_age()
+returns int
+language sql volatile
+as $$
+    select age(i.xmin) from pg_index i where i.indexrelid = 'pgque.tick_pkey'::regclass
+$$;
+comment on function pgque._restored_age() is
+    'After a restore: rows at least as old as that, in transactions, were restored; what was sent since is younger.';
 
 -- Sequences
-
 create or replace function pgque._advance_sequences(restored boolean default false)
 returns int
 language plpgsql
@@ -116,7 +124,6 @@ comment on function pgque._advance_event_ids(pgque.queue, pgque.tick, boolean) i
     'it did. 55P03 while the log is in use. Needs the lock of the ticker.';
 
 -- Dumps
-
 create or replace function pgque._is_being_dumped()
 returns boolean
 language plpgsql
@@ -134,32 +141,6 @@ end
 $$;
 comment on function pgque._is_being_dumped() is
     'Whether a pg_dump has taken its snapshot in this database: what is truncated now would be missing in its dump.';
-
-create or replace function pgque._history_sequence(queue_id int)
-returns text
-language sql immutable
-as $$
-    select format('pgque.event_%s_history_seq', queue_id)
-$$;
-comment on function pgque._history_sequence(int) is 'The sequence whose value is the oldest tick after which a log lost no event.';
-
-create or replace function pgque._make_history_sequence(queue_id int, history_tick bigint)
-returns void
-language plpgsql
-as $$
-declare
-    name text := pgque._history_sequence(queue_id);
-begin
-    if to_regclass(name) is null then
-        execute format('create sequence %s minvalue 0', name);
-        execute format('comment on sequence %s is %L', name,
-            'queue_history_tick, but not transactional: a dump shows by it what was truncated after its snapshot.');
-        execute format('revoke all on sequence %s from public', name);
-        perform setval(name, history_tick);
-    end if;
-end
-$$;
-comment on function pgque._make_history_sequence(int, bigint) is 'Makes a log''s history sequence, unless it exists.';
 
 do $$
 begin
@@ -182,6 +163,7 @@ end
 $$;
 comment on function pgque._replace_config() is
     'Lets data be restored into a schema that install has completed: the restored row of config replaces the one that is there.';
+
 create or replace trigger replaced_by_a_restore
 before insert on pgque.config
 for each row execute function pgque._replace_config();

@@ -1,12 +1,10 @@
--- Cooperative groups: how the members share the group's events.
+-- Cooperative groups: how members share the group's events.
 --
--- Invariant: the group has one cursor, and it moves when a piece of a window is given to a member,
--- under the locks of the member and of the group, in a transaction that should be short. The member
--- has a cursor of its own, which holds that piece until it is acked; nobody waits for it meanwhile.
--- A takeover moves the piece to another member under a new batch id, which makes the old id void.
+-- Invariant: the group has one cursor. It moves when a member gets a piece of a window, under the locks of the member and the
+-- group, in a transaction that should be short. The member's own cursor holds the piece until it is acked; no other
+-- session waits for it. A takeover moves the piece to another member under a new batch id, which voids the old id.
 --
--- Locks: the member first, then the group. A sibling's row is only taken with SKIP LOCKED: who holds
--- it is at work and not dead.
+-- Locks: the member first, then the group. A sibling's row is taken only with SKIP LOCKED: its holder is at work, not dead.
 
 create or replace function pgque._dead_sibling(m pgque.subscriber, dead_interval interval, lock boolean)
 returns pgque.cursor

@@ -1,8 +1,8 @@
 -- Calls by a grant: what an update of pgque._call does.
 --
--- Invariant: nothing is done before the grant of the caller for that queue, and that the consumer or
--- the batch is his, was looked up under the name in old.caller (19_grants.sql). What is not his looks as
--- if it were not there. The work is done by the functions that do it for the global roles.
+-- Invariant: nothing is done before the caller, named by old.caller, is found to have a grant for the queue and to own the
+-- consumer or the batch. What the caller does not own looks as if it did not exist. The worker functions of the global
+-- roles do the work.
 
 create or replace function pgque._answer_producer(c pgque._call)
 returns pgque._call

@@ -13,7 +13,9 @@ def architecture() -> Picture:
     """Tables in the middle, the calls that write them on the left, the way back on the right."""
     picture = Picture("The tables of pgque and the calls that write and read them", 530)
     picture.text(
-        WIDTH / 2, 32, "Rows in blue and yellow are never updated or deleted: TRUNCATE returns space."
+        WIDTH / 2,
+        32,
+        "Rows in blue and yellow are only inserted; TRUNCATE returns their space.",
     )
     left, width, height = 200.0, 260.0, 64.0
     right = left + width

@@ -12,25 +12,25 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import (
-    connection_defaults,
-    server_encoding,
-    settle_for_pooler,
-    to_interval,
-)
-from pgque.connections import OwnConnection
+from pgque._management import Management
+from pgque._sender import Sender
 from pgque.errors import PgqueError, PgqueInvalidArgument, PgqueServerTooOld, mapped
-from pgque.failures import printable
 from pgque.install import OLDEST_SERVER, check_schema
-from pgque.management import Management
 from pgque.message import (
     Event,
     Message,
     encode_payload,
     encode_payloads,
 )
-from pgque.receiving import ask, ask_as_member, read
-from pgque.sender import Sender
+from pgque.wire.calls import (
+    connection_defaults,
+    server_encoding,
+    settle_for_pooler,
+    to_interval,
+)
+from pgque.wire.connections import OwnConnection
+from pgque.wire.failures import printable
+from pgque.wire.receiving import ask, ask_as_member, read
 
 C = TypeVar("C", bound=psycopg.Connection[Any])
 

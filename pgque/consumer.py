@@ -19,23 +19,23 @@ from typing import Any, Literal, TypeVar
 
 import psycopg
 
-from pgque.background import Backoff, stop_on_signals, warn_of_pause
-from pgque.batches import Batches
-from pgque.calls import to_interval
-from pgque.caution import Caution
 from pgque.client import PgqueClient, open_connection
+from pgque.consuming.batches import Batches
+from pgque.consuming.caution import Caution
+from pgque.consuming.handlers import Handlers
+from pgque.consuming.handling import Handling
+from pgque.consuming.isolation import ConsumerConnection, HandlerClient, Isolation
+from pgque.consuming.working import BatchLost, Work
 from pgque.errors import PgqueBusy, PgqueError, PgqueInvalidArgument, mapped
-from pgque.handlers import Handlers
-from pgque.handling import Handling
-from pgque.isolation import ConsumerConnection, HandlerClient, Isolation
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Observer, Watch
-from pgque.receiving import ask, ask_as_member
 from pgque.ticker import Ticker
 from pgque.traces import observers_of_traces
-from pgque.wakeup import queue_channel
-from pgque.working import BatchLost, Work
+from pgque.wire.background import Backoff, stop_on_signals, warn_of_pause
+from pgque.wire.calls import to_interval
+from pgque.wire.receiving import ask, ask_as_member
+from pgque.wire.wakeup import queue_channel
 
 logger = logging.getLogger("pgque.consumer")
 

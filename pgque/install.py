@@ -8,7 +8,6 @@ from pathlib import Path
 
 from psycopg import errors as pg
 
-from pgque.alone import Connection, connection, locked, query, row, value
 from pgque.errors import (
     PgqueError,
     PgquePermissionDenied,
@@ -18,6 +17,7 @@ from pgque.errors import (
     PgqueServerTooOld,
     mapped,
 )
+from pgque.wire.schema_lock import Connection, connection, locked, query, row, value
 
 SCHEMA_VERSION = 1
 """The version of the schema that this client installs and speaks to."""

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
-from pgque.calls import Calls, connection_defaults, settle_for_pooler
+from pgque._extras import need
 from pgque.errors import PgqueError, PgqueInvalidArgument, mapped
-from pgque.extras import need
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Batch, Observer
-from pgque.states import CONSUMER_STATES
 from pgque.ticker import LEADER
+from pgque.watching.states import CONSUMER_STATES
+from pgque.wire.calls import Calls, connection_defaults, settle_for_pooler
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

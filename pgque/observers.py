@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import psycopg
 
-from pgque.calls import new_cursor
-from pgque.failures import describe, is_loggable
 from pgque.logs import Fields
 from pgque.message import Message, sent_at
+from pgque.wire.calls import new_cursor
+from pgque.wire.failures import describe, is_loggable
 
 logger = logging.getLogger("pgque.observers")
 

@@ -13,11 +13,11 @@ from typing import Any
 import psycopg
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from pgque.calls import connection_defaults, settle_for_pooler
 from pgque.client import PgqueClient, connect
-from pgque.connections import OwnConnection
 from pgque.errors import PgqueConnectionError, from_psycopg, mapped
 from pgque.logs import Fields
+from pgque.wire.calls import connection_defaults, settle_for_pooler
+from pgque.wire.connections import OwnConnection
 
 logger = logging.getLogger("pgque.pool")
 

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgque.borrowing import lent
-from pgque.calls import new_cursor
 from pgque.errors import PgqueInvalidArgument
+from pgque.wire.borrowing import lent
+from pgque.wire.calls import new_cursor
 
 try:
     from sqlalchemy import Connection, Engine, create_engine

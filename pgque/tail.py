@@ -9,9 +9,9 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgque.calls import Calls, find_queue, new_cursor
 from pgque.errors import mapped
 from pgque.message import Message
+from pgque.wire.calls import Calls, find_queue, new_cursor
 
 _COLUMNS: Final = (
     "e.ev_id, 0::bigint, e.ev_type, e.ev_data, coalesce(e.ev_retry, 0), e.ev_time, "

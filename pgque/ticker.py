@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from pgque.background import Backoff, stop_on_signals, warn_of_pause
 from pgque.client import check_connection
 from pgque.errors import PgqueError, mapped
 from pgque.logs import Fields
-from pgque.wakeup import Wakeup, say_that_it_polls
+from pgque.wire.background import Backoff, stop_on_signals, warn_of_pause
+from pgque.wire.wakeup import Wakeup, say_that_it_polls
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString

@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from pgque.extras import need
-from pgque.failures import describe, is_loggable
+from pgque._extras import need
 from pgque.observers import Batch, Observer
+from pgque.wire.failures import describe, is_loggable
 
 if TYPE_CHECKING:
     from contextvars import Token

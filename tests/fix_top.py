@@ -17,10 +17,10 @@ from textual.events import Key
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
-from pgque.browse import Letter, Page, Place, Retry, Sent, Wanted
-from pgque.live import ConsumerFigures, QueueFigures, Sample
 from pgque.top.app import TopApp
 from pgque.top.source import Source
+from pgque.watching.browse import Letter, Page, Place, Retry, Sent, Wanted
+from pgque.watching.live import ConsumerFigures, QueueFigures, Sample
 from tests.running import PATIENCE
 
 SNAPSHOTS = Path(__file__).parent / "snapshots_top"

@@ -1,13 +1,13 @@
-"""Looking through messages, retries and dead letters (pgque/browse.py)."""
+"""Looking through messages, retries and dead letters (pgque/watching/browse.py)."""
 
 from datetime import timedelta
 
 import pytest
 from psycopg import sql
 
-from pgque import browse
-from pgque.browse import Browser, Wanted
 from pgque.errors import PgqueQueueNotFound, PgqueReadOnly
+from pgque.watching import browse
+from pgque.watching.browse import Browser, Wanted
 from tests.fix_engine import (
     ack,
     let_die,

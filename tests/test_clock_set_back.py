@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from pgque.browse import Browser
 from pgque.doctor import Status, examine
 from pgque.tail import Tail
 from pgque.testing import clock
 from pgque.top.history import History
+from pgque.watching.browse import Browser
 from tests.fix_engine import (
     ack,
     column,

@@ -12,8 +12,8 @@ from pgque import metrics
 from pgque.dashboard import frames
 from pgque.dashboard.looking import Eye
 from pgque.doctor import Status, examine
-from pgque.live import Live
 from pgque.top.history import History
+from pgque.watching.live import Live
 from tests.fix_engine import value
 from tests.running import PATIENCE, process
 

@@ -6,11 +6,11 @@ import json
 import pytest
 
 import pgque
-from pgque.browse import Browser
 from pgque.cli.ndjson import read
 from pgque.cli.options import CommandError
 from pgque.top.facts import of_letter, of_message
 from pgque.top.message import described, laid_out
+from pgque.watching.browse import Browser
 from tests.fix_cli import cli
 from tests.fix_engine import let_die, send, value
 

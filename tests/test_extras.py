@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgque.extras import EXTRAS
+from pgque._extras import EXTRAS
 from tests.fix_cli import CHECKOUT, environment, failed
 from tests.running import PATIENCE
 

@@ -4,8 +4,8 @@ import psycopg
 import pytest
 
 from pgque.install import install
-from pgque.live import Live
 from pgque.metrics import Reader
+from pgque.watching.live import Live
 from tests.fix_engine import (
     ack,
     configure,

@@ -89,7 +89,7 @@ def test_a_signal_to_a_forked_child_does_not_stop_the_ticker(dsn: str) -> None:
     printed = run(
         """
         import signal
-        from pgque.background import stop_on_signals
+        from pgque.wire.background import stop_on_signals
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: print("theirs", flush=True))
         with stop_on_signals(lambda: stopped.append(os.getpid())):
@@ -108,7 +108,7 @@ def test_a_fork_after_the_block_keeps_the_handlers_of_the_application(dsn: str) 
     printed = run(
         """
         import signal
-        from pgque.background import stop_on_signals
+        from pgque.wire.background import stop_on_signals
         with stop_on_signals(lambda: None):
             pass
         signal.signal(signal.SIGTERM, lambda *_: print("theirs", flush=True))

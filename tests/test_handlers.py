@@ -6,7 +6,7 @@ import functools
 import pytest
 
 from pgque import PgqueInvalidArgument
-from pgque.handlers import Handlers
+from pgque.consuming.handlers import Handlers
 
 
 def takes_client(function) -> bool:

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import pgque
-from pgque.browse import Browser
 from pgque.doctor import examine
 from pgque.metrics import Reader
-from pgque.readable import readable
 from pgque.top import facts
+from pgque.watching.browse import Browser
+from pgque.watching.readable import readable
 from tests.fix_cli import cli
 from tests.fix_engine import ack, let_die, nack, receive, refused, send, tick
 

@@ -14,11 +14,11 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import pgque
-from pgque import alone
 from pgque import install as module
 from pgque.embedded import Server
 from pgque.embedded.binaries import find_account
 from pgque.install import check_schema, install, schema_version, script, sql_files, uninstall
+from pgque.wire import schema_lock as alone
 from tests.fix_database import Connect
 from tests.fix_server import embedded_server
 from tests.running import eventually

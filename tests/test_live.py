@@ -1,9 +1,9 @@
-"""Samples of queues and consumers, and what they say of rates (pgque/live.py)."""
+"""Samples of queues and consumers, and what they say of rates (pgque/watching/live.py)."""
 
 import pytest
 
 from pgque import Ticker
-from pgque.live import Live
+from pgque.watching.live import Live
 from tests.fix_engine import ack, receive, send_many, tick
 from tests.running import eventually, running
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field, RootModel, field_validator
 
 from pgque import Event, Message, PgqueInvalidArgument, PgquePayloadError, models
-from pgque.handlers import Handlers
+from pgque.consuming.handlers import Handlers
 from pgque.message import encode_payload, encode_payloads
 from pgque.models import decoder
 

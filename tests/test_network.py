@@ -14,10 +14,10 @@ from psycopg.conninfo import conninfo_to_dict
 import pgque
 from bench.chaos.proxy import Proxy
 from pgque import ClientPool, Consumer, Ticker
-from pgque.background import LONGEST_PAUSE, Backoff
-from pgque.calls import connection_defaults
 from pgque.install import install
-from pgque.wakeup import Wakeup
+from pgque.wire.background import LONGEST_PAUSE, Backoff
+from pgque.wire.calls import connection_defaults
+from pgque.wire.wakeup import Wakeup
 from tests.running import eventually, free_port, process, running
 
 TICKER = """

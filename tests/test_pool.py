@@ -209,7 +209,7 @@ def test_open_later_and_close(dsn: str, queue: str) -> None:
 def test_behind_a_pooler_no_statements_are_prepared(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgque.calls.is_pooled", lambda conn: True)
+    monkeypatch.setattr("pgque.wire.calls.is_pooled", lambda conn: True)
     with ClientPool(dsn, max_size=1) as pool:
         for _ in range(10):
             with pool.client() as client:

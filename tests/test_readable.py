@@ -1,10 +1,10 @@
-"""Values as people read them (pgque/readable.py)."""
+"""Values as people read them (pgque/watching/readable.py)."""
 
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from pgque.readable import compact, duration, printable, readable
+from pgque.watching.readable import compact, duration, printable, readable
 
 
 @pytest.mark.parametrize(

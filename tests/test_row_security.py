@@ -9,10 +9,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgque import PgquePermissionDenied
-from pgque.calls import only_reading
 from pgque.doctor import examine
 from pgque.install import install
 from pgque.tail import Tail
+from pgque.wire.calls import only_reading
 from tests.fix_engine import (
     Connection,
     ack,

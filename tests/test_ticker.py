@@ -10,7 +10,7 @@ import pytest
 import pgque
 from pgque import Ticker
 from pgque.install import install
-from pgque.wakeup import Wakeup
+from pgque.wire.wakeup import Wakeup
 from tests.fix_pooler import directly
 from tests.running import PATIENCE, eventually, process, running
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pgque.browse import LONG, Browser
 from pgque.top import facts
 from pgque.top.message import LONGEST, described
+from pgque.watching.browse import LONG, Browser
 from tests.fix_engine import ack, configure, let_die, nack, receive, send, send_many, tick, value
 
 

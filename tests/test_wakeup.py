@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 import pgque
-from pgque.wakeup import Wakeup
+from pgque.wire.wakeup import Wakeup
 from tests.fix_pooler import directly
 from tests.running import PATIENCE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pgque.extras import advice
+from pgque._extras import advice
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import psycopg
 import typer
 import typer.main
 
+from pgque._extras import advice
 from pgque.cli import (
     consumer,
     dashboard,
@@ -35,8 +36,7 @@ from pgque.cli import (
 )
 from pgque.cli.options import CommandError
 from pgque.errors import PgqueError
-from pgque.extras import advice
-from pgque.readable import printable
+from pgque.watching.readable import printable
 
 EXIT_STATUS = (
     "Exit status: 0 for success; 1 after an error, which is one line on standard error; 2 for a "

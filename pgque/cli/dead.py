@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from pgque.calls import SECONDS_A_DAY
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.cli.queue import Queue, Yes
 from pgque.client import connect
+from pgque.wire.calls import SECONDS_A_DAY
 
 app = typer.Typer(
     help="Look at dead letters, send them again, or delete them.", no_args_is_help=True

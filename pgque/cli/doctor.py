@@ -6,7 +6,7 @@ import typer
 
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_json
-from pgque.readable import readable
+from pgque.watching.readable import readable
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:

@@ -30,8 +30,8 @@ def command(dsn: Dsn, port: Port = None, host: Host = "127.0.0.1") -> None:
     """
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-    from pgque.background import stop_on_signals
     from pgque.metrics import collector
+    from pgque.wire.background import stop_on_signals
 
     registry = CollectorRegistry()
     registry.register(collector(dsn))

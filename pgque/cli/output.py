@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pgque.readable import readable
+from pgque.watching.readable import readable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: durations are in seconds.")]
 Record = Mapping[str, Any]

@@ -9,7 +9,7 @@ import typer
 from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson, print_done, print_json, print_record, print_table
 from pgque.client import connect
-from pgque.states import of_consumer, of_queue
+from pgque.watching.states import of_consumer, of_queue
 
 app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
 

@@ -12,10 +12,10 @@ import os
 import time
 from pathlib import Path
 
-from pgque.calls import Calls
 from pgque.cli.options import CommandError
 from pgque.client import PgqueClient
 from pgque.errors import PgqueInvalidArgument
+from pgque.wire.calls import Calls
 
 PATIENCE = 15.0
 """Seconds. The server needs about ten to notice that the sender before is gone."""

@@ -12,7 +12,7 @@ from pgque.cli.options import Dsn
 from pgque.cli.output import AsJson
 from pgque.cli.queue import Queue
 from pgque.message import Message
-from pgque.readable import readable
+from pgque.watching.readable import readable
 
 Type = Annotated[str | None, typer.Option("--type", help="Only of this type.", show_default=False)]
 Key = Annotated[str | None, typer.Option("--key", help="Only with this key.", show_default=False)]
@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Follow a queue without consuming it: print each event when it is committed."""
     from pgque.tail import Tail
-    from pgque.wakeup import Wakeup
+    from pgque.wire.wakeup import Wakeup
 
     start = None if since is None else max(datetime.now(timezone.utc).timestamp() - since, 0)
     with Wakeup(dsn, [f"pgque_{queue}"]) as wakeup:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pgque._extras import need
 from pgque.cli.options import CommandError, Dsn
-from pgque.extras import need
 
 Interval = Annotated[
     float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pgque._extras import need
 from pgque.cli.options import CommandError, OptionalDsn, log_to_stderr
-from pgque.extras import need
 
 Targets = Annotated[
     list[str],

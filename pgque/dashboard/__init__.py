@@ -6,7 +6,7 @@ an application of yours. One thread takes the samples for all who look.
 
 from __future__ import annotations
 
-from pgque.extras import need
+from pgque._extras import need
 
 need("starlette.applications")  # which imports anyio too
 

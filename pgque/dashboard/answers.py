@@ -10,7 +10,6 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from pgque.browse import Page, Place, Stored
 from pgque.errors import (
     PgqueConnectionError,
     PgqueDeadLetterNotFound,
@@ -19,6 +18,7 @@ from pgque.errors import (
     PgquePermissionDenied,
     PgqueQueueNotFound,
 )
+from pgque.watching.browse import Page, Place, Stored
 
 LONGEST_BODY: Final = 64 * 1024
 CANCELED: Final = "57014"

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pgque.calls import SECONDS_A_DAY
 from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
 from pgque.dashboard.board import board_of
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
 from pgque.logs import Fields
+from pgque.wire.calls import SECONDS_A_DAY
 
 logger = logging.getLogger("pgque.dashboard")
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from pgque.dashboard.history import Key
 from pgque.dashboard.looking import Subscriber, View
-from pgque.live import ConsumerFigures, QueueFigures
-from pgque.states import of_consumer, of_queue
+from pgque.watching.live import ConsumerFigures, QueueFigures
+from pgque.watching.states import of_consumer, of_queue
 
 Frame = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""A sample as the dashboard shows it: `pgque.live`, with latency and what is in flight."""
+"""A sample as the dashboard shows it: `pgque.watching.live`, with latency and what is in flight."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from pgque.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 from pgque.errors import mapped
-from pgque.live import ConsumerFigures, Live, Sample
+from pgque.watching.live import ConsumerFigures, Live, Sample
+from pgque.wire.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 
 # An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
 # cursor the newest four rows are read, however long the ledger is.
@@ -56,7 +56,7 @@ select q.queue_name, n.co_name, g.co_name,
 
 
 class Subscriber(NamedTuple):
-    """What `pgque.live` does not say of a consumer."""
+    """What `pgque.watching.live` does not say of a consumer."""
 
     group: str | None
     """The group of which this is a member."""

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pgque.browse import PAGE, Browser, Place, Stored, Wanted
-from pgque.calls import SECONDS_A_DAY, find_queue, to_interval
 from pgque.dashboard.answers import Answer, moment, needed, number, page, place, row, text
 from pgque.dashboard.board import board_of
 from pgque.dashboard.looking import reading_connection
 from pgque.errors import PgqueDeadLetterNotFound
+from pgque.watching.browse import PAGE, Browser, Place, Stored, Wanted
+from pgque.wire.calls import SECONDS_A_DAY, find_queue, to_interval
 
 COUNTED: Final = 100_000
 

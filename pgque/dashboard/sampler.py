@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
-from pgque.background import Backoff
 from pgque.dashboard import frames
 from pgque.dashboard.bell import Bell
 from pgque.dashboard.history import History
 from pgque.dashboard.looking import Eye, View, reading_connection
 from pgque.errors import PgqueError
 from pgque.logs import Fields
+from pgque.wire.background import Backoff
 
 logger = logging.getLogger("pgque.dashboard")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.applications import Starlette
 
-from pgque.background import stop_on_signals
+from pgque.wire.background import stop_on_signals
 
 
 class Server(uvicorn.Server):

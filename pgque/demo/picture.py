@@ -16,7 +16,7 @@ from rich.text import Text
 from pgque.demo.scene import Scene
 from pgque.demo.tables import GROUP, MEMBERS
 from pgque.demo.watch import Reading
-from pgque.readable import duration
+from pgque.watching.readable import duration
 
 if TYPE_CHECKING:
     from typing_extensions import Self

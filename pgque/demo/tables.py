@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from pgque.calls import is_pooled
 from pgque.client import PgqueClient
 from pgque.errors import PgqueError, PgquePermissionDenied, mapped
+from pgque.wire.calls import is_pooled
 
 QUEUE: Final = "demo_flights"
 MAX_RETRIES: Final = 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pgque.demo.scene import Scene
 from pgque.demo.watch import Reading
-from pgque.readable import duration
+from pgque.watching.readable import duration
 
 if TYPE_CHECKING:
     from typing_extensions import Self

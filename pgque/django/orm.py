@@ -14,9 +14,9 @@ from psycopg.rows import tuple_row
 from psycopg.types.range import Range
 from psycopg.types.string import TextLoader
 
-from pgque.borrowing import lent
-from pgque.calls import new_cursor
 from pgque.errors import PgqueInvalidArgument
+from pgque.wire.borrowing import lent
+from pgque.wire.calls import new_cursor
 
 try:
     from django.conf import settings

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from psycopg import sql
 
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
-from pgque.readable import duration
-from pgque.states import CONSUMER_STATES
+from pgque.watching.readable import duration
+from pgque.watching.states import CONSUMER_STATES
 
 MOST = 5
 """Consumers that are named."""

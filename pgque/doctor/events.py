@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
-from pgque.readable import duration
 from pgque.ticker import LEADER
+from pgque.watching.readable import duration
 
 STEP = timedelta(seconds=1)
 """Clocks that are kept right are set back by less."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
-from pgque.calls import Calls, connection_defaults, settle_for_pooler
 from pgque.errors import mapped
+from pgque.wire.calls import Calls, connection_defaults, settle_for_pooler
 
 
 class Status(Enum):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from pgque.doctor.finding import Examination, Finding, fault, ok
-from pgque.readable import duration
+from pgque.watching.readable import duration
 
 PATIENCE = 5.0
 """Seconds: no call holds one of these locks for as long, but a transaction that has sent."""

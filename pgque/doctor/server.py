@@ -10,7 +10,7 @@ from psycopg import sql
 
 from pgque.doctor.finding import Examination, Finding, fault, ok, warning
 from pgque.install import OLDEST_SERVER, SCHEMA_VERSION
-from pgque.readable import duration
+from pgque.watching.readable import duration
 
 NOTIFY_PATIENCE = 3.0
 """Seconds."""

@@ -12,8 +12,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from pgque.calls import find_queue, new_cursor, to_interval
 from pgque.errors import PgqueBusy, PgqueInvalidArgument, PgquePermissionDenied, mapped
+from pgque.wire.calls import find_queue, new_cursor, to_interval
 
 MOVED: Final = {
     "cursor": ("cur_time",),

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Final
 
-from pgque.batches import Batches
-from pgque.caution import Caution
 from pgque.client import open_connection
 from pgque.consumer import Consumer
+from pgque.consuming.batches import Batches
+from pgque.consuming.caution import Caution
+from pgque.consuming.handling import Handling
+from pgque.consuming.isolation import ConsumerConnection, Isolation
+from pgque.consuming.working import BatchLost, Work
 from pgque.errors import mapped
-from pgque.handling import Handling
-from pgque.isolation import ConsumerConnection, Isolation
 from pgque.message import Message
-from pgque.working import BatchLost, Work
 
 SHOWN: Final = 10
 MOST_LOSSES: Final = 100

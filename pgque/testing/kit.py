@@ -10,7 +10,6 @@ from unittest.mock import ANY
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import new_cursor
 from pgque.client import PgqueClient, connect
 from pgque.consumer import Consumer
 from pgque.dsn import to_url
@@ -19,6 +18,7 @@ from pgque.message import Message
 from pgque.testing import clock
 from pgque.testing.draining import Drained, Draining, HandlerFailed
 from pgque.testing.sent import Pattern, explain, sent
+from pgque.wire.calls import new_cursor
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString

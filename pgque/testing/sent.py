@@ -12,9 +12,9 @@ from unittest.mock import ANY
 import psycopg
 from psycopg import sql
 
-from pgque.calls import find_queue, new_cursor
 from pgque.errors import PgquePayloadError, mapped
 from pgque.message import Message, encode_payload
+from pgque.wire.calls import find_queue, new_cursor
 
 SHOWN: Final = 20
 LONGEST_LINE: Final = 150

@@ -17,8 +17,6 @@ from textual.timer import Timer
 
 from pgque.client import PgqueClient
 from pgque.errors import PgqueConnectionError, PgqueError, PgquePermissionDenied
-from pgque.live import Sample
-from pgque.readable import duration
 from pgque.top.board import Board
 from pgque.top.dialogs import Help
 from pgque.top.history import History
@@ -26,6 +24,8 @@ from pgque.top.queue import QueueScreen
 from pgque.top.screen import Watching
 from pgque.top.source import Source
 from pgque.top.summary import head
+from pgque.watching.live import Sample
+from pgque.watching.readable import duration
 
 T = TypeVar("T")
 

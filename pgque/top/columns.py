@@ -6,12 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from pgque.browse import Letter, Retry, Sent
-from pgque.readable import compact, duration, readable
-from pgque.states import Level
 from pgque.top.history import ConsumerRow, QueueRow, Trend
 from pgque.top.spark import spark
 from pgque.top.table import Cell, Column, cut, shorten
+from pgque.watching.browse import Letter, Retry, Sent
+from pgque.watching.readable import compact, duration, readable
+from pgque.watching.states import Level
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.readable import printable
 from pgque.top.letters import Letters, letters_page, retries_page
 from pgque.top.summary import of_consumer
+from pgque.watching.readable import printable
 
 
 class ConsumerScreen(Letters):

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from psycopg import sql
 
-from pgque.browse import Browser, Place, Stored
+from pgque.watching.browse import Browser, Place, Stored
 
 _STANDING: Final = sql.SQL("""
 select n.co_name,

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from pgque.live import ConsumerFigures, QueueFigures, Sample
-from pgque.states import State, of_consumer, of_queue
+from pgque.watching.live import ConsumerFigures, QueueFigures, Sample
+from pgque.watching.states import State, of_consumer, of_queue
 
 KEEP: Final = 240
 """Samples of a trend."""

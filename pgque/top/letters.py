@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pgque.browse import LOOKED_AT, PAGE_AT_MOST, Letter, Retry, Wanted
-from pgque.calls import SECONDS_A_DAY
 from pgque.info import ReplayResult
-from pgque.readable import printable
 from pgque.top import columns, facts
 from pgque.top.dialogs import AskDays, Confirm
 from pgque.top.message import MessageScreen
 from pgque.top.screen import Page, Watching
 from pgque.top.table import Listing
+from pgque.watching.browse import LOOKED_AT, PAGE_AT_MOST, Letter, Retry, Wanted
+from pgque.watching.readable import printable
+from pgque.wire.calls import SECONDS_A_DAY
 
 if TYPE_CHECKING:
     from pgque.top.app import TopApp

@@ -16,10 +16,10 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from pgque.browse import Browser
 from pgque.errors import PgqueError
-from pgque.readable import printable, readable
 from pgque.top.facts import Whole
+from pgque.watching.browse import Browser
+from pgque.watching.readable import printable, readable
 
 if TYPE_CHECKING:
     from pgque.top.app import TopApp

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.browse import PAGE_AT_MOST, Letter, Retry, Sent
-from pgque.readable import printable
 from pgque.top import columns, facts
 from pgque.top.consumer import ConsumerScreen
 from pgque.top.history import ConsumerRow
@@ -17,6 +15,8 @@ from pgque.top.message import MessageScreen
 from pgque.top.screen import Page
 from pgque.top.summary import of_queue
 from pgque.top.table import Listing
+from pgque.watching.browse import PAGE_AT_MOST, Letter, Retry, Sent
+from pgque.watching.readable import printable
 
 
 class QueueScreen(Letters):

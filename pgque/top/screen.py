@@ -14,10 +14,10 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Footer, Input, Static, TabbedContent, TabPane, Tabs
 
-from pgque.browse import Browser
 from pgque.errors import PgqueError
-from pgque.readable import printable
 from pgque.top.table import Listing
+from pgque.watching.browse import Browser
+from pgque.watching.readable import printable
 
 if TYPE_CHECKING:
     from pgque.top.app import TopApp

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import psycopg
 
-from pgque.browse import Browser
 from pgque.client import PgqueClient, connect
 from pgque.errors import PgqueConnectionError
-from pgque.live import Live, Sample
+from pgque.watching.browse import Browser
+from pgque.watching.live import Live, Sample
 
 T = TypeVar("T")
 

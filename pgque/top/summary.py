@@ -7,11 +7,11 @@ from typing import Final
 
 from rich.text import Text
 
-from pgque.live import Sample
-from pgque.readable import compact, duration, printable
-from pgque.states import Level
 from pgque.top.history import ConsumerRow, History, QueueRow, Trend
 from pgque.top.spark import spark
+from pgque.watching.live import Sample
+from pgque.watching.readable import compact, duration, printable
+from pgque.watching.states import Level
 
 TALL: Final = 40
 """Lines of a screen from which on trends have several."""

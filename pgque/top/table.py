@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from pgque.readable import printable
+from pgque.watching.readable import printable
 
 T = TypeVar("T")
 

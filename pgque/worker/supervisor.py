@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pgque.background import Backoff
 from pgque.logs import Fields
+from pgque.wire.background import Backoff
 from pgque.worker.process import End, Process
 
 logger = logging.getLogger("pgque.worker")

@@ -1,4 +1,4 @@
-"""Prepared statements that a session has lost (pgque/calls.py)."""
+"""Prepared statements that a session has lost (pgque/wire/calls.py)."""
 
 from collections.abc import Callable
 from typing import Any

@@ -258,7 +258,7 @@ def test_the_lone_event_of_a_slow_transaction_comes_right_after_its_commit(
 
 
 def test_it_works_by_polling_where_no_notification_comes(client, new, queue, monkeypatch):
-    monkeypatch.setattr("pgque.calls.is_pooled", lambda conn: True)
+    monkeypatch.setattr("pgque.wire.calls.is_pooled", lambda conn: True)
     got: list[Message] = []
     consumer = new()
     consumer.on("default")(got.append)

@@ -1,4 +1,4 @@
-"""Handlers that misuse the consumer's connection (pgque/isolation.py, pgque/working.py)."""
+"""Handlers that misuse the consumer's connection (pgque/consuming: isolation.py, working.py)."""
 
 import contextlib
 import re

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pgque import Consumer, Message, PgqueClient
-from pgque.batches import Batches
+from pgque.consuming.batches import Batches
 from tests.running import PATIENCE, backend_of, eventually, process, running
 
 

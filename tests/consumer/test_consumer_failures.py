@@ -1,4 +1,4 @@
-"""What handlers raise and return (pgque/failures.py, pgque/handling.py)."""
+"""What handlers raise and return (pgque/wire/failures.py, pgque/consuming/handling.py)."""
 
 import asyncio
 import logging

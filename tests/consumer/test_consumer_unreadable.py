@@ -1,4 +1,4 @@
-"""Events that are no text in the database's encoding (pgque/receiving.py)."""
+"""Events that are no text in the database's encoding (pgque/wire/receiving.py)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 
 import pgque
 from pgque import Consumer, Message, PgqueClient
-from pgque.browse import Browser
 from pgque.testing import Kit
+from pgque.watching.browse import Browser
 from tests.running import eventually, running
 
 Encoded = Callable[[str], str]

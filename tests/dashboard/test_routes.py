@@ -102,9 +102,9 @@ def test_a_role_without_the_right_is_told_what_to_grant(serve, dsn, new_role):
 
 
 def test_a_statement_that_takes_too_long_is_ended(ask, queue, autoconn, monkeypatch):
-    monkeypatch.setattr("pgque.browse.PATIENCE", 1)
+    monkeypatch.setattr("pgque.watching.browse.PATIENCE", 1)
     monkeypatch.setattr(
-        "pgque.browse._matches",
+        "pgque.watching.browse._matches",
         lambda *_: [(psycopg.sql.SQL("(select true from pg_sleep(30))"), [])],
     )
     send(autoconn, queue)

@@ -17,10 +17,11 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 import pgque
-from pgque import ClientPool, Consumer, Message, PgqueClient, Ticker, wakeup
+from pgque import ClientPool, Consumer, Message, PgqueClient, Ticker
 from pgque.demo.tables import take_lock
 from pgque.embedded import Server
 from pgque.install import install, schema_version
+from pgque.wire import wakeup
 from tests.fix_engine import Thread, column, value
 from tests.fix_pooler import Pooler, pooler_at_hand, running_pooler
 from tests.running import backend_of, eventually, running
@@ -161,7 +162,7 @@ def test_it_says_once_that_it_polls(pooled, direct, collect, caplog, monkeypatch
             PgqueClient(direct).send("q", "x")
             eventually(lambda got=got: got)
     said = [r for r in caplog.records if "LISTEN" in r.getMessage()]
-    assert [(r.name, r.levelname) for r in said] == [("pgque.wakeup", "WARNING")]
+    assert [(r.name, r.levelname) for r in said] == [("pgque.wire.wakeup", "WARNING")]
     assert "pgque polls" in said[0].getMessage()
 
 

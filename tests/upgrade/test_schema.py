@@ -16,10 +16,11 @@ import psycopg
 import pytest
 
 import pgque
-from pgque import ClientPool, Consumer, PgqueClient, Ticker, alone
+from pgque import ClientPool, Consumer, PgqueClient, Ticker
 from pgque import install as module
 from pgque.embedded.binaries import find_binaries
 from pgque.install import SCHEMA_VERSION, install, schema_version, script
+from pgque.wire import schema_lock as alone
 from tests.fix_engine import Thread, is_blocked, refused, send, value
 from tests.running import eventually, running
 from tests.upgrade.backlog import Backlog

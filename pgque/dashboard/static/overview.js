@@ -28,7 +28,7 @@ export function cards(...names) {
   };
 }
 
-/** How bad a state is, as a class: levels are those of pgque/states.py. */
+/** How bad a state is, as a class: levels are those of pgque/watching/states.py. */
 export const toneOf = ({ level }) => (level >= 3 ? "bad" : level === 2 ? "warn" : null);
 
 const STATE = { id: "state", title: "State", value: (row) => row.level, text: (row) => row.state, tone: toneOf };

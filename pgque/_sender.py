@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import psycopg
 
-from pgque.calls import Calls, execute, new_cursor
-from pgque.connections import check_process
 from pgque.errors import mapped
 from pgque.message import encode_headers, encode_key
 from pgque.traces import sending, tracing
+from pgque.wire.calls import Calls, execute, new_cursor
+from pgque.wire.connections import check_process
 
 LONGEST_TEXT_KEPT: Final = 8192
 

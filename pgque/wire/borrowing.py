@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import new_cursor
 from pgque.client import PgqueClient
 from pgque.errors import PgqueTransactionAborted, mapped
+from pgque.wire.calls import new_cursor
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from types import TracebackType
 import psycopg
 from psycopg import sql
 
-from pgque.calls import connection_defaults, settle_for_pooler
-from pgque.connections import OwnConnection
 from pgque.errors import mapped
+from pgque.wire.calls import connection_defaults, settle_for_pooler
+from pgque.wire.connections import OwnConnection
 
 logger = logging.getLogger("pgque.wakeup")
 

@@ -9,14 +9,6 @@ from datetime import timedelta
 from itertools import starmap
 from typing import Any, Final
 
-from pgque.calls import (
-    Calls,
-    as_bytes,
-    decode_leniently,
-    is_converted,
-    server_encoding,
-    to_interval,
-)
 from pgque.errors import PgqueDeadLetterNotFound, PgqueInvalidArgument
 from pgque.info import (
     ConsumerInfo,
@@ -25,6 +17,14 @@ from pgque.info import (
     QueueInfo,
     QueueWait,
     ReplayResult,
+)
+from pgque.wire.calls import (
+    Calls,
+    as_bytes,
+    decode_leniently,
+    is_converted,
+    server_encoding,
+    to_interval,
 )
 
 _DEAD_LETTER: Final = (

@@ -19,7 +19,6 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.datetime import IntervalBinaryLoader, TimestamptzBinaryLoader
 
-from pgque.connections import check_process
 from pgque.errors import (
     PgqueInvalidArgument,
     PgquePermissionDenied,
@@ -27,6 +26,7 @@ from pgque.errors import (
     is_lost_statement,
     mapped,
 )
+from pgque.wire.connections import check_process
 
 _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",

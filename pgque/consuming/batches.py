@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from pgque.calls import is_converted, new_cursor
 from pgque.errors import PgqueError, mapped
 from pgque.message import Message
-from pgque.receiving import read_leniently
+from pgque.wire.calls import is_converted, new_cursor
+from pgque.wire.receiving import read_leniently
 
 if TYPE_CHECKING:
-    from pgque.receiving import Rows
+    from pgque.wire.receiving import Rows
 
 
 class Batches:

@@ -12,7 +12,8 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from psycopg import sql
 
-from pgque.calls import (
+from pgque.errors import mapped
+from pgque.wire.calls import (
     Calls,
     decode_leniently,
     find_queue,
@@ -20,7 +21,6 @@ from pgque.calls import (
     only_reading,
     server_encoding,
 )
-from pgque.errors import mapped
 
 LOOKED_AT: Final = 10_000
 """Rows that one call looks at where it has to search."""

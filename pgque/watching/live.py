@@ -30,7 +30,7 @@ class QueueFigures(NamedTuple):
     unticked_age: float = 0.0
     """Of the oldest event that no tick covers."""
     state: str = "ok"
-    """As `pgque.get_queue_wait` has it: `pgque.states` says how bad it is."""
+    """As `pgque.get_queue_wait` has it: `pgque.watching.states` says how bad it is."""
 
 
 class ConsumerFigures(NamedTuple):
@@ -50,7 +50,7 @@ class ConsumerFigures(NamedTuple):
     member: bool = False
     """Whether it is a member of a group."""
     state: str = "ok"
-    """As `pgque.get_consumer_wait` has it: `pgque.states` says how bad it is."""
+    """As `pgque.get_consumer_wait` has it: `pgque.watching.states` says how bad it is."""
     takeovers: int = 0
     """How often in a row what it holds was taken over from a member that died."""
     handled: int | None = None

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from pgque.consuming.handlers import Handlers, refuse_unrun
+from pgque.consuming.isolation import TransactionLost
 from pgque.errors import PgqueError
-from pgque.failures import describe, is_loggable
-from pgque.handlers import Handlers, refuse_unrun
-from pgque.isolation import TransactionLost
 from pgque.logs import Fields
 from pgque.message import Message
+from pgque.wire.failures import describe, is_loggable
 
 if TYPE_CHECKING:
-    from pgque.batches import Batches
-    from pgque.caution import Caution
-    from pgque.isolation import Isolation
+    from pgque.consuming.batches import Batches
+    from pgque.consuming.caution import Caution
+    from pgque.consuming.isolation import Isolation
     from pgque.observers import Watch
 
 logger = logging.getLogger("pgque.consumer")

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pgque.batches import Batches
-from pgque.calls import new_cursor
-from pgque.caution import Caution, Owed
+from pgque.consuming.batches import Batches
+from pgque.consuming.caution import Caution, Owed
+from pgque.consuming.handling import Handling
+from pgque.consuming.isolation import Isolation, TransactionLost, is_in_use
 from pgque.errors import (
     PgqueBatchNotFound,
     PgqueBusy,
@@ -22,12 +23,11 @@ from pgque.errors import (
     PgqueRetryable,
     mapped,
 )
-from pgque.handling import Handling
-from pgque.isolation import Isolation, TransactionLost, is_in_use
 from pgque.logs import Fields
 from pgque.message import Message
 from pgque.observers import Watch
-from pgque.receiving import Unreadable
+from pgque.wire.calls import new_cursor
+from pgque.wire.receiving import Unreadable
 
 logger = logging.getLogger("pgque.consumer")
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from pgque.calls import new_cursor, settings_of_session
 from pgque.client import PgqueClient
-from pgque.connections import OwnConnection
+from pgque.consuming.handlers import Handler, refuse_unrun
 from pgque.errors import PgqueInvalidArgument, PgqueTransactionAborted
-from pgque.failures import describe
-from pgque.handlers import Handler, refuse_unrun
+from pgque.wire.calls import new_cursor, settings_of_session
+from pgque.wire.connections import OwnConnection
+from pgque.wire.failures import describe
 
 if TYPE_CHECKING:
     from pgque.message import Message

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.types.numeric import Int8BinaryLoader
 
-from pgque.calls import as_bytes, execute, is_converted, new_cursor, server_encoding
 from pgque.errors import PgqueUnreadableEvent
 from pgque.message import Message
+from pgque.wire.calls import as_bytes, execute, is_converted, new_cursor, server_encoding
 
 if TYPE_CHECKING:
     from typing_extensions import LiteralString

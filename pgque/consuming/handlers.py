@@ -10,8 +10,8 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from pgque.errors import PgqueInvalidArgument
-from pgque.failures import type_name
 from pgque.models import decoder
+from pgque.wire.failures import type_name
 
 if TYPE_CHECKING:
     from pgque.client import PgqueClient

@@ -1,0 +1,1 @@
+"""The wire: connections, calls of SQL functions, notifications, loops. For pgque alone."""

@@ -115,9 +115,9 @@ def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queu
         if "ev_data" in query:
             explained = f"explain (analyze, buffers, format json) {query}".encode()
             plans.append(autoconn.execute(explained, values).fetchone()[0][0]["Plan"])
-        return Browser._rows(browser, query, values)
+        return Browser._times(browser, query, values)
 
-    monkeypatch.setattr(browser, "_rows", explain)
+    monkeypatch.setattr(browser, "_times", explain)
     assert len(browser.messages(queue).rows) == browse.PAGE
     [plan] = plans
     assert plan["Actual Rows"] == browse.PAGE

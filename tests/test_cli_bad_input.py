@@ -58,6 +58,7 @@ ARGUMENTS = {
 SEPARATE = {
     "dashboard": "a server that waits for its database",
     "dev": "it brings its own database",
+    "dump": "it passes unknown options on to pg_dump",
     "sql": "it needs none",
     "top": "it needs a terminal",
     "worker": "its processes connect: see test_worker.py",
@@ -117,7 +118,7 @@ def wrong(capsys, monkeypatch):
     return wrong
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "dump"])
 def test_an_option_that_there_is_not(wrong, name):
     of = f"pgque {name}"
     assert wrong(*name.split(), "--nosuch", of=of) == "no such option: --nosuch"

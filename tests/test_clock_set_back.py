@@ -10,7 +10,6 @@ import pytest
 from pgque.doctor import Status, examine
 from pgque.tail import Tail
 from pgque.testing import clock
-from pgque.top.history import History
 from pgque.watching.browse import Browser
 from tests.fix_engine import (
     ack,
@@ -31,7 +30,6 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.fix_top import consumer_now, queue_now, sample
 
 HOUR = timedelta(hours=1)
 
@@ -213,15 +211,6 @@ def test_what_is_looked_at_since_or_until_a_time_leaves_nothing_out(autoconn, qu
     assert [event.payload for event in Tail(autoconn, queue, later).read()] == list("abcd")
     found = Browser(autoconn).messages(queue, until=later)
     assert {row.payload for row in found.rows} == set("abcd")
-
-
-def test_top_shows_what_stands_still():
-    quiet = consumer_now("q", "c", lag=0.0)
-    waits = quiet._replace(pending=1, lag=700.0, last_seen=700.0)
-    history = History()
-    history.add(sample([queue_now("q")], [quiet], at=4000.0))
-    history.add(sample([queue_now("q")], [waits], at=1000.0))
-    assert history.consumers["q", "c"].state.text == "!! silent"
 
 
 def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(

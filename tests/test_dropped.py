@@ -54,12 +54,17 @@ SHOW_THE_SNAPSHOT = {
 }
 
 
+def made_new(arguments: str) -> bool:
+    """Whether a call makes another queue."""
+    return arguments == "'new'" or arguments.startswith("'new', '{")
+
+
 def of_this_queue() -> dict[str, str]:
     """The calls that have something to do with queue q."""
     return {
         name: signature
         for name, (signature, call) in every_call().items()
-        if "'x'" not in call.statement and call.statement != "'new'"
+        if "'x'" not in call.statement and not made_new(call.statement)
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import pgque
 from pgque.dump import consistent_snapshot, dump
@@ -41,7 +42,7 @@ def test_the_command_passes_the_options_of_pg_dump_on(dsn, queue, autoconn, tmp_
 
 
 def test_the_password_is_no_argument_and_the_status_is_that_of_pg_dump(dsn, shown):
-    done = cli("dump", "--dsn", f"{dsn} password=secret", "--pg-dump", shown, "-Fc")
+    done = cli("dump", "--dsn", make_conninfo(dsn, password="secret"), "--pg-dump", shown, "-Fc")
     assert done.returncode == 3
     snapshot, option, where, password = done.stdout.splitlines()
     assert snapshot.startswith("--snapshot=")
@@ -63,7 +64,7 @@ def test_a_role_that_may_not_read_is_told(dsn, autoconn, connect):
     autoconn.execute(f"create role {role} login")
     try:
         with pytest.raises(pgque.PgquePermissionDenied):
-            dump(f"{dsn} user={role}", program=PG_DUMP)
+            dump(make_conninfo(dsn, user=role), program=PG_DUMP)
     finally:
         autoconn.execute(f"drop role {role}")
 

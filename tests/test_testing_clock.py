@@ -12,6 +12,7 @@ MINUTE = timedelta(minutes=1)
 NOT_MOVED = {
     ("config", "checked_in"),  # compared with the start of the server
     ("config", "installed_at"),
+    ("restore_report", "reported_at"),  # only shown
 }
 
 

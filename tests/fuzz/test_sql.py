@@ -137,8 +137,8 @@ def attempt(
 def read_back(conn: Connection) -> None:
     """Whatever was accepted can still be read by whoever looks at all queues."""
     client = PgqueClient(conn)
-    assert client.queue_info()
-    assert client.consumer_info()
+    client.queue_info()  # raises if a value cannot be read
+    client.consumer_info()
 
 
 @pytest.mark.parametrize("signature", sorted(CALLS.keys() - NOT_CALLED.keys() - TRIGGERS))

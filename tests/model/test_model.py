@@ -13,7 +13,6 @@ import pytest
 from tests.fix_engine import LONG
 from tests.model.machine import run
 from tests.model.record import command, record
-from tests.model.upsetting import PENDING
 from tests.model.world import World
 
 SECONDS = 600 if LONG else 0
@@ -51,8 +50,3 @@ def test_p1_p2_p3_p4_p5_p6_p9_p10_hold_whatever_happens_in_whatever_order(world:
             "upsets": dict(sorted(world.upsets.items())),
         }
         record(world.control, "machine", None, figures)
-
-
-@pytest.mark.parametrize("kind", sorted(PENDING))
-def test_a_kind_of_step_that_is_not_made_yet(kind: str) -> None:
-    pytest.skip(PENDING[kind])

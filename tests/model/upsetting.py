@@ -17,13 +17,7 @@ from tests.model.sharing import Sharing
 from tests.model.ticking import Ticking
 from tests.model.world import LOCK_NOT_AVAILABLE
 
-PENDING = {
-    "clock": "issue 9, C1: a clock that was set back; no tick, no takeover",
-    "sequences": "issue 9, A5: sequences that were not moved",
-    "row security": "issue 9, A4: an empty window for a reader who may not see the rows",
-    "restore": "issue 9, A2 and A3: a restore that is not noticed; the step needs their merge",
-    "ledger": "issue 9, A7: a broken engine needs the text of the mended function",
-}
+PENDING: dict[str, str] = {}
 """Kinds of steps that are not made yet, and the fault that stands in their way."""
 
 ASKED_FOR = set(filter(None, os.environ.get("PGQUE_MODEL_STEPS", "").split(",")))

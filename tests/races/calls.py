@@ -118,7 +118,10 @@ CALLS: dict[str, list[Call]] = {
     "touch_subconsumer(text,text,text)": [of("'q', 'g', 'a'")],
     # Queues, ticks, maintenance
     "create_queue(text)": [of("'new'"), of("'q'")],
-    "create_queue(text,jsonb)": [of("""'new', '{{"max_retries": 2}}'""")],
+    "create_queue(text,jsonb)": [
+        of("""'new', '{{"max_retries": 2}}'"""),
+        of("""'q', '{{"max_retries": 2}}'"""),
+    ],
     "drop_queue(text)": [of("'x'")],
     "drop_queue(text,boolean)": [of("'q', true")],
     "set_queue_config(text,text,text)": [

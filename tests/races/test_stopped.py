@@ -52,6 +52,19 @@ def work(isolation: str, *statements: str) -> Transaction:
 
 
 MAKE_ROOM = "select setval('pgque.ledger_kept_bytes', 0)"
+EMPTY_THE_OTHER = """
+    do $$
+    declare
+        other text := 1 - pgque._ledger_child();
+    begin
+        while pg_relation_size('pgque.tick_' || other) > 0
+            or pg_relation_size('pgque.cursor_' || other) > 0
+        loop
+            perform pgque.maint_rotate_ledger(); -- copies, then truncates
+        end loop;
+    end
+    $$
+"""
 TURN = work(COMMITTED, MAKE_ROOM, "select pgque.maint_rotate_ledger()")
 FINISH = "select races.finish('c', {c_batch})"
 REFUSE = "select races.finish('c', {c_batch}, {c_event})"
@@ -225,7 +238,7 @@ class Stage:
         )
         self.observer.execute("call races.begin()")
         if name.startswith("switch"):
-            self.observer.execute("select pgque.maint_rotate_ledger()")
+            self.observer.execute(EMPTY_THE_OTHER)
             self.observer.execute(MAKE_ROOM)
         self.log: list[str] = []
 
@@ -305,6 +318,7 @@ class Stage:
             conn.execute("call races.work_off()")
             conn.execute(MAKE_ROOM)
             conn.execute("select pgque.maint_rotate_ledger()")
+            conn.execute(EMPTY_THE_OTHER)
         assert situation.faults(conn) == [], self.log
         sent = set(column(conn, "select ev_id from races.sent"))
         for name in column(conn, SUBSCRIBED):

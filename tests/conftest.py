@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.fix_restore",
     "tests.fix_ordeal",
     "tests.repeating",
+    "tests.slow",
     "tests.security.fix_security",
 ]
 

@@ -2,8 +2,8 @@
 --
 -- Invariant: nothing is written if everything exists. If two databases of a cluster run this at once, they collide in
 -- shared catalogs, and no lock of one database prevents that. The second one fails, or continues without seeing the
--- roles until its transaction ends. The installer then starts again; the script for a console does this part in a
--- transaction of its own.
+-- roles until its transaction ends. The installer then starts again; the script for a console does this part in
+-- a separate transaction.
 
 do $$
 declare

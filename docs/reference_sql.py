@@ -86,10 +86,10 @@ SQL_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the comments in sql/. -->
 
-Everything is in the schema `pgque`. Each entry names the role that may call the function. `pgque_admin`
-is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a grant for the
-queue, see `grant_queue`. A function that returns 1 or 0 reports whether it changed something.
-Arguments can be given by name (`queue_name := 'orders'`).
+Everything is in the schema `pgque`. Each entry names the role that may call the function.
+`pgque_admin` is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a
+grant for the queue, see `grant_queue`. A function that returns 1 or 0 reports whether it changed
+something. Arguments can be given by name (`queue_name := 'orders'`).
 
 An untyped literal selects the variant with `text`, which is stored byte for byte. `jsonb` is stored
 as its canonical text. An empty array of payloads returns `{}`, a NULL array is an error, and NULL

@@ -115,7 +115,7 @@ begin
     get diagnostics renumbered = row_count;
     -- A window must not hold more events than ids were taken in it: see _span.
     perform setval(q.queue_event_seq, used + greatest(renumbered, given, 1));
-    raise warning 'pgque: the sequence of queue % was at %, but ids up to % were used: % events get new ids above these',
+    raise warning 'pgque: the sequence of queue % was at %, but ids up to % were used: % events get greater ids',
         q.queue_name, given, used, renumbered;
     return true;
 end

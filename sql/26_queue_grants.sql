@@ -84,7 +84,7 @@ begin
             when insufficient_privilege then
                 raise exception 'role % is not a member of pgque_user and % may not change that', role, current_user
                     using errcode = 'insufficient_privilege',
-                        hint = format('Let an administrator run: grant pgque_user to %I;', role);
+                        hint = format('Ask an administrator to run: grant pgque_user to %I;', role);
         end;
     end if;
     if role in (select g.role_name from pgque._grantees(queue_id, privilege) g) then
@@ -165,7 +165,8 @@ begin
     if granted is null and pgque._granted(caller, id, case privilege when 'produce' then 'consume' else 'produce' end) is not null then
         raise exception 'no grant to % on queue %', privilege, queue
             using errcode = 'insufficient_privilege',
-                hint = format('Let an administrator run: select pgque.grant_queue(%L, %L, %L);', caller, queue, privilege);
+                hint = format('Ask an administrator to run: select pgque.grant_queue(%L, %L, %L);',
+                    caller, queue, privilege);
     elsif granted is null then
         -- The error is the same whether the queue exists or not.
         raise exception 'queue not found: %', coalesce(queue, '<NULL>')

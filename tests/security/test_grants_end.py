@@ -95,7 +95,7 @@ def test_what_is_granted_can_be_read(autoconn, queue, new_role):
         ("no such role", "queue", "consume", "42704", "role not found: no such role"),
         (None, "queue", "consume", "42704", "role not found: <NULL>"),
         ("public", "queue", "consume", "42704", "role not found: public"),
-        ("pgque_user", "queue", "consume", "22023", "cannot change queue grants of role pgque_user"),
+        ("pgque_user", "queue", "consume", "22023", "grants of role pgque_user"),
         ("pgque_reader", "queue", "produce", "22023", "of role pgque_reader"),
         ("the owner", "queue", "produce", "22023", "cannot change queue grants of role"),
         ("pg_monitor", "missing", "produce", "PQ001", "queue not found: missing"),

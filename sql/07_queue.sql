@@ -1,8 +1,7 @@
 -- Queues: creating, configuring and dropping them.
 --
--- Invariant: a queue, its log, its functions and its first tick are created in one transaction and dropped
--- in one. A queue id is
--- never used twice.
+-- Invariant: a queue, its log, its functions and its first tick are created in one transaction and dropped in one. A
+-- queue id is never used twice.
 
 create or replace function pgque.create_queue(queue text)
 returns int

@@ -3,7 +3,7 @@
 -- Invariant: a send is part of the caller's transaction and writes only to the log. It takes no lock that another send
 -- or a reader waits for; only drop_queue waits for it. It does not notify, except once if the ticker sleeps.
 --
--- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL inlines. They run with
+-- The functions for one event are variants of insert_event, in plain SQL that PostgreSQL inlines. They run with
 -- their caller's rights, so that the call by a grant knows its caller (see queue_grants). PostgreSQL prefers text for an
 -- untyped literal if one of the overloads takes a text, so send_batch has an overload for a text that is an array.
 

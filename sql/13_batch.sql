@@ -5,8 +5,8 @@
 -- newest row (REPEATABLE READ, SERIALIZABLE) collides with that row's key and gets a serialization failure, never an
 -- old position.
 --
--- Locks are taken in the order of docs/architecture.md. The lock on a table that is emptied is waited for
--- only a moment, so it may be taken at any point.
+-- Locks are taken in the order of docs/architecture.md. The lock on a table that is emptied is waited for only a
+-- moment, so it may be taken at any point.
 
 create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)
 returns pgque.cursor
@@ -297,7 +297,7 @@ begin
     return c;
 end
 $$;
-comment on function pgque._need_batch(bigint, boolean) is 'Same as _find_batch, but raises PQ003 if it is not open.';
+comment on function pgque._need_batch(bigint, boolean) is 'Same as _find_batch, but raises PQ003 if none is open.';
 
 create or replace function pgque._finish_batch(c pgque.cursor, s pgque.subscriber)
 returns void

@@ -246,7 +246,7 @@ begin
         raise exception 'msg_ids must not be null' using errcode = '22023';
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
-    -- The handled events may be the beginning of the batch in log order. The batch is then cut there.
+    -- If the handled events are the beginning of the batch in log order, the batch is cut after them.
     select bool_and(e.is_done = (e.number <= e.done)), max(e.place) filter (where e.number = e.done), sum((not e.is_done)::int)
     into is_beginning, cut, put_back
     from (
@@ -325,8 +325,8 @@ begin
         order by ev_id', q.queue_data_pfx, q.queue_cur_table)
         using q.queue_id, txid, at_most;
     get diagnostics appended = row_count;
-    -- The first sequence tells the ticker that something is new, and how much. The second one tells monitoring that it
-    -- was not sent.
+    -- The first sequence tells the ticker that something is new, and how much. The second one tells monitoring that
+    -- these ids were not sends.
     perform pgque._make_put_back_counter(q.queue_id);
     perform nextval(q.queue_event_seq::regclass), nextval(format('%s_put_back', q.queue_data_pfx)::regclass)
     from generate_series(1, appended);

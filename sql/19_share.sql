@@ -39,7 +39,7 @@ begin
 end
 $$;
 comment on function pgque._dead_sibling(pgque.subscriber, interval, boolean) is
-    'Returns a sibling that holds a batch and was last seen at least dead_interval ago, with or without a lock, or a '
+    'Returns a sibling that holds a batch and was last seen at least dead_interval ago, locked if lock is true, or a '
     'row of NULLs if there is none.';
 
 create or replace function pgque._take_over(c pgque.cursor, dead pgque.cursor)

@@ -2,8 +2,8 @@
 --
 -- Invariant: a child is truncated only under its exclusive lock, and only if a check under that lock finds that every
 -- position has seen every row in it. A transaction that inserted and has not committed, or is prepared, holds a lock on
--- the child, so the exclusive lock is not available. The lock is waited for only
--- a moment, because readers queue behind it.
+-- the child, so the exclusive lock is not available. The lock is waited for only a moment, because
+-- readers queue behind it.
 
 create or replace function pgque._log_has_unseen(q pgque.queue, child text)
 returns boolean

@@ -10,7 +10,8 @@
 -- sequence needs no update of a row, and it is not transactional: the call takes effect at once, even if the caller
 -- rolls back.
 --
--- Any session that may connect can take any advisory lock, so another application may hold one of pgque's. Nothing is lost then:
+-- Any session that may connect can take any advisory lock, so another application may hold one of pgque's.
+-- Nothing is lost then:
 --   * installation (1885827445, 0): installers wait.
 --   * ticks of a queue (1885827446, queue_id): the queue is skipped, with a WARNING once its events have waited.
 --   * the leading ticker (1885827447, 0): if ticks are late, standby tickers tick without the lead.

@@ -1,4 +1,4 @@
-"""The SQL reference, from the catalog of an installed schema and the comments there."""
+"""The SQL reference, made from the catalog of an installed schema and its comments."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "get_batch_info",
     ),
     "Change capture": ("jsontriga", "logutriga", "sqltriga"),
-    "What the Python client calls besides": (
+    "Also called by the Python client": (
         "receive_merged",
         "receive_coop_merged",
         "ticker_may_sleep",
         "ticks_are_late",
     ),
-    "The end": ("uninstall",),
+    "Uninstall": ("uninstall",),
 }
 RELATIONS: Final = (
     "queue", "consumer", "subscription", "tick", "retry_queue", "dead_letter", "config", "message",
@@ -86,17 +86,17 @@ SQL_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the comments in sql/. -->
 
-Everything is in the schema `pgque`. Each entry says which role may call the function; `pgque_admin`
-is a member of `pgque_writer` and `pgque_reader`; members of `pgque_user` need a grant for the queue
-besides, see `grant_queue`. A function that returns a number as 1 or 0 says
-whether something changed. Arguments can be given by name (`queue_name := 'orders'`).
+Everything is in the schema `pgque`. Each entry names the role that may call the function.
+`pgque_admin` is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a
+grant for the queue, see `grant_queue`. A function that returns 1 or 0 reports whether it changed
+something. Arguments can be given by name (`queue_name := 'orders'`).
 
-An untyped literal picks the variant with `text`, which is stored byte for byte; `jsonb` is stored
-in its canonical text. An empty array of payloads returns `{}`, a NULL one is an error, NULL
+An untyped literal selects the variant with `text`, which is stored byte for byte. `jsonb` is stored
+as its canonical text. An empty array of payloads returns `{}`, a NULL array is an error, and NULL
 elements are stored as NULL.
 
-Errors have a SQLSTATE of class `PQ`, or 22023 for a bad argument:
-[operations](operations.md#errors) lists them all. Names that begin with `_` are internal.
+Errors have a SQLSTATE of class `PQ`, or 22023 for a bad argument.
+[Operations](operations.md#errors) lists them all. Names that begin with `_` are internal.
 """
 
 _FUNCTIONS: Final = """
@@ -126,7 +126,7 @@ _CODE: Final = re.compile(
     r"|PQ\d{3}|22023|55P03"
     r"|<\w+>(?:\.<\w+>)?)"
 )
-"""What is a name of SQL in a comment."""
+"""The SQL names and SQLSTATEs in a comment."""
 
 
 class Routine(NamedTuple):
@@ -159,13 +159,13 @@ def sql_reference(conn: psycopg.Connection[Any]) -> str:
                 seen: set[str] = set()
                 parts += [_routine(variant, seen) for variant in found[name]]
         parts.append("\n## Tables that users read\n")
-        parts.append("\nRead them with `pgque_reader`; nobody but pgque writes them.\n")
+        parts.append("\n`pgque_reader` may read them. Only pgque writes them.\n")
         parts += [_relation(conn, name) for name in RELATIONS]
     return "".join(parts)
 
 
 def _routine(routine: Routine, seen: set[str]) -> str:
-    """Describe one variant; `seen` has the columns that were named already."""
+    """Describe one variant; `seen` holds the columns that were listed already."""
     arguments = _split(routine.arguments)
     takes = [a for a in arguments if not a.startswith(("OUT ", "TABLE "))]
     gives = [a.removeprefix("OUT ") for a in arguments if a.startswith("OUT ")]
@@ -203,7 +203,7 @@ def _relation(conn: psycopg.Connection[Any], name: str) -> str:
 
 
 def _split(arguments: str) -> list[str]:
-    """Split a list of arguments at its commas, but those in quotes or brackets."""
+    """Split a list of arguments at its commas, except those in quotes or parentheses."""
     return [a.strip() for a in re.findall(r"(?:'[^']*'|\([^)]*\)|[^,'(])+", arguments)]
 
 
@@ -222,7 +222,7 @@ def _types(text: str) -> str:
 
 
 def _prose(comment: str) -> str:
-    """Mark names and codes in a comment, and keep what is laid out in lines."""
+    """Mark names and codes in a comment, and keep blocks of indented lines."""
     return "\n\n".join(_paragraph(part) for part in _layout(comment))
 
 

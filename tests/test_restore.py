@@ -222,7 +222,7 @@ def test_p2_positions_that_the_dump_missed_are_replaced(old, restore):
     assert ids(drain(conn, "q", "c")) == sent
     assert payloads(drain(conn, "idle", "c")) == ["kept"]
     assert any(
-        "the place of subscription 1 on queue q was not in the dump" in text for text in heard
+        "the position of subscription 1 on queue q was not in the dump" in text for text in heard
     )
 
 

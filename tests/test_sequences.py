@@ -38,7 +38,7 @@ def test_p1_events_that_took_used_ids_are_delivered_under_new_ones(autoconn, que
             send(autoconn, queue, f"again {n}")
     heard = notices(autoconn)
     assert value(autoconn, "select pgque.ticker()") == 1
-    assert "stood at 3, and ids up to 5 were used" in heard[0]
+    assert "was at 3, but ids up to 5 were used" in heard[0]
     got = drain(autoconn, queue, consumer)
     assert payloads(got) == ["again 0", "again 1", "again 2"]
     assert min(ids(got)) > max(old)
@@ -96,7 +96,7 @@ def test_a_used_log_is_advanced_by_the_next_tick_and_others_are_ticked_meanwhile
     send(autoconn, "other", "fine")
     heard = notices(autoconn)
     assert value(autoconn, "select pgque.ticker()") == 1
-    assert any("stands behind the log, which is in use" in text for text in heard)
+    assert any("is behind the log and cannot be advanced" in text for text in heard)
     assert payloads(drain(autoconn, "other", "c")) == ["fine"]
     conn.commit()
     assert payloads(drain(autoconn, queue, consumer))[5:] == ["open"]
@@ -109,7 +109,7 @@ def test_p9_a_batch_id_is_not_handed_out_twice(autoconn, queue, consumer):
     autoconn.execute(f"alter sequence {BATCHES} restart")
     heard = notices(autoconn)
     value(autoconn, "select pgque.maint()")
-    assert any(f"{BATCHES} stood at 0" in text for text in heard)
+    assert any(f"{BATCHES} was at 0" in text for text in heard)
     ack(autoconn, held)
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -165,7 +165,7 @@ def test_p1_p3_a_dump_without_the_values_of_its_sequences_goes_on(old, restore):
     assert payloads(got)[3:] == ["young 0", "young 1", "young 2"]
     assert min(ids(got)[3:]) > max(unticked)
     assert drain(conn, "q", "c") == []
-    assert any("batch_id_seq stood at 0" in text for text in heard)
+    assert any("batch_id_seq was at 0" in text for text in heard)
     send(conn, "q")
     tick(conn, "q")
     assert receive(conn, "q", "c")[0].batch_id > done[-1].batch_id

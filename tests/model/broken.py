@@ -178,7 +178,7 @@ VARIANTS = {
     "a switch of the ledger to a child that is not empty": Variant(
         "maint_rotate_ledger",
         (
-            (FILLED + " then\n        -- Written", "if false then\n        -- Written"),
+            (FILLED + " then\n        -- Sessions", "if false then\n        -- Sessions"),
             (
                 "elsif " + FILLED.removeprefix("if ") + " then\n        return 0;",
                 "elsif false then\n        return 0;",

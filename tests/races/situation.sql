@@ -192,7 +192,7 @@ where tick_seq_after < earlier or pg_snapshot_xmax(tick_snapshot) < pg_snapshot_
 union all
 select 'a wrong number of log tables: ' || n
 from (select count(*) from pg_class where relnamespace = 'pgque'::regnamespace and relname ~ '^event_\d' and relkind in ('r', 'S')) t (n)
-where n <> 6 * (select count(*) from pgque.queue)
+where n <> 8 * (select count(*) from pgque.queue)
 union all
 select 'a wrong number of log functions: ' || n
 from (select count(*) from pg_proc where pronamespace = 'pgque'::regnamespace and proname ~ '^_event_\d' and proname !~ '_(produce|consume)$') t (n)

@@ -152,12 +152,12 @@ def test_p1_p3_failover_to_a_synchronous_standby_loses_and_repeats_nothing(
             ]
 
         for name in PRODUCERS:
-            eventually(lambda n=name: len(sent_since(n)) >= 50, f"{name} keeps sending")
+            eventually(lambda n=name: len(sent_since(n)) >= 50, f"more events from {name}")
         crew.stop(*PRODUCERS)
         transactions = read_transactions(tmp_path)
         sent = [key for each in transactions if each.outcome == "sent" for key in each.keys]
         with pair.to_standby() as conn:
-            eventually(lambda: left_to_do(conn, sent) == 0, "all events are delivered")
+            eventually(lambda: left_to_do(conn, sent) == 0, "the delivery of all events")
     # No process was restarted.
     assert crew.crashed == []
     assert crew.refused == 0

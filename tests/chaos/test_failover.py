@@ -1,7 +1,7 @@
 """A primary dies and its standby is promoted. The client's DSN names both hosts.
 
 A synchronous standby loses no acknowledged commit. An asynchronous one loses the last moments:
-events are gone, and messages whose ack is lost are delivered again.
+events disappear, and messages whose ack is lost are redelivered.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Grants for single queues (sql/queue_grants): what a role can do with them, and what it cannot."""
+"""Grants for single queues (sql/queue_grants): the permitted and the refused calls of a role."""
 
 import uuid
 

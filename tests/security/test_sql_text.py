@@ -30,7 +30,7 @@ def test_the_parser_can_read_every_file():
     statements = sum(len(parse_sql(file.read_text())) for file in sql_files())
     assert statements > 300
     assert all(file.read_text().strip() in script() for file in sql_files())
-    # The script adds begin and commit, for the roles too, and a check against a newer schema.
+    # The script adds two pairs of begin and commit, a block for the roles, a lock and a check.
     assert len(parse_sql(script())) == statements + 7
 
 

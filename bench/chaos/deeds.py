@@ -154,7 +154,7 @@ def _kill(call: Call) -> None:
 
 @dataclass(frozen=True)
 class Deed:
-    """What a handler does, and how its message must end."""
+    """A deed, and how its message must end."""
 
     do: Do
     what: str
@@ -187,7 +187,7 @@ DEEDS: Final = {
     "child": Deed(_use_child, "starts a process and ends it", dead=False),
     "kill": Deed(_kill, "kills its own process, twice", dead=False),
 }
-"""What handlers do, by name."""
+"""All deeds by name."""
 
 
 def do(call: Call, name: str) -> Any:

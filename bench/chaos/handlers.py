@@ -28,7 +28,7 @@ class PoisonError(Exception):
 def make_consumer(
     dsn: str, role: str, journal: Journal, process: str, folder: Path
 ) -> pgque.Consumer:
-    """Make the consumer of a role, with its one handler.
+    """Create the consumer of a role, with its one handler.
 
     ``process`` names this process. ``folder`` holds its journal: a deed that kills the process
     records this there first.

@@ -22,7 +22,7 @@ SEED = None if LONG else 1
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if LONG or name not in RARE])
-def test_the_machine_finds(dsn: str, name: str) -> None:
+def test_the_machine_finds_the_broken_engine(dsn: str, name: str) -> None:
     if VARIANTS[name].kind in PENDING:
         pytest.skip(PENDING[VARIANTS[name].kind])
     faulthandler.cancel_dump_traceback_later()  # a busy machine may need long

@@ -20,7 +20,7 @@ from tests.model.world import LOCK_NOT_AVAILABLE
 PENDING = {
     "clock": "issue 9, C1: a clock that was set back; no tick, no takeover",
     "sequences": "issue 9, A5: sequences that a restore left behind",
-    "row security": "issue 9, A4: an empty window for a reader that row security hides rows from",
+    "row security": "issue 9, A4: a reader gets an empty window if row security hides the rows",
     "restore": "issue 9, A2 and A3: an unnoticed restore; the step needs both merged",
     "ledger": "issue 9, A7: the broken engine needs the text of the fixed function",
 }

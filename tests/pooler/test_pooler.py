@@ -238,7 +238,7 @@ def test_a_borrowed_connection_runs_no_statement_that_another_client_prepared(po
     assert conn.prepare_threshold is not None  # the application's setting is unchanged
 
 
-def test_install_and_command_line(databases, pooler: Pooler):
+def test_install_and_the_command_line_work(databases, pooler: Pooler):
     dsn = databases.create()
     try:
         for _ in range(2):

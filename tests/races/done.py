@@ -1,4 +1,4 @@
-"""How long a race goes on."""
+"""The duration of a race."""
 
 import time
 from collections import Counter

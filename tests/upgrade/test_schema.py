@@ -31,13 +31,13 @@ STEP = """\
 create table pgque.colour (name text primary key);
 alter table pgque.queue add column queue_colour text not null default 'grey';
 create index queue_colour on pgque.queue (queue_colour);
-drop function pgque._sequence_seen(text); -- its argument has another name
+drop function pgque._sequence_seen(text); -- its parameter has a new name
 do $$
 declare
     log text;
 begin
     for log in select queue_data_pfx from pgque.queue loop
-        for child in 0 .. 2 loop -- first: then the column is the child's own, as in a new queue
+        for child in 0 .. 2 loop -- before the parent, so that the column is local, as in a new queue
             execute format('alter table %s_%s add column ev_colour text', log, child);
         end loop;
         execute format('alter table %s add column ev_colour text', log);

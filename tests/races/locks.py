@@ -1,8 +1,8 @@
 """The locks that calls take, and their order: found by holding each lock in turn.
 
-A call that waits for one lock already holds the earlier ones. pg_locks shows table locks and advisory
-locks. Row locks are found by trying to lock the rows, and uncommitted keys by trying to insert
-them.
+A call that waits for one lock already holds the earlier ones. pg_locks shows table locks and
+advisory locks. Row locks are found by trying to lock the rows, and uncommitted keys by trying to
+insert them.
 """
 
 from pathlib import Path

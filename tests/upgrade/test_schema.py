@@ -37,7 +37,7 @@ declare
     log text;
 begin
     for log in select queue_data_pfx from pgque.queue loop
-        for child in 0 .. 2 loop -- before the parent, so that the column is local, as in a new queue
+        for child in 0 .. 2 loop -- before the parent, so that the column is local
             execute format('alter table %s_%s add column ev_colour text', log, child);
         end loop;
         execute format('alter table %s add column ev_colour text', log);

@@ -156,7 +156,11 @@ where t.tick_id <> (select max(k.tick_id) from pgque.tick k where k.tick_queue =
 union all
 select 'a batch without a window: ' || cur_batch from position where cur_batch is not null and cur_next_tick is null
 union all
-select 'a batch with two holders: ' || cur_batch from position where cur_batch is not null group by cur_batch having count(*) > 1
+select 'a batch with two holders: ' || cur_batch
+from position
+where cur_batch is not null
+group by cur_batch
+having count(*) > 1
 union all
 select 'a position at a missing tick: ' || cur_tick
 from position

@@ -162,7 +162,7 @@ def test_polling_is_announced_once(pooled, direct, collect, caplog, monkeypatch)
             PgqueClient(direct).send("q", "x")
             eventually(lambda got=got: got)
     said = [r for r in caplog.records if "LISTEN" in r.getMessage()]
-    assert [(r.name, r.levelname) for r in said] == [("pgque.wire.wakeup", "WARNING")]
+    assert [(r.name, r.levelname) for r in said] == [("pgque.wakeup", "WARNING")]
     assert "pgque polls" in said[0].getMessage()
 
 

@@ -242,7 +242,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_client_is_refused_in_a_child(
+def test_a_child_cannot_use_its_parents_client(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str, use: str
 ) -> None:
     printed = run(
@@ -267,7 +267,7 @@ def test_a_client_is_refused_in_a_child(
 @pytest.mark.parametrize(
     "end", ["client.close()", "client.__exit__(None, None, None)", "conn.close()"]
 )
-def test_a_child_that_closes_a_client_does_not_end_its_parent_s_session(
+def test_a_child_that_closes_a_client_keeps_its_parents_session_open(
     dsn: str, queue: str, consumer: str, end: str
 ) -> None:
     printed = run(
@@ -287,10 +287,10 @@ def test_a_child_that_closes_a_client_does_not_end_its_parent_s_session(
     assert printed == "fine\n"
 
 
-def test_a_borrowed_connection_is_refused_until_a_client_is_made_in_the_child(
+def test_a_child_can_use_a_borrowed_connection_only_through_a_new_client(
     dsn: str, queue: str, consumer: str
 ) -> None:
-    """A process that became a daemon may go on with the connection, if it says so."""
+    """A process that turns into a daemon may keep the connection by creating a new client."""
     printed = run(
         """
         conn = psycopg.connect(dsn, autocommit=True)
@@ -310,7 +310,7 @@ def test_a_borrowed_connection_is_refused_until_a_client_is_made_in_the_child(
 # Consumers and tickers
 
 
-def test_a_child_that_comes_back_from_a_handler_ends(
+def test_a_child_that_returns_from_a_handler_exits(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     """It must neither touch the parent's transaction nor become a second consumer."""
@@ -346,7 +346,7 @@ def test_a_child_that_comes_back_from_a_handler_ends(
     assert autoconn.execute("select count(*) from done").fetchone() == (1,)
 
 
-def test_a_consumer_that_runs_can_be_started_in_a_child_as_well(
+def test_a_running_consumer_can_also_be_started_in_a_child(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     autoconn.execute("create table done (pid int)")
@@ -380,7 +380,7 @@ def test_a_consumer_that_runs_can_be_started_in_a_child_as_well(
 
 
 @directly
-def test_a_ticker_that_leads_does_not_lead_in_a_child(dsn: str) -> None:
+def test_a_leading_ticker_does_not_lead_in_a_child(dsn: str) -> None:
     printed = run(
         """
         ticker = pgque.Ticker(dsn)

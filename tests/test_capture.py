@@ -71,7 +71,7 @@ def test_logutriga_encodes_long_values_in_linear_time(capture: Capture) -> None:
     assert parse_qsl(event.data) == [("body", value)]
 
 
-def test_sqltriga_sends_the_end_of_a_statement(capture: Capture) -> None:
+def test_sqltriga_sends_sql_fragments(capture: Capture) -> None:
     capture.run(
         """
         create table item (

@@ -99,7 +99,7 @@ def settle(conn: Connection, queue: str) -> None:
         "select tick_waiting = '{}' from pgque.tick join pgque.queue on queue_id = tick_queue "
         "where queue_name = %s order by tick_id desc limit 1"
     )
-    eventually(lambda: tick(conn, queue) is None and value(conn, newest, queue), "quiet")
+    eventually(lambda: tick(conn, queue) is None and value(conn, newest, queue), "the last tick")
 
 
 def receive(

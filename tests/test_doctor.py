@@ -233,7 +233,7 @@ def test_retries_without_maintenance_are_a_finding(dsn, queue, consumer, autocon
     assert finding(dsn, "retries").status is Status.OK
 
 
-def test_growing_dead_letters_are_a_finding(dsn, queue, consumer, autoconn):
+def test_dead_letters_are_a_finding(dsn, queue, consumer, autoconn):
     autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '0')", [queue])
     send(autoconn, queue)
     tick(autoconn, queue)

@@ -182,7 +182,7 @@ def test_p10_a_send_waits_for_a_running_drop(autoconn, connect, queue, consumer,
     value(dropper, "select pgque.drop_queue(%s, true)", queue)
     sender.execute(f"begin isolation level {level}".encode())
     sending = Thread(attempt, sender, f"select pgque.send('{queue}', 'x'::text)")
-    eventually(lambda: is_blocked(autoconn, sender), "the send waits")
+    eventually(lambda: is_blocked(autoconn, sender), "the send to block")
     dropper.execute(end.encode())
     outcome = sending.outcome()
     sender.execute("rollback")
@@ -193,7 +193,7 @@ def test_create_queue_waits_for_a_drop_and_creates_the_queue_again(autoconn, con
     dropper, creator = connect(), connect(autocommit=True)
     value(dropper, "select pgque.drop_queue(%s)", queue)
     creating = Thread(value, creator, "select pgque.create_queue(%s)", queue)
-    eventually(lambda: is_blocked(autoconn, creator), "it waits")
+    eventually(lambda: is_blocked(autoconn, creator), "create_queue to block")
     dropper.commit()
     assert creating.outcome() == 1
     value(autoconn, "select pgque.subscribe(%s, 'c')", queue)

@@ -100,7 +100,7 @@ def test_a_queue_created_while_the_dump_waits_is_locked_too(dsn, queue, connect)
 
     thread = Thread(hold)
     waits = "select count(*) > 0 from pg_locks where not granted"
-    eventually(lambda: value(other, waits), "the wait")
+    eventually(lambda: value(other, waits), "the dump to block")
     value(other, "select pgque.create_queue('second')")
     holder.commit()
     thread.outcome()

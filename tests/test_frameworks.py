@@ -33,7 +33,7 @@ SHOP = {
         from django.urls import path
         from django.utils.module_loading import import_string
 
-        def place_order(request):  # the page comes to it later than to the migrations
+        def place_order(request):  # the page defines it after the migrations
             return import_string("shop.views.place_order")(request)
 
         urlpatterns = [path("orders", place_order)]

@@ -216,7 +216,7 @@ def test_p5_an_installation_waits_for_roles_created_elsewhere_and_goes_on(
             admin.execute(sql_files()[0].read_bytes())
             installed = pool.submit(way, dsn)
             with psycopg.connect(own_server.dsn, autocommit=True) as watcher:
-                eventually(lambda: watcher.execute(waiting).rowcount, "the wait")
+                eventually(lambda: watcher.execute(waiting).rowcount, "the installation to block")
         assert installed.result() == module.SCHEMA_VERSION
     assert roles(admin) == ROLES
     member = "select pg_has_role('pgque_admin', 'pgque_writer', 'member')"

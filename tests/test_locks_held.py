@@ -107,7 +107,7 @@ def test_p1_a_drop_waits_for_a_send_that_could_not_lock_the_name(
     send(sender, queue)
     stranger.execute("select pg_advisory_unlock_all()")
     dropping = Thread(value, dropper, "select pgque.drop_queue(%s)", queue)
-    eventually(lambda: is_blocked(autoconn, dropper), "the drop waits")
+    eventually(lambda: is_blocked(autoconn, dropper), "the drop to block")
     send(sender, queue, "y")
     sender.commit()
     assert dropping.outcome() == 1
@@ -184,7 +184,9 @@ def test_a_standby_ticker_ticks_if_the_leader_does_not(
         assert payloads(batch) == ["1", "2"]
         ack(autoconn, batch)
         send(autoconn, queue, "soon")
-        eventually(lambda: payloads(receive(autoconn, queue, consumer)) == ["soon"], "the next")
+        eventually(
+            lambda: payloads(receive(autoconn, queue, consumer)) == ["soon"], "the next message"
+        )
     finally:
         ticker.stop()
         running.outcome()

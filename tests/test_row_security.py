@@ -76,7 +76,7 @@ CALLS = {
 
 
 class House:
-    """A database whose owner has no other rights, and a queue with rows in every table."""
+    """A database whose owner has no other rights, with messages, retries and dead letters in q."""
 
     def __init__(self, dsn: str, owner: str) -> None:
         self.dsn = dsn

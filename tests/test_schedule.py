@@ -132,7 +132,7 @@ def test_ticker_loop_ticks_and_maintains_unless_another_ticker_leads(
     both = [connect(autocommit=True) for _ in range(2)]
     loops = [Thread(conn.execute, "call pgque.ticker_loop()") for conn in both]
     # Either loop may end: between two transactions no loop holds the lead.
-    eventually(lambda: sum(loop.is_alive() for loop in loops) == 1, "the end of one")
+    eventually(lambda: sum(loop.is_alive() for loop in loops) == 1, "one loop to end")
     looping, loop = next(pair for pair in zip(both, loops, strict=True) if pair[1].is_alive())
     leads = f"backend {looping.info.backend_pid} leads"
     eventually(lambda: status(autoconn)["ticker"] == ("running", leads))

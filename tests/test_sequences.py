@@ -48,7 +48,7 @@ def test_p1_events_sent_with_used_ids_are_delivered_under_new_ids(autoconn, queu
     )
 
 
-def test_p1_unticked_events_from_before_keep_their_ids(autoconn, queue, consumer):
+def test_p1_unticked_events_sent_before_the_reset_keep_their_ids(autoconn, queue, consumer):
     drain(autoconn, queue, consumer)
     send_many(autoconn, queue, 2)
     drain(autoconn, queue, consumer)

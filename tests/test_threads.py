@@ -110,7 +110,7 @@ def test_an_application_whose_consumer_cannot_start_does_not_start(
         asyncio.run(start())
 
 
-def test_leaving_the_block_does_not_stop_the_event_loop(
+def test_leaving_the_block_does_not_block_the_event_loop(
     new: Callable[..., Consumer], autoconn: psycopg.Connection, queue: str
 ) -> None:
     """A handler that needs the loop can still finish."""

@@ -56,19 +56,19 @@ def test_a_send_wakes_a_sleeping_ticker_and_an_idle_system_writes_nothing(new_se
     with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("select pgque.create_queue('q')")
         for _ in range(3):
-            eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+            eventually(lambda: conn.execute(flag).fetchone() == (2,), "the ticker to sleep")
             send_until_ticked(conn, "q")
     monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 0.01)
     with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
-        eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+        eventually(lambda: conn.execute(flag).fetchone() == (2,), "the ticker to sleep")
 
         def twenty_looks_write_nothing() -> bool:
             before = [conn.execute(wal).fetchone(), looks(conn)]
-            eventually(lambda: looks(conn) > before[1] + 20, "twenty more looks")
+            eventually(lambda: looks(conn) > before[1] + 20, "twenty more polls")
             return conn.execute(wal).fetchone() == before[0]
 
         # Skip the first polls: a session that reads a catalog may prune one of its pages.
-        eventually(twenty_looks_write_nothing, "twenty looks in a row that write nothing")
+        eventually(twenty_looks_write_nothing, "twenty polls in a row that write nothing")
 
 
 def looks(conn) -> int:

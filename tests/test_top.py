@@ -111,7 +111,11 @@ def test_a_dead_letter_is_replayed_after_confirmation(source, autoconn, queue, c
             await press(pilot, "r", "y")
             await seen(pilot, "was sent again as event")
             left = pilot.app.screen.page.listing
-            await until(pilot, lambda: [x.reason for x in left.shown] == ["cannot first"], "one")
+            await until(
+                pilot,
+                lambda: [x.reason for x in left.shown] == ["cannot first"],
+                "the remaining one",
+            )
 
     play(steps())
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ["second"]
@@ -128,7 +132,7 @@ def test_a_dead_letter_is_replayed_from_its_own_screen(source, autoconn, queue, 
             await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
             await press(pilot, "r")
             await press(pilot, "y")
-            await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "was sent again" in text_of(pilot), "the confirmation")
             await until(pilot, lambda: "no dead letters" in text_of(pilot), "an empty list")
 
     play(steps())
@@ -142,15 +146,15 @@ def test_all_dead_letters_are_replayed_or_deleted(source, autoconn, queue, consu
         async with shown(source, queue=queue) as pilot:
             await press(pilot, "4")
             await press(pilot, "R", "y")
-            await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both sent")
+            await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both replays")
             let_die(autoconn, queue, consumer, "third")
             assert dead(autoconn) == 3
             await press(pilot, "x", "enter", "y")
-            await until(pilot, lambda: "0 deleted" in text_of(pilot), "none as old as that")
+            await until(pilot, lambda: "0 deleted" in text_of(pilot), "the empty purge")
             await press(pilot, "x", "backspace", "backspace", "0", "enter")
             await seen(pilot, "for good?")
             await press(pilot, "y")
-            await until(pilot, lambda: "3 deleted" in text_of(pilot), "three deleted")
+            await until(pilot, lambda: "3 deleted" in text_of(pilot), "the purge")
 
     play(steps())
     assert dead(autoconn) == 0
@@ -218,11 +222,13 @@ def test_a_lost_server_is_reported_and_used_again_when_it_returns(
         async with shown(source, interval=OFTEN) as pilot:
             app = pilot.app
             admit(False)
-            await until(pilot, lambda: "!! no connection for" in text_of(pilot), "the loss")
-            await until(pilot, lambda: "not currently accepting" in app.lost, "another try")
+            await until(
+                pilot, lambda: "!! no connection for" in text_of(pilot), "the lost connection"
+            )
+            await until(pilot, lambda: "not currently accepting" in app.lost, "another attempt")
             admit(True)
             await until(pilot, lambda: not app.lost, "the server")
-            await until(pilot, lambda: "is there again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "is there again" in text_of(pilot), "the reconnection")
             with psycopg.connect(direct_dsn, autocommit=True) as conn:
                 conn.execute("select pgque.create_queue('new')")
             await until(pilot, lambda: "new" in app.history.queues, "figures")
@@ -372,7 +378,7 @@ def test_top_quits_while_it_waits_for_the_server(dsn, autoconn):
         async with shown(source) as pilot:
             waiting = asyncio.get_running_loop().run_in_executor(None, wait_long)
             asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(3600)'"
-            await until(pilot, lambda: value(autoconn, asleep), "the wait")
+            await until(pilot, lambda: value(autoconn, asleep), "the statement to sleep")
             await press(pilot, "q")
         with pytest.raises(psycopg.OperationalError):
             await waiting

@@ -38,7 +38,7 @@ def test_a_list_requested_before_a_change_is_requested_again():
             before = source.asked
             source.let.clear()
             pilot.app.look()
-            await until(pilot, lambda: source.asked > before, "the question")
+            await until(pilot, lambda: source.asked > before, "the request")
             pilot.app.change("change", "nothing", change, lambda _: "It was changed.")
             await seen(pilot, "It was changed.")
             await seen(pilot, "the second")

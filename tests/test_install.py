@@ -276,7 +276,7 @@ def test_an_installer_with_createrole_creates_the_roles(
         conn.execute("select pgque.send('q', 'works'::text)")
 
 
-def test_an_installer_without_createrole_fails_if_roles_are_missing(
+def test_without_createrole_missing_roles_are_an_error(
     new_database: Callable[..., str],
 ) -> None:
     dsn = new_database()
@@ -300,7 +300,7 @@ def test_an_installer_without_createrole_uses_existing_roles(
         conn.execute("select pgque.send('q', 'works'::text)")
 
 
-def test_a_second_owner_can_install_after_the_first_created_the_roles(
+def test_a_second_owner_can_use_the_roles_of_the_first(
     new_database: Callable[..., str],
 ) -> None:
     install(new_database(rights="createrole"))
@@ -364,7 +364,7 @@ def test_a_read_only_session_cannot_install(empty_dsn: str) -> None:
         install(conn)
 
 
-def test_a_standby_cannot_install_but_can_check(
+def test_a_standby_refuses_install(
     own_server: Server, admin: psycopg.Connection, home: Path
 ) -> None:
     install(admin)
@@ -380,9 +380,7 @@ def test_a_standby_cannot_install_but_can_check(
     assert uninstall(admin)
 
 
-def test_a_server_that_is_too_old_is_refused(
-    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_server_is_refused(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OLDEST_SERVER", 99)
     with pytest.raises(pgque.PgqueServerTooOld, match="pgque needs 99 or later"):
         install(empty_dsn)

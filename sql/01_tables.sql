@@ -219,15 +219,16 @@ comment on column pgque.tick.tick_put_back is
 
 create sequence if not exists pgque.batch_id_seq;
 comment on sequence pgque.batch_id_seq is 'Batch ids. Each is handed out once and serves as a fencing token.';
-
 create sequence if not exists pgque.ledger_child minvalue 0 maxvalue 1 cycle;
 comment on sequence pgque.ledger_child is
     'last_value is the number of the ledger''s current child: 0 for pgque.tick_0 and pgque.cursor_0.';
-
 create sequence if not exists pgque.ledger_kept_bytes minvalue 0;
 comment on sequence pgque.ledger_kept_bytes is
     'last_value is the number of bytes that the last rotation of the ledger kept.';
-
+create sequence if not exists pgque.force_seq;
+comment on sequence pgque.force_seq is 'last_value: how often force_next_tick was called, for any queue.';
+create sequence if not exists pgque.force_done;
+comment on sequence pgque.force_done is 'last_value: the calls of force_next_tick up to this number have had their ticks.';
 create sequence if not exists pgque.wake_flag maxvalue 2 cycle;
 comment on sequence pgque.wake_flag is
     'last_value 2: the ticker sleeps and expects a NOTIFY on channel pgque_ticker. 1: it is awake.';

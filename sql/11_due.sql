@@ -108,6 +108,7 @@ begin
         perform pgque._make_force_sequence(q.queue_data_pfx); -- the sequence was not restored
     end if;
     perform nextval(pgque._force_sequence(q)::regclass);
+    perform nextval('pgque.force_seq'); -- last: a ticker that sees it sees the queue's count too
     return newest;
 end
 $$;

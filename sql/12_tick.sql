@@ -195,6 +195,27 @@ comment on function pgque.ticker(text, bigint, timestamptz, bigint) is
     'Takes a tick with a given id, time and sequence on a queue with an external ticker, and returns its id. Raises '
     '22023 unless id and sequence move forward.';
 
+create or replace function pgque._note_forced_ticks(forced bigint)
+returns void
+language plpgsql
+as $$
+begin
+    -- Only in the first statement of a transaction: a tick of its own could still be rolled back. A paused queue keeps its
+    -- force until it ticks again.
+    if transaction_timestamp() = statement_timestamp() and not exists (
+        select
+        from pgque.queue q
+        cross join lateral pgque._last_tick(q.queue_id) last
+        where pgque._times_forced(q) <> coalesce(last.tick_forced, 0)
+    ) then
+        perform setval('pgque.force_done', forced);
+    end if;
+end
+$$;
+comment on function pgque._note_forced_ticks(bigint) is
+    'Notes that each forced tick up to this call of force_next_tick was taken, if that is so. Until the next force, '
+    'ticker() then need not look at the count of each queue.';
+
 create or replace function pgque.ticker()
 returns bigint
 language plpgsql security definer
@@ -202,12 +223,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     has_id boolean := pg_current_xact_id_if_assigned() is not null;
+    forced bigint := pgque._sequence_value('pgque.force_seq'); -- read before any queue's count
+    some_forced boolean := forced <> pgque._sequence_value('pgque.force_done');
     due pgque.queue[];
     q pgque.queue;
     ticked bigint := 0;
 begin
     perform pgque._need_read_committed('ticker');
     perform pgque._after_restore();
+    if some_forced then
+        perform pgque._note_forced_ticks(forced);
+    end if;
     -- Only reads, for all queues at once. _take_ticks decides under the lock which of them are really due.
     begin
         due := array(
@@ -225,7 +251,7 @@ begin
                 and (
                     coalesce(pg_sequence_last_value(to_regclass(u.queue_event_seq)), 0) <> last.tick_seq_before
                     or (last.tick_waiting <> '{}' and pgque._finished(last.tick_waiting, pg_current_snapshot()))
-                    or pgque._times_forced(u) <> coalesce(last.tick_forced, 0)
+                    or (some_forced and pgque._times_forced(u) <> coalesce(last.tick_forced, 0))
                     or (u.queue_ticker_idle_period > interval '0'
                         and pgque._is_past(last.tick_time, u.queue_ticker_idle_period))
                     or pg_snapshot_xmax(last.tick_snapshot) > pg_snapshot_xmax(pg_current_snapshot())

@@ -29,6 +29,32 @@ def test_force_next_tick_returns_the_newest_tick_and_the_next_call_ticks(autocon
         assert tick_all(autoconn) == 0
 
 
+FORCED = "select pg_sequence_last_value('pgque.force_seq')"
+DONE = "select pg_sequence_last_value('pgque.force_done')"
+
+
+def test_ticker_looks_at_forced_ticks_only_while_one_is_owed(autoconn, queue):
+    value(autoconn, "select pgque.force_next_tick(%s)", queue)
+    assert value(autoconn, DONE) != value(autoconn, FORCED)
+    assert [tick_all(autoconn), tick_all(autoconn)] == [1, 0]
+    assert value(autoconn, DONE) == value(autoconn, FORCED)
+
+
+def test_a_queue_that_is_paused_after_a_force_ticks_when_it_is_resumed(autoconn, queue):
+    value(autoconn, "select pgque.force_next_tick(%s)", queue)
+    configure(autoconn, queue, ticker_paused=True)
+    assert [tick_all(autoconn), tick_all(autoconn)] == [0, 0]
+    configure(autoconn, queue, ticker_paused=False)
+    assert [tick_all(autoconn), tick_all(autoconn)] == [1, 0]
+
+
+def test_a_forced_tick_that_is_rolled_back_is_still_owed(autoconn, queue):
+    value(autoconn, "select pgque.force_next_tick(%s)", queue)
+    with autoconn.transaction(force_rollback=True):
+        assert [tick_all(autoconn), tick_all(autoconn)] == [1, 0]
+    assert [tick_all(autoconn), tick_all(autoconn)] == [1, 0]
+
+
 def test_force_next_tick_overrides_max_lag(autoconn, queue, consumer):
     configure(autoconn, queue, ticker_max_lag="1 hour", ticker_max_count=1000)
     send(autoconn, queue)

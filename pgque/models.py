@@ -1,8 +1,7 @@
-"""Typed payloads: what a handler gets in place of a message, and what `send` takes beside JSON.
+"""Typed payloads: pydantic models and dataclasses, as arguments of handlers and of `send`.
 
-pydantic is imported where a model or a dataclass is used, and nowhere else. Without it a dataclass
-is made by its constructor, and may have fields of JSON's own types only: nothing is converted, so
-nothing is half converted.
+pydantic is imported only when a model or a dataclass is used. Without pydantic, a dataclass is
+created by its constructor and may only have fields of JSON's types, because nothing is converted.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ _PLAIN: Final[dict[Any, Callable[[Any], bool]]] = {
 
 
 def decoder(model: Any) -> Callable[[Message], Any]:
-    """Return a function that makes an object of a model of a message's payload.
+    """Return a function that builds an instance of a model from a message's payload.
 
-    ``model`` is a pydantic model, a dataclass, or another type of which pydantic can make a
-    TypeAdapter. Raises `PgqueInvalidArgument` for anything else, and where pydantic is missing and
-    needed. The function raises `PgquePayloadError`, with a line of reasons, for a payload that does
-    not fit.
+    ``model`` is a pydantic model, a dataclass, or another type for which pydantic can build a
+    TypeAdapter. Raises `PgqueInvalidArgument` for anything else, and if the model needs pydantic
+    and it is missing. For a payload that does not fit, the function raises `PgquePayloadError` with
+    the reasons in one line.
     """
     if isinstance(model, str):
         raise PgqueInvalidArgument(f"a model is a class, not the text {model!r}")
@@ -55,9 +54,9 @@ def decoder(model: Any) -> Callable[[Message], Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Return what JSON can hold for a pydantic model or a dataclass; TypeError for anything else.
+    """Convert a pydantic model or a dataclass to JSON's types; TypeError for anything else.
 
-    Names are those under which `decoder` looks for them: a field's alias, where it has one.
+    The keys are the names that `decoder` expects: a field's alias if it has one.
     """
     kind: Any = type(value)
     if hasattr(kind, "model_dump"):
@@ -72,7 +71,7 @@ def to_plain(value: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _type_adapter() -> Any:
-    """Return pydantic's TypeAdapter, None where there is no pydantic, or one before version 2."""
+    """Return pydantic's TypeAdapter; None without pydantic 2."""
     try:
         from pydantic import TypeAdapter
     except ImportError:
@@ -95,7 +94,7 @@ def _adapter(model: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _dataclass_adapter(kind: Any) -> Any:
-    """Return what writes a dataclass; None where its fields have to speak for themselves."""
+    """Return a TypeAdapter for a dataclass; None if pydantic is missing or cannot handle it."""
     try:
         return _adapter(kind)
     except PgqueInvalidArgument:
@@ -135,20 +134,20 @@ def _construct(model: Any, checks: dict[str, _Check], message: Message) -> Any:
         raise _misfit(message, model, wrong)
     try:
         return model(**{name: payload[name] for name in checks if name in payload})
-    except ValueError as error:  # __post_init__ has looked at it
+    except ValueError as error:  # raised by __post_init__
         raise _misfit(message, model, [str(error)]) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Check:
-    """What a field of a dataclass takes: ``name`` is its type's."""
+    """The check for a field of a dataclass; ``name`` is the name of the field's type."""
 
     name: str
     fits: Callable[[Any], bool]
 
 
 def _checks(model: Any) -> dict[str, _Check]:
-    """Return a check for each field that the constructor of a dataclass takes."""
+    """Return a check for each field in a dataclass's constructor."""
     try:
         hints = typing.get_type_hints(model)
     except NameError as error:
@@ -160,14 +159,14 @@ def _checks(model: Any) -> dict[str, _Check]:
             if check is None:
                 raise PgqueInvalidArgument(
                     f"field {field.name} of {_name(model)} is {_name(hints[field.name])}, which is "
-                    f"none of JSON's own types and has to be converted: {NEEDS_PYDANTIC}"
+                    f"not a JSON type and must be converted: {NEEDS_PYDANTIC}"
                 )
             checks[field.name] = _Check(_name(hints[field.name]), check)
     return checks
 
 
 def _check(hint: Any) -> Callable[[Any], bool] | None:
-    """Return whether a value that came from JSON is of a type; None for types JSON has not."""
+    """Return a test whether a decoded value has a type; None if JSON has no such type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
         return _PLAIN.get(hint)

@@ -16,7 +16,7 @@ from typing import Final
 from pgque.message import Message
 
 STRIKES: Final = 2
-"""Breaks that convict a message: the one that made it suspect counts, the last must be alone."""
+"""Broken connections after which a message is convicted; at the last one it must be alone."""
 
 PARTS_BEFORE_GROWTH: Final = 4
 """Number of parts of a size that must succeed before the size is doubled."""
@@ -72,7 +72,7 @@ class Caution:
         return self._convicted.get(_key(message))
 
     def suspect(self, part: Sequence[Message], message: Message | None, reason: str) -> bool:
-        """Record that a part was lost, maybe by ``message``; tell whether a message is convicted."""
+        """Record a lost part, maybe lost by ``message``; tell whether a message is convicted."""
         if message is None and len(part) > 1:
             self._most = len(part) // 2
             self._left = len(part)

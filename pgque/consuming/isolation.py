@@ -1,9 +1,10 @@
 """Isolation: a handler's changes to the state of the consumer's connection end with its message.
 
-Each message whose handler takes a client is handled in a savepoint. After a handler returns, one
-query resets the session's settings, checks deferred constraints and releases the savepoint. After a
-handler fails, another query rolls back to the savepoint. If neither is possible, the handler has
-ended the transaction, in which earlier messages were handled too: `TransactionLost`.
+Each message whose handler takes a client is handled in a savepoint. After a handler returns, the
+consumer resets the session's settings, checks deferred constraints and releases the savepoint, in
+one round trip. After a handler fails, the consumer rolls back to the savepoint. If neither is
+possible, the handler has ended the transaction, in which earlier messages were handled too. That
+raises `TransactionLost`.
 """
 
 from __future__ import annotations

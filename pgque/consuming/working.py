@@ -104,7 +104,7 @@ class Work:
                 self.caution.convict(message, message.reason)
 
     def _handle(self, part: list[Message], *, is_whole: bool) -> list[Message] | None:
-        """Handle a part of a batch and ack it; return the next batch, or None if not received yet."""
+        """Handle a part of a batch and ack it; return the next batch, None if not received yet."""
         batch_id = part[0].batch_id
         handled, failed = self.handling.call(
             self.isolation, self.batches, part, self.caution, self.watch
@@ -183,7 +183,7 @@ class Work:
         return BatchLost(f"batch {batch_id} was rolled back: {lost}; {then}", fields)
 
     def _pay_at_once(self) -> None:
-        """Ack messages that a handler committed before another process receives them, if possible."""
+        """Ack a handler's committed messages before another process gets them, if possible."""
         conn = self.isolation.client.conn
         if self.caution.owed is None or is_in_use(conn):
             return

@@ -1,4 +1,4 @@
-"""Running a consumer's handlers here and now, by the consumer's own code, until nothing is left."""
+"""Running a consumer's handlers in the test's thread until no message is left."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Failure:
     """A message that was nacked.
 
     ``message``  the `Message`
-    ``reason``   why, as the dead letter would say it
-    ``error``    what the handler raised; a LookupError where there is none for the type
+    ``reason``   the reason that a dead letter would have
+    ``error``    the handler's exception; a LookupError if the type has no handler
     """
 
     message: Message
@@ -38,17 +38,17 @@ class Failure:
 
 @dataclass
 class Drained:
-    """What `Kit.drain` has done: the messages in the order in which they were handled.
+    """The result of `Kit.drain`: the messages in the order in which they were handled.
 
-    A message that failed is among them, once for each time; ``failures`` says why it did.
+    A failed message is included once per attempt, and ``failures`` has an entry for each.
     """
 
     messages: list[Message] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
-class HandlerFailed(AssertionError):  # noqa: N818 (it says what went wrong, as pgque's errors do)
-    """Handlers have failed: ``failures`` are all of them; the first error is the `__cause__`."""
+class HandlerFailed(AssertionError):  # noqa: N818 (describes the fault, like pgque's errors)
+    """Handlers failed: ``failures`` has all of them; the first error is the `__cause__`."""
 
     def __init__(self, drained: Drained) -> None:
         self.failures = drained.failures
@@ -61,7 +61,7 @@ class HandlerFailed(AssertionError):  # noqa: N818 (it says what went wrong, as 
 
 
 class Draining(Consumer):
-    """A consumer that handles what is ready, in the caller's thread, and notes how that went."""
+    """A consumer that handles ready messages in the caller's thread and records the results."""
 
     def __init__(self, consumer: Consumer, drained: Drained) -> None:
         vars(self).update(vars(consumer))  # its handlers and options, and the event of its stop()
@@ -81,7 +81,7 @@ class Draining(Consumer):
         return self._stopping.is_set()
 
     def run(self, dsn: str) -> int:
-        """Handle one batch after the other until none is ready: how many messages.
+        """Handle one batch after the other until none is ready; return the number of messages.
 
         :param dsn: the kit's database.
         """
@@ -90,7 +90,7 @@ class Draining(Consumer):
             try:
                 self._drain(self._work or self._connect(dsn))
                 break
-            except BatchLost:  # a handler broke the transaction; it is nacked the next time
+            except BatchLost:  # a handler broke the transaction; the next attempt nacks its message
                 self.close()
                 if losses == MOST_LOSSES:
                     raise
@@ -116,12 +116,12 @@ class Draining(Consumer):
             self._work = None
 
     def rest(self) -> None:
-        """Forget that `stop` was called, as the end of `start` does."""
+        """Reset `stop`, like the end of `start`."""
         self._stopping.clear()
 
 
 class _Noting(Handling):
-    """A consumer's way to handle a batch, which notes what was handled and what has failed."""
+    """A consumer's `Handling` that records the messages handled and failed."""
 
     def __init__(self, handling: Handling, drained: Drained) -> None:
         vars(self).update(vars(handling))

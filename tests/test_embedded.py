@@ -101,7 +101,7 @@ def test_data_persist(home: Path) -> None:
 
 def test_another_version_than_the_folder_has(home: Path) -> None:
     Server(home, version=16, settings=FAST).start().stop()
-    with pytest.raises(EmbeddedError, match="are of PostgreSQL 16, not 18"):
+    with pytest.raises(EmbeddedError, match="are from PostgreSQL 16, not 18"):
         Server(home, version=18, settings=FAST).start()
     assert not servers_in(home)
 
@@ -171,7 +171,7 @@ def test_setting_that_postgresql_refuses(made: Path) -> None:
 
 
 def test_unknown_version() -> None:
-    with pytest.raises(EmbeddedError, match="of version 9: there are 16 and 18"):
+    with pytest.raises(EmbeddedError, match="no embedded PostgreSQL 9; available are 16 and 18"):
         Server(version=9).start()
 
 
@@ -218,7 +218,7 @@ def test_path_too_long_for_a_socket(home: Path) -> None:
 
 
 def test_folder_that_cannot_be_made() -> None:
-    with pytest.raises(EmbeddedError, match="cannot make the data folder"):
+    with pytest.raises(EmbeddedError, match="cannot create the data folder"):
         Server("/proc/pgque").start()
 
 

@@ -147,7 +147,7 @@ def test_300_megabytes_are_refused() -> None:
 def test_batch_has_one_limit_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_PAYLOAD_BYTES", 4)
     assert encode_payloads(iter(["ab", 12])) == ["ab", "12"]
-    with pytest.raises(PgquePayloadError, match="smaller parts"):
+    with pytest.raises(PgquePayloadError, match="smaller ones"):
         encode_payloads(["ab", "cd", "e"])
 
 

@@ -89,7 +89,7 @@ def test_an_error_at_commit_is_named(pool: ClientPool, autoconn: psycopg.Connect
 def test_an_error_that_the_block_has_passed_over_is_not_taken_for_a_commit(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
-    aborted = pytest.raises(pgque.PgqueTransactionAborted, match="undone")
+    aborted = pytest.raises(pgque.PgqueTransactionAborted, match="rolled back")
     with aborted as caught, pool.client() as client:
         send_and_pass_over_an_error(client, queue)
     assert isinstance(caught.value.__cause__, psycopg.errors.InFailedSqlTransaction)

@@ -328,7 +328,7 @@ def test_code_that_borrows_the_connection_of_a_session_gets_the_client_s(
 
 def test_a_transaction_s_isolation_cannot_be_changed(client: PgqueClient) -> None:
     for level in ("AUTOCOMMIT", "SERIALIZABLE"):
-        refused = pytest.raises(Exception, match="isolation level is settled")
+        refused = pytest.raises(Exception, match="isolation level is fixed")
         with connection_on(client) as connection, refused:
             connection.execution_options(isolation_level=level)
     assert client.conn.autocommit

@@ -133,7 +133,7 @@ def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(kit, connec
     monkeypatch.setattr(clock, "_PATIENCE", b"set local lock_timeout = '20ms'")
     other = connect()
     other.execute("select from pgque.queue for update")
-    with pytest.raises(PgqueBusy, match="open elsewhere"):
+    with pytest.raises(PgqueBusy, match="has an open transaction"):
         kit.advance(1)
     other.rollback()
     kit.advance(1)
@@ -142,5 +142,5 @@ def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(kit, connec
 def test_nothing_is_moved_inside_of_the_callers_transaction(conn):
     with Kit(conn) as kit:
         conn.execute("select 1")
-        with pytest.raises(PgqueInvalidArgument, match="inside of a transaction"):
+        with pytest.raises(PgqueInvalidArgument, match="inside a transaction"):
             kit.advance(1)

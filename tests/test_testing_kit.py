@@ -241,7 +241,7 @@ def test_a_consumer_that_is_at_work_elsewhere_is_not_waited_for(kit, client, con
 def test_what_is_not_committed_cannot_be_delivered(kit, conn, method):
     own = Kit(conn)
     own.client.send("orders", 1)
-    with pytest.raises(PgqueInvalidArgument, match=r"inside of a transaction.*Commit it"):
+    with pytest.raises(PgqueInvalidArgument, match=r"inside a transaction.*Commit first"):
         getattr(own, method)()
     conn.commit()
     getattr(own, method)()

@@ -178,7 +178,7 @@ def test_processes_are_members_of_one_group_and_one_of_them_ticks(
 
 def test_processes_of_a_consumer_without_a_group_stand_by(worker, autoconn, queue, handled, folder):
     one = worker("shop:alone", "--processes", "2")
-    one.says("is no member of a group: while one of its processes works, the others stand by")
+    one.says("is not a member of a group: while one of its processes works, the others stand by")
     send(autoconn, queue, "wait")
     eventually((folder / "entered").exists)
     one.says("standing by")
@@ -212,7 +212,7 @@ def test_a_stop_finishes_the_message_that_is_handled(worker, autoconn, queue, ha
     send(autoconn, queue, "next")
     eventually((folder / "entered").exists)
     one.signal(signal.SIGTERM)
-    one.says("stopping after the messages that are handled")
+    one.says("stopping after the current messages")
     (folder / "go").touch()
     one.ends()
     assert len(handled("wait")) == 1

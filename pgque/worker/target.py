@@ -39,7 +39,8 @@ def load(target: str) -> Job:
         raise TargetError(f"cannot load {target}: {_described(error)}") from error
     if not isinstance(found, Job):
         raise TargetError(
-            f"{target} is a {type(found).__name__}, not a Consumer or a Ticker{_there_is(module)}"
+            f"{target} has the type {type(found).__name__}, not Consumer or Ticker"
+            f"{_there_is(module)}"
         )
     return found
 

@@ -175,7 +175,7 @@ def test_another_member_is_like_the_first_but_for_its_name(client, member, queue
 def test_who_is_no_member_has_no_siblings(dsn, queue):
     alone = Consumer(dsn, queue=queue, name="alone")
     assert alone.subconsumer is None
-    with pytest.raises(pgque.PgqueInvalidArgument, match="no member of a group"):
+    with pytest.raises(pgque.PgqueInvalidArgument, match="not a member of a group"):
         alone.as_member("m-2")
 
 

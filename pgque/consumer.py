@@ -46,6 +46,7 @@ LEAST_DEAD_INTERVAL = 0.1
 MOST_MESSAGES = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Handling)
 
 
 class Consumer:
@@ -126,18 +127,21 @@ class Consumer:
             self._fields["subconsumer"] = subconsumer
         self._stopping = threading.Event()
         self._awake = threading.Event()
-        self._handling = Handling(
+        self._handling = self._new_handling(Handling)
+        self._caution = Caution(self._max_messages)
+        self._received_once = False
+        self._stood_by = False
+        self._at_work = False
+        self._ticker: Ticker | None = None
+
+    def _new_handling(self, kind: type[H]) -> H:
+        return kind(
             str(self),
             self._fields,
             self._handlers,
             self._unknown_handler_policy,
             self._stopping.is_set,
         )
-        self._caution = Caution(self._max_messages)
-        self._received_once = False
-        self._stood_by = False
-        self._at_work = False
-        self._ticker: Ticker | None = None
 
     def on(self, type: str, *, model: Any = None) -> Callable[[F], F]:  # noqa: A002
         """Register the decorated function for messages of a type; ``"*"`` matches all others.
@@ -298,17 +302,23 @@ class Consumer:
             return None
         return Watch(observers, conn, self._queue, self._name, self._subconsumer)
 
-    # A batch
+    def _work_on(
+        self,
+        conn: psycopg.Connection[Any],
+        handling: Handling | None = None,
+        caution: Caution | None = None,
+    ) -> Work:
+        """Return the work on a connection: `Work.next`, then `Work.handle` while it has messages.
 
-    def _work_on(self, conn: psycopg.Connection[Any]) -> Work:
-        batches = self._batches(conn)
+        `pgque.testing` handles ready messages this way, with its own ``handling`` and ``caution``.
+        """
         return Work(
             str(self),
             self._fields,
-            batches,
+            self._batches(conn),
             Isolation(HandlerClient(conn)),
-            self._handling,
-            self._caution,
+            handling or self._handling,
+            caution or self._caution,
             self._retry_after,
             self._stopping.is_set,
             self._watch_on(conn),

@@ -42,25 +42,16 @@ If psycopg raised an error, it is the `__cause__`. Errors are mapped by SQLSTATE
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from pgque._base_errors import PgqueError as PgqueError
+from pgque._base_errors import PgqueInvalidArgument as PgqueInvalidArgument
+from pgque._base_errors import PgquePayloadError as PgquePayloadError
+
 if TYPE_CHECKING:
     from pgque.message import Message
-
-
-class PgqueError(Exception):
-    """Base class of all errors of pgque.
-
-    `sqlstate` is the server's five-character code, or None if the client raised the error.
-    """
-
-    advice: ClassVar[str] = ""
-
-    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
 
 
 class PgqueBatchNotFound(PgqueError):
@@ -114,14 +105,6 @@ class PgqueDeadLetterNotFound(PgqueError):
 
 class PgqueInsertDisallowed(PgqueError):
     """The queue does not accept events at present (PQ006)."""
-
-
-class PgqueInvalidArgument(PgqueError, ValueError):
-    """An argument that pgque or PostgreSQL refuses (22023 and the rest of class 22)."""
-
-
-class PgquePayloadError(PgqueInvalidArgument):
-    """A payload that cannot be sent, or a received payload that cannot be decoded."""
 
 
 class PgqueUnreadableEvent(PgquePayloadError):

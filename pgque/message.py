@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from pgque.errors import PgqueInvalidArgument, PgquePayloadError
-from pgque.models import to_plain
+from pgque._base_errors import PgqueInvalidArgument, PgquePayloadError
+from pgque._plain import to_plain
 
 MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
 """Limit for one call, in bytes of UTF-8: for one payload, or for a whole batch together.

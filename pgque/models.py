@@ -10,9 +10,9 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Union
 
+from pgque._plain import find_adapter, is_dataclass, name_of
 from pgque.errors import PgqueInvalidArgument, PgquePayloadError
 
 if TYPE_CHECKING:
@@ -44,61 +44,13 @@ def decoder(model: Any) -> Callable[[Message], Any]:
     """
     if isinstance(model, str):
         raise PgqueInvalidArgument(f"a model is a class, not the text {model!r}")
-    adapter = _adapter(model)
+    adapter = find_adapter(model)
     if adapter is not None:
         return lambda message: _validate(adapter, model, message)
-    if not _is_dataclass(model):
-        raise PgqueInvalidArgument(f"model={_name(model)} is not a dataclass: {NEEDS_PYDANTIC}")
+    if not is_dataclass(model):
+        raise PgqueInvalidArgument(f"model={name_of(model)} is not a dataclass: {NEEDS_PYDANTIC}")
     checks = _checks(model)
     return lambda message: _construct(model, checks, message)
-
-
-def to_plain(value: Any) -> Any:
-    """Convert a pydantic model or a dataclass to JSON's types; TypeError for anything else.
-
-    The keys are the names that `decoder` expects: a field's alias if it has one.
-    """
-    kind: Any = type(value)
-    if hasattr(kind, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    if not _is_dataclass(kind):
-        raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
-    adapter = _dataclass_adapter(kind)
-    if adapter is not None:
-        return adapter.dump_python(value, mode="json", by_alias=True)
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-@lru_cache(maxsize=1)
-def _type_adapter() -> Any:
-    """Return pydantic's TypeAdapter; None without pydantic 2."""
-    try:
-        from pydantic import TypeAdapter
-    except ImportError:
-        return None
-    return TypeAdapter
-
-
-def _adapter(model: Any) -> Any:
-    make = _type_adapter()
-    if make is None:
-        return None
-    try:
-        return make(model)
-    except (NameError, RuntimeError, TypeError) as error:
-        first = str(error).split("\n")[0]
-        raise PgqueInvalidArgument(
-            f"pydantic cannot make a model of {_name(model)}: {first}"
-        ) from error
-
-
-@lru_cache(maxsize=256)
-def _dataclass_adapter(kind: Any) -> Any:
-    """Return a TypeAdapter for a dataclass; None if pydantic is missing or cannot handle it."""
-    try:
-        return _adapter(kind)
-    except PgqueInvalidArgument:
-        return None
 
 
 def _validate(adapter: Any, model: Any, message: Message) -> Any:
@@ -151,17 +103,19 @@ def _checks(model: Any) -> dict[str, _Check]:
     try:
         hints = typing.get_type_hints(model)
     except NameError as error:
-        raise PgqueInvalidArgument(f"cannot read the fields of {_name(model)}: {error}") from error
+        raise PgqueInvalidArgument(
+            f"cannot read the fields of {name_of(model)}: {error}"
+        ) from error
     checks = {}
     for field in dataclasses.fields(model):
         if field.init:
             check = _check(hints[field.name])
             if check is None:
                 raise PgqueInvalidArgument(
-                    f"field {field.name} of {_name(model)} is {_name(hints[field.name])}, which is "
-                    f"not a JSON type and must be converted: {NEEDS_PYDANTIC}"
+                    f"field {field.name} of {name_of(model)} is {name_of(hints[field.name])}, "
+                    f"which is not a JSON type and must be converted: {NEEDS_PYDANTIC}"
                 )
-            checks[field.name] = _Check(_name(hints[field.name]), check)
+            checks[field.name] = _Check(name_of(hints[field.name]), check)
     return checks
 
 
@@ -193,14 +147,5 @@ def _misfit(message: Message, model: Any, reasons: list[str]) -> PgquePayloadErr
     if len(reasons) > REASONS_SHOWN:
         shown += f"; and {len(reasons) - REASONS_SHOWN} more"
     return PgquePayloadError(
-        f"the payload of message {message.msg_id} does not fit {_name(model)}: {shown}"
+        f"the payload of message {message.msg_id} does not fit {name_of(model)}: {shown}"
     )
-
-
-def _is_dataclass(model: Any) -> bool:
-    return isinstance(model, type) and dataclasses.is_dataclass(model)
-
-
-def _name(model: Any) -> str:
-    is_class = isinstance(model, type) and typing.get_origin(model) is None
-    return str(model.__name__) if is_class else str(model)

@@ -60,25 +60,26 @@ class HandlerFailed(AssertionError):  # noqa: N818 (describes the fault, like pg
         super().__init__("\n".join(lines))
 
 
-class Draining(Consumer):
-    """A consumer that handles ready messages in the caller's thread and records the results."""
+class Draining:
+    """Handles a consumer's ready messages in the caller's thread, and records the results."""
 
     def __init__(self, consumer: Consumer, drained: Drained) -> None:
-        vars(self).update(vars(consumer))  # its handlers and options, and the event of its stop()
+        self._consumer = consumer
         self._drained = drained
-        self._handling = _Noting(consumer._handling, drained)
-        self._caution = Caution(self._max_messages)
+        self._handling = consumer._new_handling(_Noting)
+        self._handling.drained = drained
+        self._caution = Caution(consumer._max_messages)
         self._work: Work | None = None
 
     @property
     def queue(self) -> str:
         """The queue's name."""
-        return self._queue
+        return self._consumer._queue
 
     @property
     def stopping(self) -> bool:
         """Whether a handler has called the consumer's `stop`."""
-        return self._stopping.is_set()
+        return self._consumer._stopping.is_set()
 
     def run(self, dsn: str) -> int:
         """Handle one batch after the other until none is ready; return the number of messages.
@@ -97,7 +98,8 @@ class Draining(Consumer):
         return len(self._drained.messages) - before
 
     def _connect(self, dsn: str) -> Work:
-        self._work = self._work_on(open_connection(ConsumerConnection, dsn))
+        conn = open_connection(ConsumerConnection, dsn)
+        self._work = self._consumer._work_on(conn, self._handling, self._caution)
         return self._work
 
     def _drain(self, work: Work) -> None:
@@ -117,21 +119,19 @@ class Draining(Consumer):
 
     def rest(self) -> None:
         """Reset `stop`, like the end of `start`."""
-        self._stopping.clear()
+        self._consumer._stopping.clear()
 
 
 class _Noting(Handling):
     """A consumer's `Handling` that records the messages handled and failed."""
 
-    def __init__(self, handling: Handling, drained: Drained) -> None:
-        vars(self).update(vars(handling))
-        self._drained = drained
+    drained: Drained
 
     def call(
         self, isolation: Isolation, batches: Batches, messages: Sequence[Message], *more: Any
     ) -> tuple[int, list[tuple[Message, str]]]:
         handled, failed = super().call(isolation, batches, messages, *more)
-        self._drained.messages += messages[:handled]
+        self.drained.messages += messages[:handled]
         return handled, failed
 
     def _explain(self, error: BaseException, message: Message) -> str:
@@ -139,7 +139,7 @@ class _Noting(Handling):
         if pytest is not None and isinstance(error, pytest.OutcomeException):
             raise error  # pytest.fail() in a handler is meant for the test
         reason = super()._explain(error, message)
-        self._drained.failures.append(Failure(message, reason, error))
+        self.drained.failures.append(Failure(message, reason, error))
         return reason
 
 

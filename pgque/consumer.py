@@ -344,7 +344,7 @@ class Consumer:
         finally:
             self._at_work = False
 
-    # Beside the loop
+    # The ticker's thread
 
     @contextmanager
     def _ticking_beside(self) -> Iterator[None]:

@@ -69,8 +69,8 @@ def install(target: str | Connection) -> int:
     running.
 
     Raises `PgqueServerTooOld`, `PgqueReadOnly`, `PgqueSchemaNewer`, `PgquePermissionDenied` (which
-    names the missing right), `PgqueConnectionError`, or `PgqueBusy` if long transactions used a
-    table that must be changed for about a minute.
+    names the missing right), `PgqueConnectionError`, or `PgqueBusy` if long transactions blocked a
+    change of a table for about a minute.
     """
 
     def work(conn: Connection) -> int:

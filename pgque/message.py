@@ -45,7 +45,7 @@ class Event:
 
 def _default(value: Any) -> Any:
     if isinstance(value, Event):
-        raise TypeError("an Event inside of a payload")
+        raise TypeError("an Event inside a payload")
     return to_plain(value)
 
 
@@ -181,7 +181,7 @@ class Message:
 
 
 def sent_at(message: Message) -> float:
-    """Return a message's time of sending in seconds since 1970; cheaper than `created_at`."""
+    """Return the time of a message's send in seconds since 1970; cheaper than `created_at`."""
     moment = message._created_at
     if isinstance(moment, int):
         return moment / 1e6 + _SERVER_EPOCH_SECONDS

@@ -167,7 +167,7 @@ class Ticker:
 
     def _serve(self, wakeup: Wakeup, may_tick: bool, backoff: Backoff) -> None:
         rounds = _Rounds(wakeup, self._interval)
-        # A chore, so that notifications for other users of this loop do not trigger it each time.
+        # A chore, so that a notification on another channel does not trigger it each time.
         claim = _Chore(lambda conn: self._claim(wakeup, rounds), STANDBY_PAUSE)
         while not self._stop.is_set():
             if may_tick and not self._leading:

@@ -45,8 +45,7 @@ class Handlers:
             )
         if message_type in self._by_type:
             raise PgqueInvalidArgument(
-                f"there is a handler for type {message_type!r} already: "
-                f"{self._by_type[message_type].name}"
+                f"type {message_type!r} already has a handler: {self._by_type[message_type].name}"
             )
         handler = _plain(function) if model is None else _typed(function, model)
         self._by_type[message_type] = handler

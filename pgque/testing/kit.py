@@ -165,7 +165,7 @@ class Kit:
             raise HandlerFailed(drained) from drained.failures[0].error
         return drained
 
-    # What was sent
+    # Events
 
     def sent(self, queue: str) -> list[Message]:
         """Return the events in a queue's log, oldest first; their ``batch_id`` is 0.
@@ -209,7 +209,7 @@ class Kit:
         key: Any = ANY,
         headers: Any = ANY,
     ) -> None:
-        """Assert that no matching event was sent, or no event at all: `assert_sent`, 0 times."""
+        """Assert that no matching event was sent, see `assert_sent`; without arguments, none."""
         __tracebackhide__ = True
         self.assert_sent(queue, payload, type=type, key=key, headers=headers, times=0)
 

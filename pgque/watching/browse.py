@@ -219,7 +219,7 @@ class Browser(Calls):
         query = sql.SQL(
             "select pg_snapshot_xmax(t.tick_snapshot)::text::bigint from pgque.tick t "
             "where t.tick_queue = %s::int and t.tick_id > coalesce(("
-            # The tick after the last earlier one: a clock set back showed some times twice.
+            # The tick after the last earlier one: a clock that is set back repeats times.
             "select k.tick_id from pgque.tick k where k.tick_queue = %s::int "
             "and k.tick_time < %s::timestamptz order by k.tick_id desc limit 1), 0) "
             "order by t.tick_id limit 1"

@@ -73,8 +73,8 @@ def of_queue(word: str, consumers: Iterable[State]) -> State:
     """
     found = [*consumers]
     own = [State(_QUEUE_STATES.get(word, Level.WARNING), word)]
-    nobody = [] if found else [State(Level.NOTE, "no reader")]
-    return max([*found, *own, *nobody], key=_badness)
+    unread = [] if found else [State(Level.NOTE, "no reader")]
+    return max([*found, *own, *unread], key=_badness)
 
 
 def _badness(state: State) -> tuple[Level, int]:

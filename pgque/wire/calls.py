@@ -242,7 +242,7 @@ def may_prepare(conn: psycopg.Connection[Any]) -> bool | None:
 
 
 def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
-    """Turn off prepared statements on our own connection behind a pooler; tell whether it is one.
+    """Turn off prepared statements behind a pooler, on our own connection; return `is_pooled`.
 
     Without a pooler, configure keepalives so that the server soon notices a lost client. Until then
     the client's session holds a batch, or the ticker's lead.

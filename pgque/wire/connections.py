@@ -59,7 +59,7 @@ def check_process(owner: int) -> None:
     """Raise `PgqueConnectionError` in any process but the one with this id."""
     if os.getpid() != owner:
         raise PgqueConnectionError(
-            f"this connection belongs to process {owner}, but this is its fork, {os.getpid()}\n"
+            f"this connection belongs to process {owner}, not to its fork {os.getpid()}\n"
             "Create a client in each process, after the fork: pgque.connect(dsn), a ClientPool, "
             "or PgqueClient(conn)."
         )

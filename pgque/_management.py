@@ -105,7 +105,7 @@ class Management(Calls):
         return int(self._value("select pgque.ticker()"))
 
     def force_next_tick(self, queue: str) -> int | None:
-        """Make the ticker's next call tick this queue even if no tick is due.
+        """Make the next `ticker` call tick this queue even if no tick is due.
 
         Returns the id of the newest tick so far, or None if the queue has none. Calls
         `pgque.force_next_tick`; needs pgque_admin. Raises `PgqueQueueNotFound` and

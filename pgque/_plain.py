@@ -1,4 +1,4 @@
-"""Converting pydantic models and dataclasses to JSON's types, by pydantic if it is installed."""
+"""Converting pydantic models and dataclasses to JSON's types, with pydantic if it is installed."""
 
 from __future__ import annotations
 

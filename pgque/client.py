@@ -87,7 +87,7 @@ class PgqueClient(Management):
     def send_batch(self, queue: str, type: str, payloads: Iterable[Any]) -> list[int]:  # noqa: A002
         """Send many payloads of one type in one call; return their ids in the same order.
 
-        Each payload is anything that `send` takes except an `Event`. Together they may have
+        Each payload is anything that `send` takes except an `Event`. Their total size is limited to
         `message.MAX_PAYLOAD_BYTES`. Without payloads the result is an empty list. Calls
         `pgque.send_batch`; needs pgque_writer. Raises `PgquePayloadError`, `PgqueQueueNotFound` and
         `PgqueInsertDisallowed`.
@@ -151,8 +151,8 @@ class PgqueClient(Management):
     def ack(self, batch_id: int) -> int:
         """Finish a batch: its messages are never delivered to this consumer again.
 
-        Returns 1, or 0 if the batch is not open because it was finished or taken over. After a 0,
-        roll back the work done for the batch. Calls `pgque.ack`; needs pgque_reader.
+        Returns 1, or 0 if the batch is not open because it was finished or taken over. If it
+        returns 0, roll back the work done for the batch. Calls `pgque.ack`; needs pgque_reader.
         """
         return int(self._value("select pgque.ack(%s::bigint)", (batch_id,)))
 
@@ -240,8 +240,8 @@ class PgqueClient(Management):
     ) -> int:
         """Remove a member from its group; return 1, or 0 if it is not a member.
 
-        ``batch_handling`` decides about a batch that the member holds: 0 raises `PgqueBatchOpen`, 1
-        nacks its messages first. Calls `pgque.unsubscribe_subconsumer`; needs pgque_reader. Raises
+        If the member holds a batch, ``batch_handling`` 0 raises `PgqueBatchOpen`, and 1 nacks the
+        batch's messages first. Calls `pgque.unsubscribe_subconsumer`; needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueInvalidArgument`.
         """
         return int(

@@ -120,7 +120,7 @@ def _checks(model: Any) -> dict[str, _Check]:
 
 
 def _check(hint: Any) -> Callable[[Any], bool] | None:
-    """Return a test whether a decoded value has a type; None if JSON has no such type."""
+    """Return a function that checks the type of a decoded value; None for types not in JSON."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
         return _PLAIN.get(hint)

@@ -138,7 +138,7 @@ def _refuse_async(function: Any) -> None:
     """Raise if calling a function does not run its body.
 
     A function wrapped by a decorator is not checked, because a plain wrapper may well run an async
-    function. If it does not, `refuse_unrun` notices by the result.
+    function. If it does not, `refuse_unrun` detects that from the result.
     """
     inner = function
     while isinstance(inner, partial):

@@ -57,12 +57,12 @@ class Handling:
     ) -> tuple[int, list[tuple[Message, str]]]:
         """Call the handler of each message, until the consumer stops.
 
-        Returns the number of messages handled, and those that failed with their reasons.
+        Returns the number of handled messages, and the failed messages with their reasons.
 
         :param caution: knows the messages whose handlers must not be called.
         :param watch: notifies the observers; None if there are none.
-        :raises TransactionLost: if the transaction of the batch is gone. The exception has the
-            messages handled before.
+        :raises TransactionLost: if the transaction of the batch is gone. The exception lists the
+            messages handled before it.
         """
         failed: list[tuple[Message, str]] = []
         find = self._handlers.find

@@ -133,7 +133,7 @@ def die_with_parent() -> None:
 
 
 def is_ready(data: str, pid: int) -> bool:
-    """Tell whether the server ``pid`` accepts connections, by the last line of its pid file."""
+    """Tell whether the server ``pid`` accepts connections, from the last line of its pid file."""
     try:
         with open(os.path.join(data, "postmaster.pid")) as file:
             lines = file.read().split("\n")

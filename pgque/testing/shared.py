@@ -28,7 +28,7 @@ _PACKAGES: Final = Path(pgque.__file__).resolve().parent.parent
 def shared_server(folder: Path) -> Iterator[str]:
     """Lend the server that all processes with this folder share; yield a superuser's DSN.
 
-    The first process finds it with `find_server`. Raises `pgque.embedded.EmbeddedError` if no server
+    The first process uses `find_server`. Raises `pgque.embedded.EmbeddedError` if no server
     is available.
     """
     files = _Files(folder)

@@ -52,7 +52,7 @@ def test_the_password_is_no_argument_and_the_status_is_that_of_pg_dump(dsn, show
 
 
 def test_what_it_cannot_do_is_one_line(dsn, empty_dsn):
-    assert "nosuch is not installed here" in failed(cli("dump", "--dsn", dsn, "--pg-dump=nosuch"))
+    assert "nosuch is not installed" in failed(cli("dump", "--dsn", dsn, "--pg-dump=nosuch"))
     assert "pgque install" in failed(cli("dump", "--dsn", empty_dsn, "--pg-dump", PG_DUMP))
     with pytest.raises(pgque.PgqueConnectionError):
         dump("host=127.0.0.1 port=1 connect_timeout=2", program=PG_DUMP)

@@ -227,7 +227,7 @@ def test_a_stop_ends_by_force(worker, autoconn, queue, handled, folder, how):
     one.signal(signal.SIGTERM)
     one.says("stopping")
     if how == "grace":
-        one.says("shop:alone did not end within 0.1 s, and is killed")
+        one.says("shop:alone did not end within 0.1 s and is killed")
     else:
         one.signal(signal.SIGTERM)
     one.ends()

@@ -1,7 +1,7 @@
-"""Fixtures of pytest for applications that use pgque (extra ``testing``).
+"""Pytest fixtures for applications that use pgque (extra ``testing``).
 
-None is used unless a test asks for it, and nothing of pgque is imported before: a module of its own
-keeps it so, since pytest imports its plugins at each start.
+Pytest imports its plugins at each start. So this module is outside the package, and imports pgque
+only when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def pgque_server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A superuser's connection string to the server of this run; workers of pytest-xdist share it.
+    """A superuser's connection string to the test server, shared by workers of pytest-xdist.
 
-    It is ``PGQUE_TEST_DSN``, else a container, else embedded. Override it to bring your own.
+    The server is ``PGQUE_TEST_DSN`` if set, else a container, else the embedded server. Override
+    this fixture to use another server.
     """
     from pgque.errors import PgqueError
     from pgque.testing import find_server, shared_server
@@ -40,16 +41,16 @@ def pgque_server_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pgque_prepare() -> Callable[[str], object]:
-    """A function that is called once, with the DSN of a new database that has pgque in it.
+    """A function called once, with the DSN of a new database in which pgque is installed.
 
-    Override it to make tables and queues: every test's database is a copy.
+    Override it to create tables and queues. Each test gets a copy of that database.
     """
     return lambda dsn: None
 
 
 @pytest.fixture(scope="session")
 def pgque_databases(pgque_server_dsn: str) -> Iterator[Databases]:
-    """Makes and drops databases on the server."""
+    """Creates and drops databases on the server."""
     from pgque.testing import Databases
 
     with Databases(pgque_server_dsn) as databases:
@@ -60,7 +61,7 @@ def pgque_databases(pgque_server_dsn: str) -> Iterator[Databases]:
 def pgque_template(
     pgque_databases: Databases, pgque_prepare: Callable[[str], object]
 ) -> Iterator[str]:
-    """The name of the database of which each test's is a copy."""
+    """The name of the template of all test databases."""
     from pgque.install import install
 
     dsn = pgque_databases.create()
@@ -74,7 +75,7 @@ def pgque_template(
 
 @pytest.fixture
 def pgque_dsn(pgque_databases: Databases, pgque_template: str) -> Iterator[str]:
-    """A superuser's connection string to a database of the test's own, with pgque in it."""
+    """A superuser's connection string to the test's own database, with pgque installed."""
     dsn = pgque_databases.create(pgque_template)
     yield dsn
     pgque_databases.drop(dsn)
@@ -82,7 +83,7 @@ def pgque_dsn(pgque_databases: Databases, pgque_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def pgque_kit(pgque_dsn: str) -> Iterator[Kit]:
-    """A `pgque.testing.Kit` on a database of the test's own."""
+    """A `pgque.testing.Kit` on the test's own database."""
     from pgque.testing import Kit
 
     with Kit(pgque_dsn) as kit:

@@ -1,4 +1,4 @@
-"""Which extra brings which package, for the errors about one that is missing."""
+"""The extra that installs each optional package, for errors about missing ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def need(*modules: str) -> None:
 
 
 def advice(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for a module that is missing; None if no extra brings it."""
+    """Return which extra to install for a missing module; None if no extra contains it."""
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     if extra is None:

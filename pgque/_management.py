@@ -1,4 +1,4 @@
-"""Queues, ticks, information and dead letters: all of the client but the way of a message."""
+"""The part of the client for queues, ticks, information and dead letters."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ _TEXTS: Final = (
 )
 
 Setting = str | float | bool | timedelta | None
-"""A queue's setting: a text as PostgreSQL reads it, or a value; None is its default."""
+"""A queue's setting: a text in PostgreSQL's syntax, or a Python value; None means the default."""
 
 
 class Management(Calls):
-    """What needs `pgque_admin`, and what monitoring reads with `pgque_reader`."""
+    """The calls for administrators (`pgque_admin`) and for monitoring (`pgque_reader`)."""
 
     def create_queue(self, queue: str, options: Mapping[str, Setting] | None = None) -> int:
-        """Make a queue: 1, or 0 if it exists. Calls `pgque.create_queue`; needs pgque_admin.
+        """Create a queue; return 1, or 0 if it exists.
 
-        ``options`` are settings by name, as `set_queue_config` takes them: ``{"max_retries": 2}``.
-        A queue that exists keeps the settings that it has. Raises `PgqueInvalidArgument` for an
-        empty name, for more than 57 bytes and for a wrong option; then no queue is made.
+        ``options`` maps settings to values, see `set_queue_config`: ``{"max_retries": 2}``. An
+        existing queue keeps its settings. Calls `pgque.create_queue`; needs pgque_admin. Raises
+        `PgqueInvalidArgument`, and creates no queue, for an empty name, for a name longer than 57
+        bytes and for a wrong option.
         """
         if options is None:
             return int(self._value("select pgque.create_queue(%s::text)", (queue,)))
@@ -63,49 +64,50 @@ class Management(Calls):
         return int(self._value("select pgque.create_queue(%s::text, %s::jsonb)", (queue, settings)))
 
     def drop_queue(self, queue: str, force: bool = False) -> int:
-        """Drop a queue with its events, retries and dead letters: 1. Calls `pgque.drop_queue`.
+        """Drop a queue with its events, retries and dead letters; return 1.
 
-        ``force`` drops it although consumers are attached. Needs pgque_admin. Raises
-        `PgqueQueueNotFound`, and `PgqueQueueInUse` without ``force``.
+        ``force`` drops it even if consumers are attached. Calls `pgque.drop_queue`; needs
+        pgque_admin. Raises `PgqueQueueNotFound`, and `PgqueQueueInUse` without ``force``.
         """
         return int(
             self._value("select pgque.drop_queue(%s::text, %s::boolean)", (queue, bool(force)))
         )
 
     def set_queue_config(self, queue: str, param: str, value: Setting) -> int:
-        """Change one setting of a queue: 1. Calls `pgque.set_queue_config`; needs pgque_admin.
+        """Change one setting of a queue; return 1.
 
         ``param`` is ``ticker_max_count``, ``ticker_max_lag``, ``ticker_idle_period``,
         ``ticker_paused``, ``rotation_period``, ``external_ticker``, ``max_retries`` or
-        ``disable_insert``. ``value`` is a text as PostgreSQL reads it, a number, a bool, a
-        timedelta, or None for the default.
+        ``disable_insert``. ``value`` is a text in PostgreSQL's syntax, a number, a bool, a
+        timedelta, or None for the default. Calls `pgque.set_queue_config`; needs pgque_admin.
         Raises `PgqueQueueNotFound` and `PgqueInvalidArgument`.
         """
         query = "select pgque.set_queue_config(%s::text, %s::text, %s::text)"
         return int(self._value(query, (queue, param, _as_text(value))))
 
     def ticker(self, queue: str) -> int | None:
-        """Tick a queue if a tick is due: its id, else None. Calls `pgque.ticker(queue)`.
+        """Tick a queue if a tick is due; return the tick's id, else None.
 
-        It covers what was committed before; give it a transaction of its own. Needs pgque_admin.
-        Raises `PgqueQueueNotFound`, `PgqueTickerStopped` where the queue is paused or ticked from
-        outside, `PgqueIsolationError` outside READ COMMITTED.
+        A tick covers the events committed before it. Call it in a separate transaction. Calls
+        `pgque.ticker(queue)`; needs pgque_admin. Raises `PgqueQueueNotFound`, `PgqueTickerStopped`
+        if the queue is paused or has an external ticker, `PgqueIsolationError` outside READ
+        COMMITTED.
         """
         tick = self._value("select pgque.ticker(%s::text)", (queue,))
         return None if tick is None else int(tick)
 
     def ticker_all(self) -> int:
-        """Tick every queue that is due: how many were ticked. Calls `pgque.ticker()`.
+        """Tick every queue whose tick is due; return their number.
 
-        A fault in one queue does not stop the others. Needs pgque_admin and READ COMMITTED
-        (`PgqueIsolationError`).
+        An error in one queue does not affect the others. Calls `pgque.ticker()`; needs pgque_admin
+        and READ COMMITTED (`PgqueIsolationError`).
         """
         return int(self._value("select pgque.ticker()"))
 
     def force_next_tick(self, queue: str) -> int | None:
-        """Let the next call of the ticker tick this queue, whether it is due or not.
+        """Make the next `ticker` call tick this queue even if no tick is due.
 
-        Returns the id of the newest tick so far, None where there is none. Calls
+        Returns the id of the newest tick so far, or None if the queue has none. Calls
         `pgque.force_next_tick`; needs pgque_admin. Raises `PgqueQueueNotFound` and
         `PgqueTickerStopped`.
         """
@@ -113,12 +115,12 @@ class Management(Calls):
         return None if tick is None else int(tick)
 
     def force_tick(self, queue: str) -> int | None:
-        """Call `force_next_tick`, whose former name this is. Deprecated: it warns."""
+        """Call `force_next_tick`. Deprecated name; it warns."""
         warnings.warn("force_tick is now called force_next_tick", DeprecationWarning, stacklevel=2)
         return self.force_next_tick(queue)
 
     def queue_info(self, queue: str | None = None) -> list[QueueInfo]:
-        """Return one queue's settings and state, or without ``queue`` those of all, by name.
+        """Return the settings and state of one queue, or of all if ``queue`` is None, by name.
 
         Calls `pgque.get_queue_info`; needs pgque_reader. Raises `PgqueQueueNotFound`.
         """
@@ -137,7 +139,7 @@ class Management(Calls):
     def consumer_info(
         self, queue: str | None = None, consumer: str | None = None
     ) -> list[ConsumerInfo]:
-        """Return where consumers stand, by queue and name; None means all.
+        """Return the positions of consumers, by queue and name; None means all.
 
         Calls `pgque.get_consumer_info`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueConsumerNotFound`.
@@ -153,7 +155,7 @@ class Management(Calls):
         return list(starmap(ConsumerInfo, rows))
 
     def queue_wait(self, queue: str | None = None) -> list[QueueWait]:
-        """Return for how long events have waited for a tick: of one queue, or of all, by name.
+        """Return how long events have waited for a tick, in one queue or in all, by name.
 
         Calls `pgque.get_queue_wait`; needs pgque_reader. Raises `PgqueQueueNotFound`.
         """
@@ -166,7 +168,7 @@ class Management(Calls):
     def consumer_wait(
         self, queue: str | None = None, consumer: str | None = None
     ) -> list[ConsumerWait]:
-        """Return for how long events have waited for consumers, by queue and name; None means all.
+        """Return how long events have waited for consumers, by queue and name; None means all.
 
         Calls `pgque.get_consumer_wait`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueConsumerNotFound`.
@@ -206,7 +208,7 @@ class Management(Calls):
         return found[0]
 
     def _dead_letters(self, which: str, params: Sequence[Any]) -> list[DeadLetter]:
-        """Return dead letters; bytes that are no text, which may be why they died, are escaped."""
+        """Return dead letters. Bytes that are not valid text are escaped, not an error."""
         is_plain = is_converted(self._conn)
         columns = _DEAD_LETTER.format(*(_TEXTS if is_plain else map(as_bytes, _TEXTS)))
         rows = self._times(
@@ -219,14 +221,15 @@ class Management(Calls):
         return list(starmap(DeadLetter, rows))
 
     def replay(self, dead_letter_id: int) -> int:
-        """Send a dead letter again, to every consumer of its queue, and remove it: the event id.
+        """Send a dead letter again, to every consumer of its queue, and remove it.
 
-        Calls `pgque.dlq_replay`; needs pgque_writer. Raises `PgqueDeadLetterNotFound`.
+        Returns the id of the new event. Calls `pgque.dlq_replay`; needs pgque_writer. Raises
+        `PgqueDeadLetterNotFound`.
         """
         return int(self._value("select pgque.dlq_replay(%s::bigint)", (dead_letter_id,)))
 
     def replay_all(self, queue: str) -> ReplayResult:
-        """Send every dead letter of a queue again; those that fail stay and are counted.
+        """Send every dead letter of a queue again; those that fail are kept and counted.
 
         Calls `pgque.dlq_replay_all`; needs pgque_writer. Raises `PgqueQueueNotFound`.
         """
@@ -236,7 +239,7 @@ class Management(Calls):
         return ReplayResult(*row)
 
     def purge(self, queue: str, older_than: timedelta | float = timedelta(days=30)) -> int:
-        """Delete dead letters older than ``older_than`` (seconds or a timedelta): how many.
+        """Delete dead letters older than ``older_than`` (seconds or a timedelta); return the count.
 
         Calls `pgque.dlq_purge`; needs pgque_admin. Raises `PgqueQueueNotFound`.
         """

@@ -36,18 +36,18 @@ C = TypeVar("C", bound=psycopg.Connection[Any])
 
 
 class PgqueClient(Management):
-    """Calls of pgque on a psycopg connection, in whatever transaction that is in.
+    """The calls of pgque on a psycopg connection, inside its current transaction.
 
-    ``PgqueClient(conn)`` borrows the application's connection, so that what it sends commits or
-    rolls back with the application's own work. `connect` makes a client with a connection of its
-    own. The client never commits and never rolls back.
+    ``PgqueClient(conn)`` borrows the application's connection: the events that it sends commit or
+    roll back together with the application's own work. `connect` returns a client that owns its
+    connection. The client never commits and never rolls back.
 
-    Arguments that are found to be wrong in the client raise before anything is sent. After an error
-    of the server PostgreSQL lets nothing but a rollback happen in that transaction; where the
-    transaction is to go on, put the call into ``with client.conn.transaction():``, which is a
+    The client checks arguments first and raises for a wrong one before it sends anything. After an
+    error of the server, PostgreSQL accepts only a rollback in that transaction. To continue the
+    transaction after an error, put the call into ``with client.conn.transaction():``, which is a
     savepoint. Every call may raise `PgqueConnectionError`, `PgquePermissionDenied`,
     `PgqueSchemaMissing`, `PgqueReadOnly` on a standby, `PgqueRetryable` and
-    `PgqueTransactionAborted`; a method names what else it raises.
+    `PgqueTransactionAborted`. Each method lists the other errors that it raises.
     """
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
@@ -68,12 +68,12 @@ class PgqueClient(Management):
     ) -> int:
         """Send one event in the connection's transaction; return its id.
 
-        ``payload`` is a str, sent as it is, anything that JSON can hold (None is ``null``), a
-        pydantic model or a dataclass, or an `Event`, which brings its own type. ``key`` goes to
-        ``extra1`` and ``headers``, as a JSON object, to ``extra2``, with the trace context beside
-        them where there is one. Calls `pgque.send`, or `pgque.insert_event` with any of these;
-        needs pgque_writer. Raises `PgquePayloadError`, `PgqueQueueNotFound` and
-        `PgqueInsertDisallowed`.
+        ``payload`` is a str, which is sent unchanged; any value that JSON can represent (None
+        becomes ``null``); a pydantic model or a dataclass; or an `Event`, which includes its type.
+        ``key`` is stored in ``extra1``. ``headers`` are stored in ``extra2`` as a JSON object,
+        together with the trace context of the current span, if any. Calls `pgque.send`, or
+        `pgque.insert_event` if there is a key, headers or a trace context; needs pgque_writer.
+        Raises `PgquePayloadError`, `PgqueQueueNotFound` and `PgqueInsertDisallowed`.
         """
         if isinstance(payload, Event):
             if type not in ("default", payload.type):
@@ -87,9 +87,10 @@ class PgqueClient(Management):
     def send_batch(self, queue: str, type: str, payloads: Iterable[Any]) -> list[int]:  # noqa: A002
         """Send many payloads of one type in one call; return their ids in the same order.
 
-        Each payload is what `send` takes; all together may have `message.MAX_PAYLOAD_BYTES`. No
-        payloads make an empty list. Calls `pgque.send_batch`; needs pgque_writer. Raises
-        `PgquePayloadError`, `PgqueQueueNotFound` and `PgqueInsertDisallowed`.
+        Each payload is anything that `send` takes except an `Event`. Their total size is limited to
+        `message.MAX_PAYLOAD_BYTES`. Without payloads the result is an empty list. Calls
+        `pgque.send_batch`; needs pgque_writer. Raises `PgquePayloadError`, `PgqueQueueNotFound` and
+        `PgqueInsertDisallowed`.
         """
         texts = encode_payloads(payloads)
         return self._sender.send_batch(queue, type, texts)
@@ -97,15 +98,15 @@ class PgqueClient(Management):
     # Consume
 
     def subscribe(self, queue: str, consumer: str) -> int:
-        """Subscribe a consumer at the queue's newest tick: 1, or 0 where it is subscribed.
+        """Subscribe a consumer at the queue's newest tick; return 1, or 0 if it already is.
 
-        What is sent afterwards is delivered to it. Calls `pgque.subscribe`; needs pgque_reader.
-        Raises `PgqueQueueNotFound` and `PgqueInvalidArgument` for an empty name.
+        The consumer receives every event sent from now on. Calls `pgque.subscribe`; needs
+        pgque_reader. Raises `PgqueQueueNotFound` and `PgqueInvalidArgument` for an empty name.
         """
         return int(self._value("select pgque.subscribe(%s::text, %s::text)", (queue, consumer)))
 
     def unsubscribe(self, queue: str, consumer: str) -> int:
-        """End a subscription and forget its retries: 1, or 0 where there is none.
+        """End a subscription and delete its retries; return 1, or 0 if there is none.
 
         Calls `pgque.unsubscribe`; needs pgque_reader. Raises `PgqueQueueNotFound` and
         `PgqueCooperativeConsumer`.
@@ -115,9 +116,9 @@ class PgqueClient(Management):
     def seek(self, queue: str, consumer: str, to: int | datetime) -> int:
         """Move a consumer to a tick, or to the last tick at or before an aware datetime.
 
-        Returns the id of the tick where it now stands: what came after it is delivered next. Calls
-        `pgque.seek`; needs pgque_reader. Raises `PgqueTickNotFound` outside the history that is
-        kept, `PgqueBatchOpen` while the consumer holds a batch, `PgqueQueueNotFound`,
+        Returns the id of the consumer's new tick; events after that tick are delivered next. Calls
+        `pgque.seek`; needs pgque_reader. Raises `PgqueTickNotFound` outside the retained history,
+        `PgqueBatchOpen` while the consumer holds a batch, `PgqueQueueNotFound`,
         `PgqueConsumerNotFound`, `PgqueInvalidArgument` for a naive datetime.
         """
         if isinstance(to, datetime):
@@ -133,24 +134,25 @@ class PgqueClient(Management):
     ) -> list[Message]:
         """Return the next messages, at most ``max_messages``, or those of the open batch again.
 
-        All have the same ``batch_id``, which `ack` takes; an empty list means that nothing is
-        ready. Call it in READ COMMITTED and in a transaction that has not sent what it waits for.
-        ``merged`` is for a loop: it takes several tick windows as one batch, and raises `PgqueBusy`
-        at once where another transaction handles a batch of this consumer, rather than wait.
+        All have the same ``batch_id``, which `ack` takes. An empty list means that no message is
+        ready. Call it in READ COMMITTED, and not in the transaction that sent the events you wait
+        for. ``merged`` is meant for a loop: it merges several tick windows into one batch, and if
+        another transaction is handling a batch of this consumer, it raises `PgqueBusy` at once
+        instead of waiting.
 
         Calls `pgque.receive` (`pgque.receive_merged`); needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueCooperativeConsumer`,
         `PgqueInvalidArgument` for less than 1 message, and `PgqueUnreadableEvent`, which names an
-        event that is no text in the database's encoding.
+        event that is not valid text in the database's encoding.
         """
         with mapped:
             return read(ask(self.conn, queue, consumer, max_messages, merged=merged))
 
     def ack(self, batch_id: int) -> int:
-        """Finish a batch: what it returned is never delivered to this consumer again.
+        """Finish a batch: its messages are never delivered to this consumer again.
 
-        Returns 1; 0 where the batch is not open, because it was finished or taken over: then undo
-        what was done for it. Calls `pgque.ack`; needs pgque_reader.
+        Returns 1, or 0 if the batch is not open because it was finished or taken over. If it
+        returns 0, roll back the work done for the batch. Calls `pgque.ack`; needs pgque_reader.
         """
         return int(self._value("select pgque.ack(%s::bigint)", (batch_id,)))
 
@@ -161,13 +163,13 @@ class PgqueClient(Management):
         retry_after: timedelta | float = 60,
         reason: str | None = None,
     ) -> None:
-        """Refuse one message of the open batch. The batch still has to be acked.
+        """Refuse one message of the open batch. The batch must still be acked.
 
-        The message comes back to this consumer after ``retry_after`` (seconds or a timedelta), or,
-        at the queue's ``max_retries``, becomes a dead letter with ``reason``. Of that 10,000
-        characters are kept, and those that the database cannot store are escaped. Calls
-        `pgque.nack`; needs pgque_reader. Raises `PgqueBatchNotFound`, `PgqueMessageNotFound`,
-        `PgqueInvalidArgument`.
+        The message is delivered to this consumer again after ``retry_after`` (seconds or a
+        timedelta). Once it has reached the queue's ``max_retries``, it becomes a dead letter with
+        ``reason`` instead. The first 10,000 characters of ``reason`` are kept; characters that the
+        database cannot store are escaped. Calls `pgque.nack`; needs pgque_reader. Raises
+        `PgqueBatchNotFound`, `PgqueMessageNotFound`, `PgqueInvalidArgument`.
         """
         self._value(
             "select pgque.nack(%s::bigint, row(%s::bigint, %s::bigint, null, null, null, null, "
@@ -188,9 +190,9 @@ class PgqueClient(Management):
         retry_after: timedelta | float = 60,
         reasons: Sequence[str | None] | None = None,
     ) -> int:
-        """Refuse several messages of the open batch in one call, all or none: how many.
+        """Refuse several messages of the open batch in one call, all or none; return their number.
 
-        ``reasons`` are as many as ``messages``, each as `nack` takes it; None is no reasons. Calls
+        ``reasons`` has one reason per message, each as for `nack`; None means no reasons. Calls
         `pgque.nack_many`; needs pgque_reader. Raises `PgqueBatchNotFound`, `PgqueMessageNotFound`,
         `PgqueInvalidArgument`.
         """
@@ -220,10 +222,10 @@ class PgqueClient(Management):
     def subscribe_subconsumer(
         self, queue: str, consumer: str, subconsumer: str, *, convert_normal: bool = False
     ) -> int:
-        """Add a member to a cooperative group, which is made where it is missing: 1 or 0.
+        """Add a member to a cooperative group; return 1, or 0 if it already is one.
 
-        ``convert_normal`` makes a group of a consumer that worked alone. Calls
-        `pgque.subscribe_subconsumer`; needs pgque_reader. Raises `PgqueQueueNotFound`,
+        The group is created if it does not exist. ``convert_normal`` turns a normal consumer into a
+        group. Calls `pgque.subscribe_subconsumer`; needs pgque_reader. Raises `PgqueQueueNotFound`,
         `PgqueNormalConsumer`, and `PgqueInvalidArgument` for a name that is empty or has a dot.
         """
         return int(
@@ -236,10 +238,10 @@ class PgqueClient(Management):
     def unsubscribe_subconsumer(
         self, queue: str, consumer: str, subconsumer: str, *, batch_handling: int = 0
     ) -> int:
-        """Remove a member from its group: 1, or 0 where it is not one.
+        """Remove a member from its group; return 1, or 0 if it is not a member.
 
-        ``batch_handling`` 0 refuses (`PgqueBatchOpen`) while it holds a batch; 1 first nacks its
-        messages. Calls `pgque.unsubscribe_subconsumer`; needs pgque_reader. Raises
+        If the member holds a batch, ``batch_handling`` 0 raises `PgqueBatchOpen`, and 1 nacks the
+        batch's messages first. Calls `pgque.unsubscribe_subconsumer`; needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueConsumerNotFound`, `PgqueInvalidArgument`.
         """
         return int(
@@ -259,12 +261,13 @@ class PgqueClient(Management):
         dead_interval: timedelta | float | None = None,
         merged: bool = False,
     ) -> list[Message]:
-        """Return messages for one member of a group, which is made where it is missing.
+        """Return messages for one member of a group; create the group or member if missing.
 
-        A member that holds a batch is given it again. With ``dead_interval`` (seconds or a
-        timedelta) it may take over the batch of a sibling that was not seen for that long, under a
-        new ``batch_id``. Commit before handling them, so that the siblings can go on. ``merged``
-        takes several tick windows as one batch, as in `receive`.
+        A member that holds a batch receives it again. With ``dead_interval`` (seconds or a
+        timedelta) the member may take over the batch of a sibling that has not been seen for that
+        long; the batch then gets a new ``batch_id``. Commit before you handle the messages:
+        until then the siblings wait. ``merged`` merges several tick windows into one batch, see
+        `receive`.
 
         Calls `pgque.receive_coop` (`pgque.receive_coop_merged`); needs pgque_reader. Raises
         `PgqueQueueNotFound`, `PgqueNormalConsumer`, `PgqueInvalidArgument`.
@@ -275,10 +278,10 @@ class PgqueClient(Management):
             return read(ask_as_member(self.conn, *group, max_messages, dead, merged=merged))
 
     def touch_subconsumer(self, queue: str, consumer: str, subconsumer: str) -> int:
-        """Give a sign of life, so that nobody takes over the member's batch: rows touched.
+        """Give a sign of life, so that no sibling takes over the member's batch.
 
-        Calls `pgque.touch_subconsumer`; needs pgque_reader. Raises `PgqueQueueNotFound` and
-        `PgqueConsumerNotFound`.
+        Returns the number of rows updated. Calls `pgque.touch_subconsumer`; needs pgque_reader.
+        Raises `PgqueQueueNotFound` and `PgqueConsumerNotFound`.
         """
         return int(
             self._value(
@@ -290,9 +293,9 @@ class PgqueClient(Management):
     # The connection
 
     def close(self) -> None:
-        """Close the connection if this client made it; do nothing to a borrowed one.
+        """Close the connection if this client opened it; leave a borrowed one open.
 
-        An open transaction is thereby undone: commit first, with ``client.conn.commit()``.
+        Closing rolls back an open transaction: commit first, with ``client.conn.commit()``.
         """
         if self._owns_connection:
             self._conn.close()
@@ -308,22 +311,22 @@ class PgqueClient(Management):
     ) -> None:
         if kind is None and self._owns_connection and self._has_written():
             warnings.warn(
-                "the block ends with an uncommitted transaction, which is undone: "
-                "call client.conn.commit() before, or connect with autocommit=True",
+                "the block ends with an uncommitted transaction, which is rolled back: "
+                "call client.conn.commit() first, or connect with autocommit=True",
                 RuntimeWarning,
                 stacklevel=2,
             )
         self.close()
 
     def _has_written(self) -> bool:
-        """Tell whether closing the connection now loses something."""
+        """Tell whether closing the connection now would lose writes."""
         if self._process != os.getpid():
             return False
         if self._conn.info.transaction_status != TransactionStatus.INTRANS:
             return False
         try:
             return bool(self._value("select pg_current_xact_id_if_assigned() is not null"))
-        except PgqueError:  # the connection is broken: closing it loses nothing more
+        except PgqueError:  # the connection is broken, so its transaction is already lost
             return False
 
 
@@ -331,13 +334,13 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
     """Connect to a database and return a client that owns the connection.
 
     ``dsn`` is a libpq connection string or URL. Without ``autocommit`` the first call begins a
-    transaction, which ``client.conn.commit()`` commits; leaving ``with connect(dsn) as client:``
-    closes the connection and does not commit. Behind a pooler no statements are prepared.
-    Unless the DSN says otherwise, connecting may take 5 s, and a network that is silent is noticed
-    within about ten.
+    transaction, and ``client.conn.commit()`` commits it. Leaving ``with connect(dsn) as client:``
+    closes the connection and does not commit. Behind a pooler no statements are prepared. Unless
+    the DSN says otherwise, connecting times out after 5 s, and a dead network is detected within
+    about 10 s.
 
-    Raises `PgqueConnectionError` where no server answers, `PgqueServerTooOld` before PostgreSQL 14,
-    `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a role without any of
+    Raises `PgqueConnectionError` if no server answers, `PgqueServerTooOld` before PostgreSQL 14,
+    `PgqueSchemaMissing`, `PgqueSchemaNewer`, `PgquePermissionDenied` for a user without any of
     pgque's roles, `PgqueInvalidArgument` for a malformed DSN.
     """
     client = PgqueClient(open_connection(OwnConnection, dsn))
@@ -352,7 +355,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> PgqueClient:
 
 
 def open_connection(kind: type[C], dsn: str) -> C:
-    """Return an autocommit connection of a class, checked as `connect` does it."""
+    """Open an autocommit connection of the given class, with the same checks as `connect`."""
     with mapped:
         conn = kind.connect(dsn, autocommit=True, **connection_defaults(dsn))
     try:
@@ -365,7 +368,7 @@ def open_connection(kind: type[C], dsn: str) -> C:
 
 
 def check_connection(conn: psycopg.Connection[Any]) -> None:
-    """Raise the named error where this client cannot work with the server or its schema."""
+    """Raise a specific error if this client cannot work with the server or its schema."""
     version = conn.info.server_version
     if version < OLDEST_SERVER * 10_000:
         raise PgqueServerTooOld(

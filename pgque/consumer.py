@@ -1,8 +1,8 @@
 """The consumer: handlers for messages, and the loop that calls them.
 
-A batch is received, handled and acked in one transaction, so what a handler writes with the client
-that it is given happens exactly once. A cooperative member receives in a short transaction of its
-own first, so that its siblings need not wait for its handlers.
+A batch is received, handled and acked in one transaction, so everything that a handler writes with
+its client takes effect exactly once. A cooperative member receives in a separate short transaction
+first, so that its siblings need not wait for its handlers.
 """
 
 from __future__ import annotations
@@ -46,28 +46,29 @@ LEAST_DEAD_INTERVAL = 0.1
 MOST_MESSAGES = 2**31 - 1
 
 F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Handling)
 
 
 class Consumer:
     """Calls a handler for each message of a queue, until it is stopped.
 
-    :param dsn: where to connect, a libpq connection string; the role needs pgque_reader.
+    :param dsn: libpq connection string; the role needs pgque_reader.
     :param queue: name of the queue.
     :param name: name of the consumer, which must be subscribed; a cooperative one need not be.
-    :param poll_interval: seconds between two looks where no notification comes, default 30.
-    :param max_messages: the most messages in one batch and transaction, default 500.
-    :param retry_after: seconds, or a timedelta, until a message whose handler raised comes back;
-        default 60.
-    :param unknown_handler_policy: ``"nack"`` (default) refuses messages for which there is no
-        handler, ``"ack"`` logs and passes over them.
+    :param poll_interval: seconds between two polls if no notification arrives, default 30.
+    :param max_messages: maximum number of messages per batch and transaction, default 500.
+    :param retry_after: seconds, or a timedelta, until a message whose handler raised is delivered
+        again; default 60.
+    :param unknown_handler_policy: ``"nack"`` (default) refuses messages that have no handler,
+        ``"ack"`` logs and skips them.
     :param subconsumer: name of this member of a cooperative group; default None, not cooperative.
-    :param dead_interval: seconds, or a timedelta, without a sign of life after which a sibling's
-        batch is taken over, at least 0.1; default None, never. Only with ``subconsumer``. A member
-        gives a sign of life four times as often.
-    :raises PgqueInvalidArgument: a ValueError, for arguments that do not go together.
+    :param dead_interval: seconds, or a timedelta, without a sign of life after which this member
+        takes over a sibling's batch, at least 0.1; default None, never. Only with ``subconsumer``.
+        A member gives four signs of life per interval.
+    :raises PgqueInvalidArgument: a ValueError, for a wrong argument or a wrong combination.
 
-    Two processes with one name are one active and one standby. Without a ticker around the consumer
-    ticks by itself, if its role has pgque_admin.
+    Of two processes with one name, one is active and the other stands by. If no ticker runs, the
+    consumer ticks, provided that its role has pgque_admin.
 
     Calls `pgque.receive_merged` or `pgque.receive_coop_merged`, `pgque.nack_many` and
     `pgque.ack_or_fail`.
@@ -91,12 +92,14 @@ class Consumer:
                 f"unknown_handler_policy is 'nack' or 'ack', not {unknown_handler_policy!r}"
             )
         if dead_interval is not None and subconsumer is None:
-            raise PgqueInvalidArgument("dead_interval needs subconsumer: it is about siblings")
+            raise PgqueInvalidArgument(
+                "dead_interval needs subconsumer: it applies to members of a cooperative group"
+            )
         if not isinstance(max_messages, int) or not 1 <= max_messages <= MOST_MESSAGES:
             raise PgqueInvalidArgument(
                 f"max_messages must be an int from 1 to {MOST_MESSAGES}, not {max_messages!r}"
             )
-        # "not above" would let NaN pass, and what is longer than that cannot be waited for.
+        # A positive test, because NaN would pass "<= 0". threading waits no longer than this.
         if not (
             isinstance(poll_interval, (int, float)) and 0 < poll_interval <= threading.TIMEOUT_MAX
         ):
@@ -116,7 +119,7 @@ class Consumer:
         self._become(subconsumer)
 
     def _become(self, subconsumer: str | None) -> None:
-        """Take a name in the group, or none, and all that is not shared with other members."""
+        """Set the member's name, or None, and the state that members do not share."""
         self._process = os.getpid()
         self._subconsumer = subconsumer
         self._fields = Fields(queue=self._queue, consumer=self._name)
@@ -124,32 +127,36 @@ class Consumer:
             self._fields["subconsumer"] = subconsumer
         self._stopping = threading.Event()
         self._awake = threading.Event()
-        self._handling = Handling(
-            str(self),
-            self._fields,
-            self._handlers,
-            self._unknown_handler_policy,
-            self._stopping.is_set,
-        )
+        self._handling = self._new_handling(Handling)
         self._caution = Caution(self._max_messages)
         self._received_once = False
         self._stood_by = False
         self._at_work = False
         self._ticker: Ticker | None = None
 
+    def _new_handling(self, kind: type[H]) -> H:
+        return kind(
+            str(self),
+            self._fields,
+            self._handlers,
+            self._unknown_handler_policy,
+            self._stopping.is_set,
+        )
+
     def on(self, type: str, *, model: Any = None) -> Callable[[F], F]:  # noqa: A002
-        """Register the decorated function for messages of a type; ``"*"`` is for all others.
+        """Register the decorated function for messages of a type; ``"*"`` matches all others.
 
-        The function takes the `Message`, and, if it wants, a `PgqueClient` on the transaction in
-        which the ack happens. Returning means done. Raising means that this message alone is nacked
-        and what the function wrote with that client is undone.
+        The function takes the `Message` and, optionally, a `PgqueClient` on the transaction of the
+        ack. If it returns, the message is done. If it raises, only this message is nacked, and
+        everything that the function wrote with the client is rolled back.
 
-        With ``model``, a pydantic model or a dataclass, the function takes an object of it, made of
-        the payload, in place of the message; then the client and, third, the message, if it wants.
-        A payload that does not fit (`PgquePayloadError`) is nacked as if the function had raised.
+        With ``model``, a pydantic model or a dataclass, the function takes an instance of the
+        model, built from the payload, instead of the message. It may also take the client and,
+        third, the message. A message whose payload does not fit (`PgquePayloadError`) is nacked as
+        if the function had raised.
 
-        :raises PgqueInvalidArgument: for a second handler of one type, or other arguments, and for
-            what cannot be a model.
+        :raises PgqueInvalidArgument: for a second handler of one type, for a function with other
+            parameters, and for an unusable model.
         """
 
         def register(function: F) -> F:
@@ -159,9 +166,9 @@ class Consumer:
         return register
 
     def observe(self, observer: Observer) -> None:
-        """Tell an observer of each batch and message from the next `start` on.
+        """Notify an observer of each batch and message, from the next `start` on.
 
-        :raises PgqueInvalidArgument: where it is no `pgque.observers.Observer`.
+        :raises PgqueInvalidArgument: if it is not a `pgque.observers.Observer`.
         """
         if not isinstance(observer, Observer):
             raise PgqueInvalidArgument(
@@ -172,13 +179,13 @@ class Consumer:
     def start(self) -> None:
         """Consume until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
 
-        :raises PgqueError: where the first attempt fails: no server, no schema, no such queue, not
-            subscribed, no right. Later the same is logged and tried again.
+        :raises PgqueError: if the first attempt fails: no server, no schema, no such queue, not
+            subscribed, no right. The same errors are logged and retried later on.
         """
         if not self._handlers:
             logger.warning("consumer %s has no handlers", self, extra=self._fields)
         if self._process != os.getpid():
-            self._become(self._subconsumer)  # its locks may be held by threads of the parent
+            self._become(self._subconsumer)  # threads of the parent may hold the old locks
         self._received_once = False
         self._stood_by = False
         with stop_on_signals(self.stop):
@@ -189,27 +196,27 @@ class Consumer:
                 self._stopping.clear()
 
     def stop(self) -> None:
-        """Let `start` return after the message that is being handled. From any thread."""
+        """Make `start` return after the current message. May be called from any thread."""
         self._stopping.set()
         self._awake.set()
 
     @property
     def working(self) -> bool:
-        """Whether `start` has reached the queue: it has received once, or stands by."""
+        """Whether `start` has reached the queue: it has received once or is standing by."""
         return self._received_once
 
     @property
     def subconsumer(self) -> str | None:
-        """Name of this member of a cooperative group; None where it is not cooperative."""
+        """Name of this member of a cooperative group; None if it is not cooperative."""
         return self._subconsumer
 
     def as_member(self, subconsumer: str) -> Consumer:
         """Return another member of the same group, with this one's handlers, settings, observers.
 
-        :raises PgqueInvalidArgument: where this is no member of a group.
+        :raises PgqueInvalidArgument: if this consumer is not a member of a group.
         """
         if self._subconsumer is None:
-            raise PgqueInvalidArgument(f"{self} is no member of a group: it has no subconsumer")
+            raise PgqueInvalidArgument(f"{self} is not a member of a group: it has no subconsumer")
         member = copy(self)
         member._become(subconsumer)
         return member
@@ -229,8 +236,8 @@ class Consumer:
             except PgqueError as error:
                 if self._process != os.getpid():
                     raise PgqueError(
-                        f"consumer {self}: a handler has forked, and its child came back from it: "
-                        "let the child end by os._exit(), or use multiprocessing"
+                        f"consumer {self}: a handler forked, and the child returned from it: "
+                        "end the child with os._exit(), or use multiprocessing"
                     ) from error
                 if not self._received_once:
                     raise
@@ -255,7 +262,7 @@ class Consumer:
                     else:
                         messages = work.next()
                 except PgqueBusy:
-                    # The other process of this name is at work.
+                    # Another process with this name is active.
                     work.batches.abandon()
                     messages = []
                     self._say_that_it_stands_by()
@@ -267,10 +274,10 @@ class Consumer:
                 if not messages:
                     backoff.reset()
                     self._wait(self._pause())
-            work.batches.abandon()  # stopped after it was received, before it was handled
+            work.batches.abandon()  # stopped between receiving a batch and handling it
 
     def _say_that_it_stands_by(self) -> None:
-        if self._stood_by:  # it takes turns with the other process
+        if self._stood_by:  # log it once at info: the processes may alternate
             logger.debug("consumer %s: standing by again", self, extra=self._fields)
         else:
             logger.info("consumer %s: standing by", self, extra=self._fields)
@@ -289,23 +296,29 @@ class Consumer:
             self._awake.wait(seconds)
 
     def _watch_on(self, conn: psycopg.Connection[Any]) -> Watch | None:
-        # Traces are the outermost, so that the others are told within the message's span.
+        # Traces come first, so that the other observers run within the message's span.
         observers = [*observers_of_traces(), *self._observers]
         if not observers:
             return None
         return Watch(observers, conn, self._queue, self._name, self._subconsumer)
 
-    # A batch
+    def _work_on(
+        self,
+        conn: psycopg.Connection[Any],
+        handling: Handling | None = None,
+        caution: Caution | None = None,
+    ) -> Work:
+        """Return the work on a connection: `Work.next`, then `Work.handle` while it has messages.
 
-    def _work_on(self, conn: psycopg.Connection[Any]) -> Work:
-        batches = self._batches(conn)
+        `pgque.testing` handles ready messages this way, with its own ``handling`` and ``caution``.
+        """
         return Work(
             str(self),
             self._fields,
-            batches,
+            self._batches(conn),
             Isolation(HandlerClient(conn)),
-            self._handling,
-            self._caution,
+            handling or self._handling,
+            caution or self._caution,
             self._retry_after,
             self._stopping.is_set,
             self._watch_on(conn),
@@ -319,7 +332,7 @@ class Consumer:
             group = (conn, self._queue, self._name, self._subconsumer)
             limits = (self._max_messages, self._dead_interval)
             call = partial(ask_as_member, *group, *limits, merged=True)
-        # Nothing is prepared behind a pooler: see settle_for_pooler.
+        # No statements are prepared behind a pooler, see settle_for_pooler.
         pipelined = conn.prepare_threshold is not None
         return Batches(conn, call, lock=self._subconsumer is None, pipelined=pipelined)
 
@@ -331,7 +344,7 @@ class Consumer:
         finally:
             self._at_work = False
 
-    # Beside the loop
+    # The ticker's thread
 
     @contextmanager
     def _ticking_beside(self) -> Iterator[None]:
@@ -353,23 +366,23 @@ class Consumer:
         finally:
             self._ticker = None
             ticker.stop()
-            # It may wait for a network that is silent: it ends then, and nobody waits for it.
+            # The ticker may hang on a dead network. Do not wait: its thread is a daemon.
             thread.join(TICKER_GRACE)
 
     def _touch(self, conn: psycopg.Connection[Any]) -> None:
-        """Give a sign of life while handlers are at work, from the ticker's thread."""
+        """Give a sign of life while handlers are running, from the ticker's thread."""
         assert self._subconsumer is not None
         if self._at_work:
             PgqueClient(conn).touch_subconsumer(self._queue, self._name, self._subconsumer)
 
 
 def _dead_interval(value: float | timedelta) -> timedelta:
-    """Return a dead_interval that members can keep: less, and all take from each other for ever."""
+    """Check a dead_interval. If it is too short, members keep taking over each other's batches."""
     interval = to_interval(value, "dead_interval")
     if interval.total_seconds() < LEAST_DEAD_INTERVAL:
         raise PgqueInvalidArgument(
-            f"dead_interval must be at least {LEAST_DEAD_INTERVAL} seconds, not {value!r}: members "
-            "at work give signs of life, and would be taken for dead between two of them"
+            f"dead_interval must be at least {LEAST_DEAD_INTERVAL} seconds, not {value!r}: "
+            "otherwise a member would count as dead between two of its signs of life"
         )
     return interval
 

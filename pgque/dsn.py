@@ -1,4 +1,4 @@
-"""Connection strings as URLs, the one form that SQLAlchemy, Django's tools and shells all take."""
+"""Connection strings as URLs, the form that SQLAlchemy, Django's tools and shells all accept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def to_url(dsn: str, **changes: Any) -> str:
 
     :param dsn: libpq connection string, in keywords or a URL.
     :param changes: parameters to set, by libpq's names; None removes one.
-    :raises psycopg.ProgrammingError: if ``dsn`` is no connection string.
+    :raises psycopg.ProgrammingError: if ``dsn`` is not a connection string.
     """
-    # Not as keywords of conninfo_to_dict, which ignores None.
+    # Merged here because conninfo_to_dict ignores a keyword that is None.
     parts = conninfo_to_dict(dsn) | changes
     parts = {name: str(value) for name, value in parts.items() if value not in (None, "")}
     authority = ""
     if user := parts.pop("user", None):
         secret = parts.pop("password", None)
         authority = quote(user, safe="") + (f":{quote(secret, safe='')}" if secret else "") + "@"
-    # A socket's folder, or a list of hosts, is clearer behind the question mark.
+    # A socket's folder or a list of hosts stays in the query part, where it is easier to read.
     if _is_one_host(parts.get("host", "")):
         host, port = parts.pop("host"), parts.pop("port", None)
         authority += f"[{host}]" if ":" in host else host

@@ -1,8 +1,8 @@
 """A consistent dump: pg_dump with pgque's tables locked before its snapshot is taken.
 
 pg_dump takes its snapshot first and locks the tables afterwards. TRUNCATE ignores snapshots, so a
-rotation in between leaves a hole in the dump. Here the tables are locked first, which keeps
-rotation away; the snapshot is exported and handed to pg_dump.
+rotation in between leaves a hole in the dump. This module locks the tables first, which blocks
+rotation, and then exports a snapshot for pg_dump.
 """
 
 from __future__ import annotations
@@ -37,22 +37,20 @@ _WAIT_FOR_LONG = """
 
 
 def dump(dsn: str, options: Sequence[str] = (), *, program: str = "pg_dump") -> int:
-    """Run ``pg_dump`` on a database such that no rotation leaves a hole in the dump.
+    """Run ``pg_dump`` on a database so that no rotation leaves a hole in the dump.
 
-    ``options`` are those of pg_dump, without the connection and without ``--snapshot``. ``program``
-    is the pg_dump to run, a name or a path. Producers, consumers and tickers go on meanwhile;
-    rotation waits until the dump is complete. The role needs to read the schema pgque, as it does
-    for pg_dump itself.
+    ``options`` are pg_dump's options, except for the connection and ``--snapshot``. ``program`` is
+    the pg_dump to run, a name or a path. Producers, consumers and tickers keep running; rotation
+    waits until the dump is complete. The role must be able to read the schema pgque, as pg_dump
+    itself requires.
 
     Returns the exit status of pg_dump. Raises `PgqueConnectionError`, `PgqueSchemaMissing` if pgque
-    is not installed, `PgquePermissionDenied`, `PgqueBusy` if queues are made and dropped all the
-    time, and `PgqueError` if there is no such program.
+    is not installed, `PgquePermissionDenied`, `PgqueBusy` if queues are created and dropped all the
+    time, and `PgqueError` if the program does not exist.
     """
     found = shutil.which(program)
     if found is None:
-        raise PgqueError(
-            f"{program} is not installed here: it comes with PostgreSQL's client programs"
-        )
+        raise PgqueError(f"{program} is not installed: it is part of PostgreSQL's client programs")
     with consistent_snapshot(dsn) as snapshot:
         where, environment = _connection(dsn)
         command = [found, f"--snapshot={snapshot}", *options, f"--dbname={where}"]
@@ -61,10 +59,10 @@ def dump(dsn: str, options: Sequence[str] = (), *, program: str = "pg_dump") -> 
 
 @contextmanager
 def consistent_snapshot(dsn: str) -> Iterator[str]:
-    """Hold pgque's tables against rotation, and yield the id of a snapshot taken afterwards.
+    """Lock pgque's tables against rotation, then yield the id of a new snapshot.
 
-    For programs other than pg_dump: ``set transaction snapshot`` takes the id, which is valid
-    inside of the block. Raises as `dump` does.
+    For programs other than pg_dump: pass the id to ``set transaction snapshot``. It is valid inside
+    the block. Raises the same errors as `dump`.
     """
     with mapped:
         conn = psycopg.connect(
@@ -91,18 +89,18 @@ def _lock_and_export(conn: psycopg.Connection[tuple[object, ...]]) -> str:
             )
         conn.execute("set transaction isolation level repeatable read, read only")
         try:
-            # Takes no snapshot. The first query after it does.
+            # LOCK TABLE takes no snapshot; the next query does.
             conn.execute(_lock(tables))
-        except pg.UndefinedTable:  # a queue was dropped meanwhile
+        except pg.UndefinedTable:  # a queue was dropped in between
             conn.rollback()
             continue
-        # A table that was made meanwhile may be in the snapshot and is not locked.
+        # A table created in between may be in the snapshot but is not locked.
         if _tables(conn) == tables:
             row = conn.execute("select pg_catalog.pg_export_snapshot()").fetchone()
             assert row is not None
             return str(row[0])
         conn.rollback()
-    raise PgqueBusy("queues were made or dropped all the time: dump again")
+    raise PgqueBusy("queues are being created or dropped all the time: dump again")
 
 
 def _tables(conn: psycopg.Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
@@ -115,7 +113,7 @@ def _lock(tables: Sequence[tuple[object, ...]]) -> sql.Composed:
 
 
 def _connection(dsn: str) -> tuple[str, dict[str, str]]:
-    """Return the connection for an argument of a program, and the environment with the password."""
+    """Return a connection string without the password, and an environment that contains it."""
     given = conninfo_to_dict(dsn)
     environment = dict(os.environ)
     password = given.pop("password", None)

@@ -1,66 +1,57 @@
-"""What pgque raises, and how an error of PostgreSQL becomes one of these.
+"""The errors of pgque, and the mapping from PostgreSQL's errors to them.
 
 ::
 
     Exception
-    └── PgqueError                      everything below; `sqlstate` where the server spoke
-        ├── PgqueBatchNotFound          the batch is not open: finished, taken over or never there
-        ├── PgqueBatchOpen              a consumer or member holds a batch and must finish it first
-        ├── PgqueCanceled               a timeout of the server, or somebody, ended the statement
+    └── PgqueError                      base of all; `sqlstate` is set if the server raised it
+        ├── PgqueBatchNotFound          the batch is not open: finished, taken over or unknown
+        ├── PgqueBatchOpen              a consumer or member must finish its batch first
+        ├── PgqueCanceled               a server timeout or a cancel request ended the statement
         ├── PgqueChangeDenied           a capture trigger with `deny` refused a change
         ├── PgqueConnectionError        no connection, or it broke: connect again
-        ├── PgqueConstraintViolated     a constraint of a table refused what was written
+        ├── PgqueConstraintViolated     a constraint of a table refused a write
         ├── PgqueConsumerNotFound       the consumer is not subscribed to the queue
         ├── PgqueCooperativeConsumer    a plain call on a name of a cooperative group
         ├── PgqueDeadLetterNotFound     no dead letter with that id
-        ├── PgqueInsertDisallowed       the queue takes no events at present
+        ├── PgqueInsertDisallowed       the queue does not accept events at present
         ├── PgqueInvalidArgument        also a ValueError
-        │   └── PgquePayloadError       a payload that cannot be sent, or decoded
-        │       └── PgqueUnreadableEvent  an event that is no text in the database's encoding
+        │   └── PgquePayloadError       a payload that cannot be sent or decoded
+        │       └── PgqueUnreadableEvent  an event that is not valid in the database's encoding
         ├── PgqueIsolationError         needs a READ COMMITTED transaction
-        ├── PgqueMessageNotFound        the message is not one of that batch
-        ├── PgqueNormalConsumer         a cooperative call on a consumer that works alone
-        ├── PgqueOutOfResources         the server has no disk, memory or locks left
+        ├── PgqueMessageNotFound        the message is not in that batch
+        ├── PgqueNormalConsumer         a cooperative call on a normal consumer
+        ├── PgqueOutOfResources         the server is out of disk, memory or locks
         ├── PgquePermissionDenied       a role of pgque is missing
         ├── PgqueQueueInUse             consumers are still attached to the queue
         ├── PgqueQueueNotFound          no queue of that name
-        ├── PgqueReadOnly               the server or the session only reads
+        ├── PgqueReadOnly               the server or the session is read-only
         ├── PgqueRetryable              roll back and run the transaction again
-        │   └── PgqueBusy               another transaction holds what this one needs
+        │   └── PgqueBusy               another transaction holds the batch or lock
         ├── PgqueSchemaMissing          `pgque install` has not run in this database
         ├── PgqueSchemaNewer            the schema is newer than this client
         ├── PgqueServerTooOld           PostgreSQL 14 or later is needed
-        ├── PgqueTickNotFound           no such tick in the history that is kept
-        ├── PgqueTickerStopped          the queue is paused or ticked from outside
+        ├── PgqueTickNotFound           no such tick in the retained history
+        ├── PgqueTickerStopped          the queue is paused or has an external ticker
         └── PgqueTransactionAborted     an earlier statement failed: roll back first
 
-The error of psycopg is always the `__cause__`. Errors are told apart by SQLSTATE, never by text.
+If psycopg raised an error, it is the `__cause__`. Errors are mapped by SQLSTATE, never by text.
 """
 
-# ruff: noqa: N818 (the names say what went wrong, as users match on them)
+# ruff: noqa: N818 (the names describe the fault; users catch them by name)
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
+from pgque._base_errors import PgqueError as PgqueError
+from pgque._base_errors import PgqueInvalidArgument as PgqueInvalidArgument
+from pgque._base_errors import PgquePayloadError as PgquePayloadError
+
 if TYPE_CHECKING:
     from pgque.message import Message
-
-
-class PgqueError(Exception):
-    """Base of everything that pgque raises.
-
-    `sqlstate` is the server's five-character code, None where the error arose in the client.
-    """
-
-    advice: ClassVar[str] = ""
-
-    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
 
 
 class PgqueBatchNotFound(PgqueError):
@@ -68,15 +59,15 @@ class PgqueBatchNotFound(PgqueError):
 
 
 class PgqueBatchOpen(PgqueError):
-    """The consumer or subconsumer holds a batch, which has to be finished first (PQ012)."""
+    """The consumer or subconsumer holds a batch and must finish it first (PQ012)."""
 
 
 class PgqueCanceled(PgqueError):
     """The server ended the statement before it was done (57014)."""
 
     advice = (
-        "A statement_timeout was reached, or somebody has canceled it: pg_stat_activity shows what "
-        "others hold meanwhile."
+        "A statement_timeout was reached, or another session canceled the statement. "
+        "pg_stat_activity shows which sessions hold locks."
     )
 
 
@@ -87,16 +78,16 @@ class PgqueChangeDenied(PgqueError):
 class PgqueConnectionError(PgqueError):
     """There is no connection, or it broke: connect again.
 
-    Whether a commit that was under way has happened is unknown.
+    If the connection broke during a commit, the outcome of that commit is unknown.
     """
 
     advice = "Check that the server runs and that the DSN is right, then connect again."
 
 
 class PgqueConstraintViolated(PgqueError):
-    """A constraint refused what was written, maybe as late as at the commit (class 23).
+    """A constraint refused a write, possibly only at the commit (class 23).
 
-    It is one of the application's tables: those of pgque have constraints that hold.
+    The constraint belongs to one of the application's tables: pgque does not violate its own.
     """
 
 
@@ -105,29 +96,21 @@ class PgqueConsumerNotFound(PgqueError):
 
 
 class PgqueCooperativeConsumer(PgqueError):
-    """The name belongs to a cooperative group, which has calls of its own (PQ007)."""
+    """The name belongs to a cooperative group, which has separate calls (PQ007)."""
 
 
 class PgqueDeadLetterNotFound(PgqueError):
-    """There is no dead letter with that id (PQ005)."""
+    """No dead letter has that id (PQ005)."""
 
 
 class PgqueInsertDisallowed(PgqueError):
-    """The queue takes no events at present (PQ006)."""
-
-
-class PgqueInvalidArgument(PgqueError, ValueError):
-    """An argument that pgque or PostgreSQL refuses (22023 and the rest of class 22)."""
-
-
-class PgquePayloadError(PgqueInvalidArgument):
-    """A payload that cannot be sent, or one that was received and is not JSON."""
+    """The queue does not accept events at present (PQ006)."""
 
 
 class PgqueUnreadableEvent(PgquePayloadError):
-    """An event that was received is no text in the database's encoding.
+    """A received event is not valid text in the database's encoding.
 
-    `message` is what `nack` takes for it; its payload is None.
+    `message` is the message to pass to `nack`; its payload is None.
     """
 
     def __init__(self, message: str, *, event: Message) -> None:
@@ -140,15 +123,15 @@ class PgqueIsolationError(PgqueError):
 
 
 class PgqueMessageNotFound(PgqueError):
-    """The message is not one of the batch that is open (PQ004)."""
+    """The message is not in the open batch (PQ004)."""
 
 
 class PgqueNormalConsumer(PgqueError):
-    """The name belongs to a consumer that works alone (PQ008)."""
+    """The name belongs to a normal consumer, not to a cooperative group (PQ008)."""
 
 
 class PgqueOutOfResources(PgqueError):
-    """The server has no disk, memory or room for locks left (class 53)."""
+    """The server is out of disk space, memory or room for locks (class 53)."""
 
 
 class PgquePermissionDenied(PgqueError):
@@ -156,9 +139,10 @@ class PgquePermissionDenied(PgqueError):
 
     advice = (
         "Grant the role of pgque that the call needs: pgque_writer to send, pgque_reader to "
-        "consume, pgque_admin to manage queues and tick (grant pgque_writer to <user>); or one "
-        "queue alone with pgque.grant_queue(role, queue, 'produce' or 'consume'). If row-level "
-        "security is named, it is on for a table of pgque: `pgque doctor` names the command."
+        "consume, pgque_admin to manage queues and tick (grant pgque_writer to <user>). For a "
+        "single queue use pgque.grant_queue(role, queue, 'produce' or 'consume'). If the error "
+        "names row-level security, it is enabled on a table of pgque: `pgque doctor` shows the "
+        "command that fixes it."
     )
 
 
@@ -167,11 +151,11 @@ class PgqueQueueInUse(PgqueError):
 
 
 class PgqueQueueNotFound(PgqueError):
-    """There is no queue of that name (PQ001)."""
+    """No queue has that name (PQ001)."""
 
 
 class PgqueReadOnly(PgqueError):
-    """The server or the session only reads (25006)."""
+    """The server or the session is read-only (25006)."""
 
     advice = "Connect to the primary, for example with target_session_attrs=read-write in the DSN."
 
@@ -179,20 +163,20 @@ class PgqueReadOnly(PgqueError):
 class PgqueRetryable(PgqueError):
     """Roll back and run this transaction again: the next attempt may well succeed.
 
-    Transactions got in each other's way (40001, 40P01), or the session has lost a prepared
-    statement (26000), as DISCARD ALL makes it. Outside of a transaction the client runs a call
-    whose statement was lost again by itself.
+    Transactions conflicted (40001, 40P01), or the session lost a prepared statement (26000), for
+    example after DISCARD ALL. Outside of a transaction the client repeats a call whose prepared
+    statement was lost.
     """
 
     advice = "Roll back and run the transaction again."
 
 
 class PgqueBusy(PgqueRetryable):
-    """Another transaction holds what this one needs, such as the consumer's batch (55P03)."""
+    """Another transaction holds the consumer's batch, or another lock (55P03)."""
 
 
 class PgqueSchemaMissing(PgqueError):
-    """The schema pgque, or a part of it that this client needs, is not in the database."""
+    """The schema pgque, or a part that this client needs, is missing in the database."""
 
     advice = "Run `pgque install` on this database: it creates the schema or brings it up to date."
 
@@ -206,11 +190,11 @@ class PgqueServerTooOld(PgqueError):
 
 
 class PgqueTickNotFound(PgqueError):
-    """There is no such tick, or it lies before the history that is kept (PQ011)."""
+    """No such tick exists, or it is older than the retained history (PQ011)."""
 
 
 class PgqueTickerStopped(PgqueError):
-    """The queue's ticker is paused, or its ticks come from outside (PQ010)."""
+    """The queue's ticker is paused, or the queue has an external ticker (PQ010)."""
 
 
 class PgqueTransactionAborted(PgqueError):
@@ -219,7 +203,7 @@ class PgqueTransactionAborted(PgqueError):
     advice = "Roll back, or roll back to a savepoint, before the next call on this connection."
 
 
-# A whole SQLSTATE, or the first characters of a family of them: the longest key wins.
+# Keys are whole SQLSTATEs or prefixes of them; the longest match wins.
 _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "08": PgqueConnectionError,
     "0L": PgqueInvalidArgument,
@@ -264,15 +248,15 @@ _BY_SQLSTATE: Final[dict[str, type[PgqueError]]] = {
     "PQ015": PgqueSchemaNewer,
 }
 
-# What is missing may also be something that a user's own trigger names: no schema, function,
-# table or type. These count only where the object named is one of pgque's.
+# Missing schema, type, function or table. A user's trigger may raise these too, so they mean
+# PgqueSchemaMissing only if the message names an object of pgque.
 _MISSING_OBJECT: Final = frozenset({"3F000", "42704", "42883", "42P01"})
 
-# A column, or the only meaning of a call, that this client needs and an older schema has not. They
-# count only in the client's own statement, not within a function or a trigger.
+# An older schema lacks a column, or defines a function differently than this client expects. These
+# mean PgqueSchemaMissing only in the client's own statement, not inside a function or trigger.
 _UNFIT_OBJECT: Final = frozenset({"42703", "42725", "42809"})
 
-# Where psycopg itself speaks: a connection that is gone, or a value that it cannot send.
+# Errors that psycopg raises itself, without a SQLSTATE: a lost connection, or an unsendable value.
 _BY_PSYCOPG_CLASS: Final[tuple[tuple[type[psycopg.Error], type[PgqueError]], ...]] = (
     (psycopg.OperationalError, PgqueConnectionError),
     (psycopg.InterfaceError, PgqueConnectionError),
@@ -282,7 +266,7 @@ _BY_PSYCOPG_CLASS: Final[tuple[tuple[type[psycopg.Error], type[PgqueError]], ...
 
 
 def from_psycopg(error: psycopg.Error) -> PgqueError:
-    """Return the error of pgque that stands for one of psycopg; the caller raises it from that."""
+    """Return the pgque error for a psycopg error. The caller raises it from the latter."""
     kind = _class_of(error)
     diagnosis = error.diag
     text = diagnosis.message_primary or str(error).strip() or type(error).__name__
@@ -313,9 +297,9 @@ def _class_of(error: psycopg.Error) -> type[PgqueError]:
 
 
 def is_lost_statement(error: psycopg.Error) -> bool:
-    """Tell whether a prepared statement failed because the session has not what the client thinks.
+    """Tell whether the server's prepared statements differ from those the client assumes.
 
-    It is gone (26000) or another's (42P05), or its result has another type than it had (0A000).
+    The statement is gone (26000), its name is taken (42P05), or its result type changed (0A000).
     """
     if error.sqlstate == "0A000":
         return error.diag.source_function == "RevalidateCachedQuery"
@@ -323,7 +307,7 @@ def is_lost_statement(error: psycopg.Error) -> bool:
 
 
 class _Mapping:
-    """Raises what goes through it as an error of pgque. It has no state: one object serves all."""
+    """Turns errors of psycopg into errors of pgque. Stateless, so one instance serves all."""
 
     __slots__ = ()
 
@@ -348,4 +332,4 @@ class _Mapping:
 
 
 mapped: Final = _Mapping()
-"""``with mapped:`` around calls of psycopg maps their errors; it costs next to nothing."""
+"""``with mapped:`` around calls of psycopg maps their errors. It costs next to nothing."""

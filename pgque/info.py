@@ -1,4 +1,4 @@
-"""What the information calls of the client return: rows with the names of their SQL columns."""
+"""The rows that the client's information calls return, with the names of the SQL columns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class QueueInfo(NamedTuple):
-    """A queue: its settings, and how its ticker keeps up (`pgque.get_queue_info`).
+    """A queue's settings and the state of its ticker (`pgque.get_queue_info`).
 
-    ``ticker_lag`` is the age of the newest tick, ``ev_per_sec`` events per second over the last
-    minute, ``ev_new`` events that no tick covers yet.
+    ``ticker_lag`` is the age of the newest tick, ``ev_per_sec`` the number of events per second
+    over the last minute, ``ev_new`` the number of events that no tick covers yet.
     """
 
     queue_name: str
@@ -30,12 +30,13 @@ class QueueInfo(NamedTuple):
 
 
 class ConsumerInfo(NamedTuple):
-    """A consumer of a queue and where it stands (`pgque.get_consumer_info`).
+    """A consumer of a queue and its position (`pgque.get_consumer_info`).
 
-    ``lag`` is PgQ's: the age of what it has done, old after a quiet hour too; for how long its
-    oldest event has waited is in `ConsumerWait`. ``last_seen`` is the time since its last sign of
-    life, ``current_batch`` the batch that it holds, ``pending_events`` how many events come at
-    most.
+    ``lag`` is defined as in PgQ: the age of the consumer's last finished tick, or 0 if it has
+    nothing to do. The first event after a quiet hour raises it to an hour at once; `ConsumerWait`
+    has the time that events have really waited. ``last_seen`` is the time since the last sign of
+    life, ``current_batch`` the open batch, ``pending_events`` an upper bound for the events still
+    to be delivered.
     """
 
     queue_name: str
@@ -49,11 +50,11 @@ class ConsumerInfo(NamedTuple):
 
 
 class QueueWait(NamedTuple):
-    """For how long the events of a queue have waited for a tick (`pgque.get_queue_wait`).
+    """How long the events of a queue have waited for a tick (`pgque.get_queue_wait`).
 
-    ``ev_new`` is how many no tick covers yet, ``waiting`` for how long the oldest has waited for
-    one. ``state`` is ``paused``, ``no tick`` (the oldest has waited for 10 seconds longer than
-    ticker_max_lag) or ``ok``.
+    ``ev_new`` is the number of events that no tick covers yet, ``waiting`` the time that the oldest
+    of them has waited. ``state`` is ``paused``, ``no tick`` (the oldest has waited for 10 seconds
+    longer than ticker_max_lag) or ``ok``.
     """
 
     queue_name: str
@@ -63,16 +64,18 @@ class QueueWait(NamedTuple):
 
 
 class ConsumerWait(NamedTuple):
-    """For how long the oldest event before a consumer has waited (`pgque.get_consumer_wait`).
+    """How long a consumer's oldest pending event has waited (`pgque.get_consumer_wait`).
 
-    ``waiting`` counts from its commit, as nearly as ticks tell, ``ready`` from the tick with which
-    the consumer could have had it; both are 0 if nothing is before it. ``pending_events`` is how
-    many events come at most: of a group those that no member was given, of a member, whose
-    ``group_name`` is set, those that it holds. ``takeovers`` is how often in a row what it holds
-    was taken over from a member that died. ``handled`` grows with the events that it finished.
+    ``waiting`` is the time since the event's commit, as precisely as the ticks allow. ``ready`` is
+    the time since the tick that made the event available. Both are 0 if no event is pending.
+    ``pending_events`` is an upper bound for the pending events. For a group it counts events not
+    yet given to a member; for a member, whose ``group_name`` is set, those in its open batch.
+    ``takeovers`` is how many times in a row the open batch was taken over from a dead member.
+    ``handled`` is a counter that grows with the finished events.
 
-    ``state`` is ``ok``, ``behind`` (ready for a minute), ``stuck`` (ready for ten), ``silent`` (and
-    no sign of life for as long) or ``crash loop`` (three takeovers in a row).
+    ``state`` is ``ok``, ``behind`` (ready for a minute), ``stuck`` (ready for ten minutes),
+    ``silent`` (stuck, and no sign of life for ten minutes) or ``crash loop`` (three takeovers in a
+    row).
     """
 
     queue_name: str
@@ -91,7 +94,7 @@ class ConsumerWait(NamedTuple):
 class DeadLetter(NamedTuple):
     """An event that a consumer could not handle (`pgque.dlq_inspect`), with the consumer's name.
 
-    ``dl_id`` is what `PgqueClient.replay` takes; ``ev_data`` is the payload as it was stored.
+    ``dl_id`` is the id for `PgqueClient.replay`; ``ev_data`` is the payload as stored.
     """
 
     dl_id: int
@@ -113,7 +116,7 @@ class DeadLetter(NamedTuple):
 
 
 class ReplayResult(NamedTuple):
-    """What `PgqueClient.replay_all` did: events sent again, failures, and the first one's text."""
+    """The result of `PgqueClient.replay_all`: events sent again, failures, the first error."""
 
     replayed: int
     failed: int

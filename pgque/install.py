@@ -20,40 +20,40 @@ from pgque.errors import (
 from pgque.wire.schema_lock import Connection, connection, locked, query, row, value
 
 SCHEMA_VERSION = 1
-"""The version of the schema that this client installs and speaks to."""
+"""The version of the schema that this client installs and works with."""
 
 OLDEST_SERVER = 14
 
 
 def sql_files() -> list[Path]:
-    """Return the engine's SQL files in the order of their installation."""
+    """Return the engine's SQL files in the order of installation."""
     return sorted(sql_folder().glob("[0-9][0-9]_*.sql"))
 
 
 def upgrade_files() -> dict[int, Path]:
-    """Return the steps from older schemas to this one, by the version to which each leads.
+    """Return the upgrade steps from older schemas, by the version to which each one upgrades.
 
-    ``sql/upgrade/0002_….sql`` makes version 2 of version 1: it changes tables, and drops what is
-    no more. Functions are replaced by the files of the engine, which run afterwards.
+    ``sql/upgrade/0002_….sql`` upgrades version 1 to version 2: it changes tables and drops obsolete
+    objects. The engine's SQL files run afterwards and replace the functions.
     """
     files = sorted((sql_folder() / "upgrade").glob("[0-9][0-9][0-9][0-9]_*.sql"))
     return {int(file.name[:4]): file for file in files}
 
 
 def sql_folder() -> Path:
-    """Return the folder of the engine: inside of the wheel, or beside the package."""
+    """Return the folder of the engine's SQL files: in the wheel, or next to the package."""
     here = Path(__file__).resolve().parent
     for folder in (here / "sql", here.parent / "sql"):
         if (folder / "01_tables.sql").is_file():
             return folder
-    raise PgqueError(f"the SQL files of pgque are missing beside {here}: install pgque again")
+    raise PgqueError(f"the SQL files of pgque are missing in {here}: install pgque again")
 
 
 def script() -> str:
-    """Return the whole schema as one script, to be pasted into a console.
+    """Return the whole schema as one script to paste into a console.
 
-    The roles are made in a transaction, and all else in another. It may be run again at any time,
-    and in several databases of a cluster at once.
+    The script creates the roles in one transaction and the rest in another. It can be run
+    repeatedly, and in several databases of a cluster at the same time.
     """
     head = f"-- pgque: schema version {SCHEMA_VERSION}. Run it as the owner of the database."
     roles = _ROLES_FIRST.format(statements=sql_files()[0].read_text(encoding="utf-8"))
@@ -63,14 +63,14 @@ def script() -> str:
 def install(target: str | Connection) -> int:
     """Install the schema, or bring it up to date; return its version.
 
-    ``target`` is a connection string or a connection. All happens in one transaction; on a
-    connection that is in a transaction already it is left to the caller to commit. Installing
-    again changes nothing, and several installers at once wait for each other. Producers, consumers
-    and tickers go on meanwhile.
+    ``target`` is a connection string or a connection. Everything runs in one transaction. If the
+    connection is already in a transaction, the caller must commit it. Installing again changes
+    nothing, and concurrent installers wait for each other. Producers, consumers and tickers keep
+    running.
 
-    Raises `PgqueServerTooOld`, `PgqueReadOnly`, `PgqueSchemaNewer`, `PgquePermissionDenied`
-    (which names the right that is missing), `PgqueConnectionError`, or `PgqueBusy` where a table
-    that has to be changed was in use by long transactions for about a minute.
+    Raises `PgqueServerTooOld`, `PgqueReadOnly`, `PgqueSchemaNewer`, `PgquePermissionDenied` (which
+    names the missing right), `PgqueConnectionError`, or `PgqueBusy` if long transactions blocked a
+    change of a table for about a minute.
     """
 
     def work(conn: Connection) -> int:
@@ -88,7 +88,7 @@ def install(target: str | Connection) -> int:
 
 @dataclass(frozen=True)
 class Installed:
-    """What is installed: the version of the schema, and the release of pgque that it came with."""
+    """The installed version of the schema, and the release of pgque that installed it."""
 
     schema: int
     release: str
@@ -99,30 +99,30 @@ class Installed:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """What an upgrade found, and what is there now."""
+    """The installed versions before and after an upgrade."""
 
     before: Installed
     after: Installed
 
     @property
     def changed(self) -> bool:
-        """Whether there was something to do."""
+        """Whether the upgrade changed anything."""
         return self.before != self.after
 
 
 def upgrade(target: str | Connection) -> Upgrade:
-    """Bring an older schema up to date, as `install` does; do nothing where it is.
+    """Bring an older schema up to date, see `install`; do nothing if it is current.
 
-    ``target`` is a connection string or a connection, treated as by `install`. Raises
-    `PgqueSchemaMissing` where nothing is installed, and else what `install` raises.
+    ``target`` is a connection string or a connection, see `install`. Raises `PgqueSchemaMissing` if
+    nothing is installed, and otherwise the same errors as `install`.
     """
 
     def work(conn: Connection) -> Upgrade:
         found = _read_version(conn)
         if found is None:
             raise PgqueSchemaMissing(
-                f"there is no schema pgque in the database {conn.info.dbname} to be upgraded, or "
-                "only its structure: pgque install makes it"
+                f"the database {conn.info.dbname} has no schema pgque to upgrade, or only its "
+                "structure without data: run pgque install"
             )
         if found > SCHEMA_VERSION:
             raise PgqueSchemaNewer(_newer(found))
@@ -132,7 +132,7 @@ def upgrade(target: str | Connection) -> Upgrade:
             return Upgrade(before, before)
         if found == SCHEMA_VERSION and _numbers(before.release) > _numbers(ours.release):
             raise PgqueSchemaNewer(
-                f"the schema in this database is that of pgque {before.release}, this client's of "
+                f"the schema in this database is from pgque {before.release}, this client's from "
                 f"{ours.release}: upgrade the Python package pgque"
             )
         _check_rights(conn)
@@ -145,9 +145,9 @@ def upgrade(target: str | Connection) -> Upgrade:
 
 
 def uninstall(target: str | Connection) -> bool:
-    """Drop the schema with everything in it (`pgque.uninstall`); False where there is none.
+    """Drop the schema with everything in it (`pgque.uninstall`); return False if it is missing.
 
-    The roles stay: other databases of the cluster may use them.
+    The roles are kept, because other databases of the cluster may use them.
     """
 
     def work(conn: Connection) -> bool:
@@ -162,9 +162,9 @@ def uninstall(target: str | Connection) -> bool:
 
 
 def schema_version(target: str | Connection) -> int | None:
-    """Return the version of the installed schema, None where there is none.
+    """Return the version of the installed schema; None if it is missing.
 
-    Raises `PgquePermissionDenied` for a role that is neither reader, writer nor admin.
+    Raises `PgquePermissionDenied` for a user that is neither reader, writer nor admin.
     """
     with connection(target) as conn, mapped:
         return _read_version(conn)
@@ -172,21 +172,21 @@ def schema_version(target: str | Connection) -> int | None:
 
 @dataclass(frozen=True)
 class Versions:
-    """What a server runs: ``schema`` is None where pgque is not installed."""
+    """The versions of a server and of its schema; ``schema`` is None without pgque."""
 
     server: str
     schema: int | None
 
 
 def server_versions(target: str | Connection) -> Versions:
-    """Return the version of the server and that of the schema in its database."""
+    """Return the version of the server and of the schema in the target's database."""
     with connection(target) as conn, mapped:
         server = str(value(conn, b"show server_version"))
         return Versions(server.split()[0], _read_version(conn))
 
 
 def check_schema(target: str | Connection) -> None:
-    """Raise `PgqueSchemaMissing` or `PgqueSchemaNewer` where this client cannot work."""
+    """Raise `PgqueSchemaMissing` or `PgqueSchemaNewer` if this client cannot use the schema."""
     found = schema_version(target)
     if found is None:
         raise PgqueSchemaMissing(
@@ -231,7 +231,7 @@ def _body() -> str:
     return "\n".join([_REFUSE_NEWER.format(version=SCHEMA_VERSION), *steps, *files])
 
 
-# Whom a collision stops need not try again: who was first has committed all of it.
+# If a collision stops this block, there is nothing to retry: the other run committed every role.
 _ROLES_FIRST = """\
 do $first$
 begin
@@ -248,7 +248,7 @@ $first$;
 """
 
 
-# For the script that is pasted into a console; `install` says the same before it begins.
+# For the script that is pasted into a console; `install` makes the same check before it begins.
 _REFUSE_NEWER = """\
 -- Two installers at once in one database: the second waits here and then finds everything done.
 select pg_catalog.pg_advisory_xact_lock(1885827445, 0);
@@ -270,7 +270,7 @@ do $upgrade$
 begin
     if to_regclass('pgque.config') is not null then
         if (select schema_version < {version} from pgque.config) then
-            lock table pgque.queue in share row exclusive mode; -- nobody makes or drops one
+            lock table pgque.queue in share row exclusive mode; -- blocks create_queue, drop_queue
             execute $step_{version}$
 {statements}
             $step_{version}$;
@@ -283,7 +283,7 @@ $upgrade$;
 
 
 def _step(version: int, file: Path) -> str:
-    """Return a step that is done where the schema is older than the version it leads to."""
+    """Return an upgrade step as SQL that runs only in a schema older than its version."""
     return _STEP.format(version=version, statements=file.read_text(encoding="utf-8"))
 
 
@@ -296,7 +296,7 @@ def _check_server(conn: Connection) -> None:
 
 
 def _check_rights(conn: Connection) -> None:
-    """Raise the named error for what would make the script fail half way."""
+    """Raise a specific error for anything that would make the script fail half-way."""
     recovering, read_only, mine, creates = row(
         conn,
         b"""
@@ -325,8 +325,7 @@ def _read_version(conn: Connection) -> int | None:
     try:
         if value(conn, b"select to_regclass('pgque.config') is null"):
             return None
-        # The one row of config is missing where a schema was restored without its data: installing
-        # puts it back.
+        # A schema restored without its data lacks the only row of config; installing restores it.
         found = value(conn, b"select (select schema_version from pgque.config)")
         return None if found is None else int(found)
     except pg.InsufficientPrivilege as error:

@@ -1,8 +1,8 @@
-"""Logs: the loggers of pgque, and the fields that their records carry beside the text.
+"""Logs: the loggers of pgque, and the fields of their records.
 
-Everything is logged with `logging` below the logger ``pgque``. A record has its fields as
-attributes, where ``logging`` puts what is given as ``extra``, so that a formatter can write them
-apart. Which of them a record has depends on what it is about; those that it lacks are not there.
+pgque logs with `logging`, below the logger ``pgque``. The fields are passed as ``extra``, so they
+are attributes of the record, and a formatter can write them separately. A record has only the
+fields that apply to it; the others are not set.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ class Fields(TypedDict, total=False):
     """Fields of a record.
 
     ``queue``        the queue's name
-    ``consumer``     the consumer's name; of a cooperative one the group's
+    ``consumer``     the consumer's name, which for a member is the name of its group
     ``subconsumer``  name of the member of a cooperative group
     ``batch_id``     the batch, int
     ``msg_id``       the message, int; the same at every delivery
     ``type``         the message's type
-    ``attempt``      which delivery of the message this is, int; 1 is the first
-    ``messages``     how many messages were handled, sent again or deleted, int
-    ``failed``       how many of them failed, int
-    ``seconds``      how long it took, float
-    ``error``        what went wrong, the text of the error
-    ``retry_in``     seconds until it is tried again, float
+    ``attempt``      number of this delivery of the message, int; 1 is the first
+    ``messages``     number of messages handled, sent again or deleted, int
+    ``failed``       number of them that failed, int
+    ``seconds``      duration, float
+    ``error``        the text of the error
+    ``retry_in``     seconds until the next attempt, float
     ``worker``       name of a process of ``pgque worker``
     ``path``         file or folder that ``pgque worker --reload`` watches
     """

@@ -1,7 +1,7 @@
-"""What is sent and what is received: payloads, events and messages.
+"""Payloads, events and messages.
 
-Everything that can be known to be wrong with a payload is found here, before anything is sent, so
-that a bad payload never costs the caller's transaction.
+Payloads are checked here, before anything is sent, so that a bad payload does not abort the
+caller's transaction.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from pgque.errors import PgqueInvalidArgument, PgquePayloadError
-from pgque.models import to_plain
+from pgque._base_errors import PgqueInvalidArgument, PgquePayloadError
+from pgque._plain import to_plain
 
 MAX_PAYLOAD_BYTES: Final = 255 * 1024 * 1024
-"""The most that one call sends: bytes of UTF-8, of one payload or of a whole batch together.
+"""Limit for one call, in bytes of UTF-8: for one payload, or for a whole batch together.
 
-PostgreSQL holds up to 1 GiB in a text, but not even a quarter of that in a jsonb string, and each
-megabyte of a payload is several in the server's memory while it is stored.
+A PostgreSQL text holds up to 1 GiB, but a jsonb string less than a quarter of that. While the
+server stores a payload, it needs several times the payload's size in memory.
 """
 
 _SERVER_EPOCH: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _SERVER_EPOCH_SECONDS: Final = _SERVER_EPOCH.timestamp()
 
-# JSON writes NUL as an escape that text can hold and jsonb cannot. An even number of backslashes
-# before it are escaped backslashes.
+# JSON escapes NUL as \u0000, which text can hold and jsonb cannot. After an odd number of further
+# backslashes, the characters u0000 are ordinary text.
 _ESCAPED_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A payload with its type, for `PgqueClient.send` in place of a payload.
+    """A payload with its type, for `PgqueClient.send` instead of a payload.
 
-    ``payload`` is anything that `send` takes; ``type`` is what consumers choose handlers by.
+    ``payload`` is any payload that `send` takes; consumers choose the handler by ``type``.
     """
 
     payload: Any
@@ -45,7 +45,7 @@ class Event:
 
 def _default(value: Any) -> Any:
     if isinstance(value, Event):
-        raise TypeError("an Event inside of a payload")
+        raise TypeError("an Event inside a payload")
     return to_plain(value)
 
 
@@ -58,11 +58,11 @@ class Message:
     """An event as a consumer receives it. Do not change its attributes.
 
     ``msg_id``      id of the event, int; the same at every delivery
-    ``batch_id``    the open batch that it came with, int: what `ack` and `nack` take
+    ``batch_id``    id of the batch that contains it, int; for `ack` and `nack`
     ``type``        str
-    ``payload``     the stored text as it is; None for an SQL NULL. `json` decodes it
-    ``retry_count`` how often it was nacked before, int
-    ``created_at``  when it was sent, an aware datetime; in UTC where the message was received
+    ``payload``     the stored text, unchanged; None for an SQL NULL. `json` decodes it
+    ``retry_count`` number of earlier nacks, int
+    ``created_at``  time of the send, an aware datetime; in UTC if the message was received
     ``extra1`` … ``extra4``  str or None; `key` is extra1 and `headers` is extra2 decoded
     """
 
@@ -85,8 +85,8 @@ class Message:
     _headers: dict[str, Any] | None
     _json: Any
 
-    # Runs once per message received: assignments and nothing else. What is received brings the
-    # server's own number for created_at, since most handlers never look at it.
+    # Runs once per received message, so it only assigns. For a received message created_at is the
+    # server's integer, which is converted on first access: most handlers never read it.
     def __init__(
         self,
         msg_id: int,
@@ -113,17 +113,17 @@ class Message:
 
     @property
     def created_at(self) -> datetime:
-        """When it was sent, an aware datetime; in UTC where the message was received."""
+        """Time of the send, an aware datetime; in UTC if the message was received."""
         found = self._created_at
         if isinstance(found, int):
             found = self._created_at = _to_datetime(found)
         return found
 
     def json(self) -> Any:
-        """Return the payload decoded from JSON; None where it is NULL.
+        """Return the payload decoded from JSON; None if it is NULL.
 
-        It is decoded at the first call; later calls return the same object. Raises
-        `PgquePayloadError` (a ValueError) where the payload is not JSON.
+        The first call decodes it; later calls return the same object. Raises `PgquePayloadError` (a
+        ValueError) if the payload is not JSON.
         """
         if not hasattr(self, "_json"):
             self._json = _decode(self.payload, f"the payload of message {self.msg_id}")
@@ -131,14 +131,14 @@ class Message:
 
     @property
     def key(self) -> str | None:
-        """What `send` was given as ``key``: `extra1`."""
+        """The ``key`` passed to `send`: `extra1`."""
         return self.extra1
 
     @property
     def headers(self) -> dict[str, Any] | None:
-        """What `send` was given as ``headers``: `extra2` decoded, at the first access.
+        """The ``headers`` passed to `send`: `extra2`, decoded at the first access.
 
-        Raises `PgquePayloadError` where `extra2` is not a JSON object.
+        Raises `PgquePayloadError` if `extra2` is not a JSON object.
         """
         if not hasattr(self, "_headers"):
             what = f"extra2 of message {self.msg_id}"
@@ -181,7 +181,7 @@ class Message:
 
 
 def sent_at(message: Message) -> float:
-    """Return when a message was sent, in seconds since 1970, with less work than `created_at`."""
+    """Return the time of a message's send in seconds since 1970; cheaper than `created_at`."""
     moment = message._created_at
     if isinstance(moment, int):
         return moment / 1e6 + _SERVER_EPOCH_SECONDS
@@ -189,9 +189,9 @@ def sent_at(message: Message) -> float:
 
 
 def _to_datetime(microseconds: int) -> datetime:
-    """Return what PostgreSQL means by so many microseconds.
+    """Convert PostgreSQL's binary timestamp, microseconds since 2000, to a datetime.
 
-    Its infinities, and its years beyond those of Python, become the first and the last moment.
+    Infinities, and years that Python does not support, become `datetime.min` or `datetime.max`.
     """
     try:
         return _SERVER_EPOCH + timedelta(microseconds=microseconds)
@@ -201,12 +201,11 @@ def _to_datetime(microseconds: int) -> datetime:
 
 
 def encode_payload(payload: Any) -> str:
-    """Return the text to store for a payload: a str as it is, anything else as compact JSON.
+    """Return the text to store for a payload: a str unchanged, anything else as compact JSON.
 
-    None is JSON ``null``; keys of dicts are what `json` makes of them; pydantic models and
-    dataclasses, at the top or inside, become objects. Raises `PgquePayloadError` for NUL, lone
-    surrogates, NaN and infinities, for what JSON has no word for and for more than
-    `MAX_PAYLOAD_BYTES`.
+    None becomes ``null``. `json` converts the keys of dicts. Pydantic models and dataclasses become
+    objects, at any depth. Raises `PgquePayloadError` for NUL, lone surrogates, NaN and infinities,
+    for values that JSON cannot represent, and for more than `MAX_PAYLOAD_BYTES`.
     """
     text, size = _encode(payload, "the payload")
     _check_size(size)
@@ -214,7 +213,7 @@ def encode_payload(payload: Any) -> str:
 
 
 def encode_payloads(payloads: Iterable[Any]) -> list[str]:
-    """Return the texts to store for a batch, as `encode_payload` does; the limit is for all."""
+    """Return the texts to store for a batch, see `encode_payload`. The limit is for their sum."""
     if isinstance(payloads, (str, bytes, Mapping, Event)) or not isinstance(payloads, Iterable):
         raise PgqueInvalidArgument(
             f"payloads must be a list of payloads, not {type(payloads).__name__}; "
@@ -235,7 +234,7 @@ def encode_payloads(payloads: Iterable[Any]) -> list[str]:
 
 
 def encode_key(key: str | None) -> str | None:
-    """Return a key as it is, if it is a text that PostgreSQL can hold."""
+    """Return a key unchanged, after checking that PostgreSQL can store it."""
     if key is None:
         return None
     if not isinstance(key, str):
@@ -257,9 +256,9 @@ def encode_headers(headers: Mapping[str, Any] | None) -> str | None:
 
 
 def _encode_quickly(payloads: Sequence[Any]) -> list[str] | None:
-    """Return the texts of a batch, checked as one; None where one of them may be wrong.
+    """Return the texts of a batch, checked together; None if one of them may be wrong.
 
-    Which one, and why, is then found out one by one.
+    The caller then checks them one by one, to name the faulty payload.
     """
     kinds = set(map(type, payloads))
     if kinds == {str}:
@@ -283,12 +282,12 @@ def _encode_quickly(payloads: Sequence[Any]) -> list[str] | None:
 
 
 def _json_writer() -> Callable[[Any], str]:
-    """Return what writes many values as `_ENCODER.encode` writes one.
+    """Return a function that encodes values like `_ENCODER.encode`, but faster.
 
-    That makes a new encoder in C for each value, which takes longer than to write a small dict.
+    `encode` creates a new C encoder for each value, which takes longer than encoding a small dict.
     """
     make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # CPython's own
+    if make is None:  # only CPython has it
         return _ENCODER.encode
     quote = json.encoder.encode_basestring
     write = make({}, _ENCODER.default, quote, None, ":", ",", False, False, False)
@@ -300,7 +299,7 @@ def _encode(value: Any, what: str) -> tuple[str, int]:
     if type(value) is str:
         text = value
     elif isinstance(value, str):
-        # A subclass may be an Enum, which psycopg would write in its own way.
+        # A subclass may be an Enum, which psycopg would dump differently.
         text = str.__str__(value)
     else:
         text = _encode_json(value, what)
@@ -318,7 +317,9 @@ def _encode(value: Any, what: str) -> tuple[str, int]:
 
 def _encode_json(value: Any, what: str) -> str:
     if isinstance(value, Event):
-        raise PgquePayloadError(f"{what} is an Event: only send() takes one, not a list of them")
+        raise PgquePayloadError(
+            f"{what} is an Event: only send() takes Events, send_batch() does not"
+        )
     try:
         text = _ENCODER.encode(value)
     except RecursionError as error:
@@ -326,7 +327,7 @@ def _encode_json(value: Any, what: str) -> str:
     except (TypeError, ValueError) as error:
         raise PgquePayloadError(
             f"{what} cannot be written as JSON: {error}. "
-            "Convert it first, or send a str, which is stored as it is"
+            "Convert it first, or send a str, which is stored unchanged"
         ) from error
     if "\\u0000" in text and _ESCAPED_NUL.search(text):
         raise PgquePayloadError(f"{what} contains a NUL character, which PostgreSQL cannot store")
@@ -337,7 +338,7 @@ def _check_size(size: int) -> None:
     if size > MAX_PAYLOAD_BYTES:
         raise PgquePayloadError(
             f"too much for one call: {size} bytes, the limit is {MAX_PAYLOAD_BYTES}. "
-            "Send a batch in smaller parts; store a large object elsewhere and send where it is"
+            "Split a batch into smaller ones; store a large object elsewhere and send its location"
         )
 
 

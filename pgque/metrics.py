@@ -1,8 +1,8 @@
-"""Figures for Prometheus, per queue and consumer (extra ``metrics``).
+"""Metrics for Prometheus, per queue and consumer (extra ``metrics``).
 
-`collector` asks the database, for all queues at once: four queries each time, whose cost does not
-depend on backlogs, for what lies before a consumer is computed from ids. Retries and dead letters
-are counted up to `COUNTED_AT_MOST`. `ConsumerMetrics` counts in the process of a `Consumer`.
+`collector` reads the database with four queries for all queues. Their cost does not depend on the
+backlog, because pending events are computed from ids. Retries and dead letters are counted up to
+`COUNTED_AT_MOST`. `ConsumerMetrics` counts in the process of a `Consumer`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ BUCKETS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0),
 )
-"""Upper bounds in seconds: from a handler that does next to nothing to half an hour of delay."""
+"""Upper bounds in seconds: from a trivial handler to a delay of half an hour."""
 
 
 class Family(NamedTuple):
-    """A metric: a counter's name is here without the ``_total`` under which it is shown."""
+    """A metric. The name of a counter lacks the suffix ``_total`` here."""
 
     name: str
     kind: str
@@ -52,15 +52,15 @@ class Family(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The name to ask Prometheus for."""
+        """The name in Prometheus."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
-UP: Final = Family("pgque_up", "gauge", "1 where the database could be asked.", ())
+UP: Final = Family("pgque_up", "gauge", "1 if the database could be read.", ())
 TICKER: Final = Family(
     "pgque_ticker_leading",
     "gauge",
-    "1 while a ticker leads; none does behind a pooler, or where pg_cron ticks.",
+    "1 while a ticker leads; 0 if tickers connect through a pooler, or if pg_cron ticks.",
     (),
 )
 
@@ -69,17 +69,17 @@ QUEUES: Final = (
     Family(
         "pgque_queue_events_sent",
         "counter",
-        "Events sent since the queue was made, rolled back ones included, retries left out.",
+        "Events sent since the queue was created, including rolled back ones, excluding retries.",
         _QUEUE,
     ),
     Family("pgque_queue_events_unticked", "gauge", "Events that no tick covers yet.", _QUEUE),
     Family("pgque_queue_tick_age_seconds", "gauge", "Age of the newest tick.", _QUEUE),
     Family("pgque_queue_paused", "gauge", "1 while the queue is paused.", _QUEUE),
-    Family("pgque_queue_rotation_age_seconds", "gauge", "Time since the log was rotated.", _QUEUE),
+    Family("pgque_queue_rotation_age_seconds", "gauge", "Time since the last rotation.", _QUEUE),
     Family(
         "pgque_queue_retries_waiting",
         "gauge",
-        f"Events that wait for a retry, {COUNTED_AT_MOST} at most.",
+        f"Events waiting for a retry, {COUNTED_AT_MOST} at most.",
         _QUEUE,
     ),
     Family(
@@ -88,7 +88,7 @@ QUEUES: Final = (
     Family(
         "pgque_queue_rotation_period_seconds",
         "gauge",
-        "How often the log is to be rotated.",
+        "Configured time between two rotations.",
         _QUEUE,
     ),
     Family(
@@ -98,15 +98,15 @@ QUEUES: Final = (
         _QUEUE,
     ),
 )
-"""In the order of the columns of `Reader.queues`, after the queue's name."""
+"""In the order of the columns of `Reader.queues` after the queue's name."""
 
 _CONSUMER: Final = ("queue", "consumer")
 CONSUMERS: Final = (
-    Family("pgque_consumer_pending_events", "gauge", "Events before the consumer.", _CONSUMER),
+    Family("pgque_consumer_pending_events", "gauge", "Events pending, at most.", _CONSUMER),
     Family(
         "pgque_consumer_lag_seconds",
         "gauge",
-        "For how long the oldest event before the consumer has waited.",
+        "How long the oldest pending event has waited.",
         _CONSUMER,
     ),
     Family(
@@ -119,7 +119,7 @@ CONSUMERS: Final = (
     Family(
         "pgque_consumer_takeovers",
         "gauge",
-        "How often in a row what it holds was taken over from a member that died.",
+        "How many times in a row the open batch was taken over from a dead member.",
         _CONSUMER,
     ),
     Family(
@@ -129,23 +129,23 @@ CONSUMERS: Final = (
         _CONSUMER,
     ),
 )
-"""In the order of the columns of `Reader.consumers`, after the names."""
+"""In the order of the columns of `Reader.consumers` after the names."""
 
 OUTCOMES: Final = ("handled", "failed")
 MESSAGES: Final = Family(
     "pgque_consumer_messages",
     "counter",
-    "Messages whose handler has ended, by outcome: handled, or failed and nacked.",
+    "Messages whose handler has finished, by outcome: handled, or failed and nacked.",
     (*_CONSUMER, "outcome"),
 )
 DELIVERY: Final = Family(
     "pgque_consumer_delivery_seconds",
     "histogram",
-    "Time from a send to the message's handler, retries left out.",
+    "Time from the send to the call of the handler, excluding retries.",
     _CONSUMER,
 )
 HANDLING: Final = Family(
-    "pgque_consumer_handling_seconds", "histogram", "Time in a message's handler.", _CONSUMER
+    "pgque_consumer_handling_seconds", "histogram", "Duration of a message's handler.", _CONSUMER
 )
 
 FROM_THE_DATABASE: Final = (UP, TICKER, *QUEUES, *CONSUMERS)
@@ -155,7 +155,7 @@ FROM_A_CONSUMER: Final = (MESSAGES, DELIVERY, HANDLING)
 def collector(dsn: str) -> Collector:
     """Return a collector for prometheus-client's registry: ``REGISTRY.register(collector(dsn))``.
 
-    It connects each time it is asked. While the database cannot be asked there is only
+    It connects for each scrape. While the database cannot be read, it returns only
     ``pgque_up 0``. Needs pgque_reader.
 
     :param dsn: libpq connection string.
@@ -166,14 +166,15 @@ def collector(dsn: str) -> Collector:
 
 
 class ConsumerMetrics(Observer, Collector):
-    """Counts what consumers do in this process, and how long it takes, for prometheus-client.
+    """Counts and times the messages that consumers in this process handle, for prometheus-client.
 
-    ``metrics = ConsumerMetrics()``, then ``consumer.observe(metrics)`` for each consumer, and
-    ``REGISTRY.register(metrics)`` once. Delivery is measured from the send to the handler by the
-    server's clock, at a message's first delivery only. A cooperative member counts for its group.
+    Create one with ``metrics = ConsumerMetrics()``, call ``consumer.observe(metrics)`` for each
+    consumer, and ``REGISTRY.register(metrics)`` once. The delivery time is measured from the send
+    to the handler by the server's clock, for first deliveries only. Members of a cooperative group
+    are counted under the group's name.
 
     :param buckets: upper bounds of the histograms' buckets in seconds, ascending.
-    :raises PgqueInvalidArgument: a ValueError, for buckets that are not.
+    :raises PgqueInvalidArgument: a ValueError, if buckets are empty or not ascending.
     :raises ModuleNotFoundError: without prometheus-client.
     """
 
@@ -182,13 +183,13 @@ class ConsumerMetrics(Observer, Collector):
         self._bounds = [float(bound) for bound in buckets]
         if not self._bounds or self._bounds != sorted(set(self._bounds)):
             raise PgqueInvalidArgument(f"buckets must be ascending, not {buckets!r}")
-        # Several consumers, each in a thread of its own, and the one who asks.
+        # Used by the threads of several consumers, and by the thread of the scrape.
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str], _Counts] = {}
         self._last: tuple[Batch | None, _Counts] = (None, _Counts(self._bounds))
 
     def on_batch(self, batch: Batch) -> None:
-        """Begin a consumer's counts at 0, so that its first failure is seen as an increase."""
+        """Start a consumer's counters at 0, so that its first failure shows as an increase."""
         who = batch.queue, batch.consumer
         with self._lock:
             counts = self._counts.get(who)
@@ -198,14 +199,14 @@ class ConsumerMetrics(Observer, Collector):
         self._last = batch, counts
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:
-        """Note how long the message was on its way."""
+        """Record the message's delivery time."""
         if message.retry_count == 0:
             self._of(batch).delays.append(delay)
 
     def on_handled(
         self, batch: Batch, message: Message, seconds: float, error: BaseException | None
     ) -> None:
-        """Note how it ended, and after how long."""
+        """Record the outcome and the duration of the handler."""
         counts = self._of(batch)
         if error is None:
             counts.times.append(seconds)
@@ -223,7 +224,7 @@ class ConsumerMetrics(Observer, Collector):
         return list(map(_metric, FROM_A_CONSUMER))
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics of each consumer that has received something."""
+        """Return the metrics of each consumer that has received messages."""
         messages, delivery, handling = map(_metric, FROM_A_CONSUMER)
         with self._lock:
             for who, counts in self._counts.items():
@@ -237,7 +238,7 @@ class ConsumerMetrics(Observer, Collector):
 
 
 class _Histogram:
-    """Counts per bucket, to which many values are added at once."""
+    """Counts per bucket; many values are added at once."""
 
     def __init__(self, bounds: list[float]) -> None:
         self._bounds = bounds
@@ -246,7 +247,7 @@ class _Histogram:
         self.count = 0
 
     def add(self, values: list[float]) -> None:
-        """Add values, which are sorted by this."""
+        """Add values; this may sort the list in place."""
         if len(values) < len(self._bounds):
             for value in values:
                 self._counts[bisect_left(self._bounds, value)] += 1
@@ -267,10 +268,11 @@ class _Histogram:
 
 
 class _Counts:
-    """What is counted of one consumer.
+    """The counters of one consumer.
 
-    Times are noted for each message and go into the histograms once a batch, or when they are asked
-    for. Who notes takes no lock: a list's append is whole, and what is taken away was there before.
+    Times are recorded for each message and moved into the histograms once per batch and before each
+    scrape. Recording takes no lock: `list.append` is atomic, and `gather` removes only what it
+    copied.
     """
 
     def __init__(self, bounds: list[float]) -> None:
@@ -281,7 +283,7 @@ class _Counts:
         self.times: list[float] = []
 
     def gather(self) -> None:
-        """Put what was noted into the histograms. Needs the lock."""
+        """Move the recorded times into the histograms. The caller must hold the lock."""
         for noted, histogram in ((self.delays, self.delivery), (self.times, self.handling)):
             values = noted[:]
             del noted[: len(values)]
@@ -289,13 +291,13 @@ class _Counts:
 
 
 class Reader(Calls):
-    """Reads the figures of a database."""
+    """Reads the figures from a database."""
 
     def queues(self) -> list[tuple[Any, ...]]:
-        """Return a row for each queue: its name, then `QUEUES`, then its state in a word."""
+        """Return a row for each queue: its name, the values of `QUEUES`, and its state."""
         rows = self._rows(_ASK_QUEUES, (COUNTED_AT_MOST, COUNTED_AT_MOST))
-        # A reader may not look at a queue's sequence: what was sent is what the newest tick saw of
-        # it, and what came since. A tick that the first statement saw is there for the second.
+        # A reader may not read a queue's sequence. The number of events sent is the position in the
+        # newest tick plus the events since. The second statement sees every tick of the first.
         counted = dict(
             self._rows(_ASK_COUNTED, ([row[-2] for row in rows], [row[-1] for row in rows]))
         )
@@ -305,9 +307,9 @@ class Reader(Calls):
         ]
 
     def consumers(self) -> list[tuple[Any, ...]]:
-        """Return a row for each consumer or member: names, `CONSUMERS`, and what is not shown.
+        """Return a row for each consumer or member: names, the values of `CONSUMERS`, three more.
 
-        That is the number of events it has handled, the group of a member, and the state.
+        The last three are the number of events handled, the group of a member, and the state.
         """
         words = list(CONSUMER_STATES)
         return [(*r[:-3], words.index(r[-1]), *r[-3:]) for r in self._rows(_ASK_CONSUMERS)]

@@ -1,8 +1,7 @@
-"""Typed payloads: what a handler gets in place of a message, and what `send` takes beside JSON.
+"""Typed payloads: pydantic models and dataclasses, as arguments of handlers and of `send`.
 
-pydantic is imported where a model or a dataclass is used, and nowhere else. Without it a dataclass
-is made by its constructor, and may have fields of JSON's own types only: nothing is converted, so
-nothing is half converted.
+pydantic is imported only when a model or a dataclass is used. Without pydantic, a dataclass is
+created by its constructor and may only have fields of JSON's types, because nothing is converted.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Union
 
+from pgque._plain import find_adapter, is_dataclass, name_of
 from pgque.errors import PgqueInvalidArgument, PgquePayloadError
 
 if TYPE_CHECKING:
@@ -36,70 +35,22 @@ _PLAIN: Final[dict[Any, Callable[[Any], bool]]] = {
 
 
 def decoder(model: Any) -> Callable[[Message], Any]:
-    """Return a function that makes an object of a model of a message's payload.
+    """Return a function that builds an instance of a model from a message's payload.
 
-    ``model`` is a pydantic model, a dataclass, or another type of which pydantic can make a
-    TypeAdapter. Raises `PgqueInvalidArgument` for anything else, and where pydantic is missing and
-    needed. The function raises `PgquePayloadError`, with a line of reasons, for a payload that does
-    not fit.
+    ``model`` is a pydantic model, a dataclass, or another type for which pydantic can build a
+    TypeAdapter. Raises `PgqueInvalidArgument` for anything else, and if the model needs pydantic
+    and it is missing. For a payload that does not fit, the function raises `PgquePayloadError` with
+    the reasons in one line.
     """
     if isinstance(model, str):
         raise PgqueInvalidArgument(f"a model is a class, not the text {model!r}")
-    adapter = _adapter(model)
+    adapter = find_adapter(model)
     if adapter is not None:
         return lambda message: _validate(adapter, model, message)
-    if not _is_dataclass(model):
-        raise PgqueInvalidArgument(f"model={_name(model)} is not a dataclass: {NEEDS_PYDANTIC}")
+    if not is_dataclass(model):
+        raise PgqueInvalidArgument(f"model={name_of(model)} is not a dataclass: {NEEDS_PYDANTIC}")
     checks = _checks(model)
     return lambda message: _construct(model, checks, message)
-
-
-def to_plain(value: Any) -> Any:
-    """Return what JSON can hold for a pydantic model or a dataclass; TypeError for anything else.
-
-    Names are those under which `decoder` looks for them: a field's alias, where it has one.
-    """
-    kind: Any = type(value)
-    if hasattr(kind, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    if not _is_dataclass(kind):
-        raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
-    adapter = _dataclass_adapter(kind)
-    if adapter is not None:
-        return adapter.dump_python(value, mode="json", by_alias=True)
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-@lru_cache(maxsize=1)
-def _type_adapter() -> Any:
-    """Return pydantic's TypeAdapter, None where there is no pydantic, or one before version 2."""
-    try:
-        from pydantic import TypeAdapter
-    except ImportError:
-        return None
-    return TypeAdapter
-
-
-def _adapter(model: Any) -> Any:
-    make = _type_adapter()
-    if make is None:
-        return None
-    try:
-        return make(model)
-    except (NameError, RuntimeError, TypeError) as error:
-        first = str(error).split("\n")[0]
-        raise PgqueInvalidArgument(
-            f"pydantic cannot make a model of {_name(model)}: {first}"
-        ) from error
-
-
-@lru_cache(maxsize=256)
-def _dataclass_adapter(kind: Any) -> Any:
-    """Return what writes a dataclass; None where its fields have to speak for themselves."""
-    try:
-        return _adapter(kind)
-    except PgqueInvalidArgument:
-        return None
 
 
 def _validate(adapter: Any, model: Any, message: Message) -> Any:
@@ -135,39 +86,41 @@ def _construct(model: Any, checks: dict[str, _Check], message: Message) -> Any:
         raise _misfit(message, model, wrong)
     try:
         return model(**{name: payload[name] for name in checks if name in payload})
-    except ValueError as error:  # __post_init__ has looked at it
+    except ValueError as error:  # raised by __post_init__
         raise _misfit(message, model, [str(error)]) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Check:
-    """What a field of a dataclass takes: ``name`` is its type's."""
+    """The check for a field of a dataclass; ``name`` is the name of the field's type."""
 
     name: str
     fits: Callable[[Any], bool]
 
 
 def _checks(model: Any) -> dict[str, _Check]:
-    """Return a check for each field that the constructor of a dataclass takes."""
+    """Return a check for each field in a dataclass's constructor."""
     try:
         hints = typing.get_type_hints(model)
     except NameError as error:
-        raise PgqueInvalidArgument(f"cannot read the fields of {_name(model)}: {error}") from error
+        raise PgqueInvalidArgument(
+            f"cannot read the fields of {name_of(model)}: {error}"
+        ) from error
     checks = {}
     for field in dataclasses.fields(model):
         if field.init:
             check = _check(hints[field.name])
             if check is None:
                 raise PgqueInvalidArgument(
-                    f"field {field.name} of {_name(model)} is {_name(hints[field.name])}, which is "
-                    f"none of JSON's own types and has to be converted: {NEEDS_PYDANTIC}"
+                    f"field {field.name} of {name_of(model)} is {name_of(hints[field.name])}, "
+                    f"which is not a JSON type and must be converted: {NEEDS_PYDANTIC}"
                 )
-            checks[field.name] = _Check(_name(hints[field.name]), check)
+            checks[field.name] = _Check(name_of(hints[field.name]), check)
     return checks
 
 
 def _check(hint: Any) -> Callable[[Any], bool] | None:
-    """Return whether a value that came from JSON is of a type; None for types JSON has not."""
+    """Return a function that checks the type of a decoded value; None for types not in JSON."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is None:
         return _PLAIN.get(hint)
@@ -194,14 +147,5 @@ def _misfit(message: Message, model: Any, reasons: list[str]) -> PgquePayloadErr
     if len(reasons) > REASONS_SHOWN:
         shown += f"; and {len(reasons) - REASONS_SHOWN} more"
     return PgquePayloadError(
-        f"the payload of message {message.msg_id} does not fit {_name(model)}: {shown}"
+        f"the payload of message {message.msg_id} does not fit {name_of(model)}: {shown}"
     )
-
-
-def _is_dataclass(model: Any) -> bool:
-    return isinstance(model, type) and dataclasses.is_dataclass(model)
-
-
-def _name(model: Any) -> str:
-    is_class = isinstance(model, type) and typing.get_origin(model) is None
-    return str(model.__name__) if is_class else str(model)

@@ -1,7 +1,7 @@
-"""Observers: who is told what a Consumer does, for metrics, traces or a use of one's own.
+"""Observers: callbacks about a Consumer's work, for metrics, traces or your own purposes.
 
-Without an observer nothing of this runs. Times are the server's: its clock is asked once a minute
-and is counted on from there, so a client whose clock is wrong reports no wrong delays.
+Without an observer none of this runs. Delays are measured by the server's clock, which is read once
+a minute and extrapolated in between. So a client with a wrong clock still reports correct delays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pgque.wire.failures import describe, is_loggable
 logger = logging.getLogger("pgque.observers")
 
 ASK_EVERY: Final = 60.0
-"""Seconds. Two clocks drift apart by less than a millisecond in this time."""
+"""Seconds. In this time, two clocks drift apart by less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Batch:
     """A batch that a consumer handles.
 
     ``queue``, ``consumer``  their names
-    ``subconsumer``  name of the member of a cooperative group; None for any other consumer
+    ``subconsumer``  name of the member of a cooperative group; None for a normal consumer
     ``batch_id``     its id, int
     ``messages``     all of its messages
     """
@@ -43,41 +43,41 @@ class Batch:
 
 
 class Observer:
-    """Is told of batches and messages: override what you want to know, then `Consumer.observe`.
+    """Base class of observers: override the methods you need, then call `Consumer.observe`.
 
-    Its methods are called in the thread of `Consumer.start`, between the handlers, so they should
-    be quick. What one raises is logged, and the consumer goes on. One observer may serve several
-    consumers, and then is called by several threads.
+    The methods are called in the thread of `Consumer.start`, between handlers, so they should be
+    quick. Exceptions that they raise are logged, and the consumer continues. An observer of several
+    consumers is called from several threads.
     """
 
     def on_batch(self, batch: Batch) -> None:
-        """Tell that a batch was received, before its first handler."""
+        """A batch was received; called before its first handler."""
 
     def on_handling(self, batch: Batch, message: Message, delay: float) -> None:
-        """Tell that a message's handler is about to be called.
+        """A message's handler is about to be called.
 
         :param delay: seconds since the message was sent, by the server's clock, at least 0. For a
-            message that comes back they include its earlier attempts. The precision is half of a
-            round trip to the server.
+            redelivered message this includes its earlier attempts. The precision is half a round
+            trip to the server.
         """
 
     def on_handled(
         self, batch: Batch, message: Message, seconds: float, error: BaseException | None
     ) -> None:
-        """Tell that a message's handler has returned or raised.
+        """A message's handler has returned or raised.
 
-        :param seconds: how long that took.
-        :param error: what the handler raised, or a LookupError where there is no handler and the
-            message is nacked; None where all went well. What was handled comes again where the
-            batch's ack fails afterwards.
+        :param seconds: how long the handler ran.
+        :param error: the exception that the handler raised, a LookupError if there is no handler
+            and the message is nacked, or None for success. If the batch's ack fails afterwards, its
+            messages are delivered again.
         """
 
 
 class Watch:
-    """Tells a consumer's observers, on one connection.
+    """Notifies a consumer's observers, on one connection.
 
     :param observers: at least one.
-    :param conn: the connection on which the server's clock is asked.
+    :param conn: the connection used to read the server's clock.
     """
 
     def __init__(
@@ -93,20 +93,20 @@ class Watch:
         watching = list(observers)
         self._on_batch = [o.on_batch for o in watching if _has(o, "on_batch")]
         self._on_handling = [o.on_handling for o in watching if _has(o, "on_handling")]
-        # As blocks are left: the last one that was entered first.
+        # In reverse order, like nested blocks.
         self._on_handled = [o.on_handled for o in reversed(watching) if _has(o, "on_handled")]
         self._batch: Batch | None = None
         self._began = 0.0
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Tell of a batch, which must not be empty."""
+        """Report a batch, which must not be empty."""
         self._clock.look()
         self._batch = batch = Batch(*self._who, messages[0].batch_id, messages)
         for tell in self._on_batch:
             self._tell(tell, batch)
 
     def begin(self, message: Message) -> None:
-        """Tell that a handler is called now."""
+        """Report that a handler is called now."""
         assert self._batch is not None
         if self._on_handling:
             delay = perf_counter() + self._clock.ahead - sent_at(message)
@@ -117,7 +117,7 @@ class Watch:
         self._began = perf_counter()
 
     def end(self, message: Message, error: BaseException | None) -> None:
-        """Tell that it has returned, or what it raised."""
+        """Report that the handler returned, or the exception that it raised."""
         assert self._batch is not None
         seconds = perf_counter() - self._began
         for tell in self._on_handled:
@@ -142,12 +142,12 @@ class Watch:
 
 
 def _has(observer: Observer, method: str) -> bool:
-    """Tell whether an observer wants to be told: the empty methods need not be called."""
+    """Tell whether an observer overrides a method; the empty ones need not be called."""
     return getattr(type(observer), method, None) is not getattr(Observer, method)
 
 
 class _ServerClock:
-    """The server's time without a question each time, and whatever the client's clock says."""
+    """The server's time, independent of the client's clock, with one query per minute."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
@@ -156,7 +156,7 @@ class _ServerClock:
         self._asked = float("-inf")
 
     def look(self) -> None:
-        """Ask the server, if that was long ago."""
+        """Read the server's clock if the last reading is older than `ASK_EVERY`."""
         before = perf_counter()
         if before - self._asked < ASK_EVERY:
             return

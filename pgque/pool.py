@@ -22,26 +22,26 @@ from pgque.wire.connections import OwnConnection
 logger = logging.getLogger("pgque.pool")
 
 RECONNECT_FOR = 1.0
-"""Seconds until an attempt begins anew. Within one, psycopg doubles its pauses up to minutes."""
+"""Seconds until a new attempt begins. Within one attempt, psycopg's pauses grow up to minutes."""
 
 
 class ClientPool:
     """Clients on the connections of a psycopg pool.
 
     ``dsn``                     libpq connection string or URL
-    ``min_size``, ``max_size``  connections kept open (1) and open at most (10)
+    ``min_size``, ``max_size``  minimum (1) and maximum (10) number of open connections
     ``timeout``                 seconds that `client` waits for a free connection (30)
-    ``max_waiting``             how many may wait, 0 for any number (0)
+    ``max_waiting``             maximum number of waiting callers, 0 for no limit (0)
     ``max_lifetime``            seconds after which a connection is replaced (3600)
     ``max_idle``                seconds after which a spare connection is closed (600)
-    ``check``                   test each connection before it is handed out, which costs a round
-                                trip and spares callers the errors after a server's restart (False)
+    ``check``                   test each connection before lending it: costs a round trip, and
+                                avoids errors after a restart of the server (False)
     ``name``                    appears in psycopg's log and thread names
     ``open``                    open at once; else call `open` later (True)
 
-    Opening connects once by itself and so raises what `connect` raises, at once. Behind a pooler no
-    statements are prepared. A process that was forked from the one that opened the pool has
-    connections of its own, from the first call on.
+    Opening the pool first makes a test connection, so it raises the same errors as `connect`.
+    Behind a pooler no statements are prepared. A forked child process gets its own connections with
+    its first call.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class ClientPool:
         )
         self._is_open = False
         self._pools = {os.getpid(): self._make()}
-        """By process: a forked child leaves its parent's alone."""
+        """By process id: a forked child does not touch its parent's pool."""
         if open:
             self.open()
 
     @property
     def pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
-        """The psycopg pool of this process, for what pgque has no word for."""
+        """The psycopg pool of this process, for calls that pgque does not wrap."""
         pool = self._pools.get(os.getpid())
         return self._pool_after_fork() if pool is None else pool
 
     def _pool_after_fork(self) -> ConnectionPool[psycopg.Connection[Any]]:
         for inherited in list(self._pools.values()):
-            # Else deleting it would wait for a lock that a thread of the parent may hold.
+            # Otherwise its destructor would wait for a lock that a thread of the parent may hold.
             inherited._closed = True
-        # No lock of our own, for the same reason: setdefault is atomic.
+        # No lock here for the same reason; setdefault is atomic.
         pool = self._pools.setdefault(os.getpid(), self._make())
         if self._is_open:
             with mapped:
@@ -101,7 +101,7 @@ class ClientPool:
         return pool
 
     def open(self) -> None:
-        """Open the pool; do nothing where it is open. Raises what `connect` raises."""
+        """Open the pool; do nothing if it is open. Raises the same errors as `connect`."""
         pool = self.pool
         if not pool.closed:
             return
@@ -112,13 +112,13 @@ class ClientPool:
 
     @contextmanager
     def client(self, timeout: float | None = None) -> Iterator[PgqueClient]:
-        """Lend a client for the length of a ``with`` block, which is one transaction.
+        """Lend a client for a ``with`` block, which is one transaction.
 
-        It is committed at the end of the block and rolled back where the block raises. ``timeout``
-        are the seconds to wait for a connection, by default the pool's. Do not keep the client
-        beyond the block. Raises `PgqueConnectionError` where none becomes free, and at the end of
-        the block what the commit raises: `PgqueTransactionAborted` if the block has passed over an
-        error of the server, because nothing of it can be committed then.
+        The transaction is committed at the end of the block, and rolled back if the block raises.
+        ``timeout`` is the time to wait for a connection in seconds, by default the pool's. Do not
+        keep the client beyond the block. Raises `PgqueConnectionError` if no connection becomes
+        free. At the end of the block the commit may raise, for example `PgqueTransactionAborted` if
+        the block ignored an error of the server.
         """
         pool, owner = self.pool, os.getpid()
         conn = self._borrow(pool, timeout)
@@ -136,9 +136,9 @@ class ClientPool:
                 pool.putconn(conn)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close the pool; connections that are lent out are closed as they come back.
+        """Close the pool; connections in use are closed when they are returned.
 
-        ``timeout`` are the seconds to wait for the pool's threads.
+        ``timeout`` is the time to wait for the pool's threads in seconds.
         """
         self._is_open = False
         if pool := self._pools.get(os.getpid()):
@@ -165,7 +165,7 @@ class ClientPool:
         except (PoolTimeout, TooManyRequests) as error:
             raise PgqueConnectionError(
                 f"no connection of the pool became free: {error}\n"
-                "Check that the server runs, hold clients for shorter or raise max_size."
+                "Check that the server runs, hold clients for a shorter time or raise max_size."
             ) from error
         except psycopg.Error as error:
             raise from_psycopg(error) from error
@@ -175,12 +175,12 @@ class ClientPool:
         try:
             conn.rollback()
         except psycopg.Error as error:
-            # The block's own exception is the one to be seen; a broken connection is not reused.
+            # Do not hide the block's exception. The pool does not reuse a broken connection.
             logger.warning("could not roll back: %s", error, extra=Fields(error=str(error)))
 
 
 def _reconnect(pool: ConnectionPool[psycopg.Connection[Any]]) -> None:
-    """Begin the next attempt, which is what a pool does when it is asked for a connection."""
+    """Start the next attempt: asking a pool for a connection does that."""
     with suppress(PoolTimeout, PoolClosed, TooManyRequests):
         pool.putconn(pool.getconn(timeout=0.001))
 

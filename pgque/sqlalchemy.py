@@ -5,10 +5,10 @@
         with session_on(client) as session:
             session.add(Bill(order=message.json()["order"]))
 
-What the session writes is part of the client's transaction, so it is committed with the ack and
-happens exactly once. To SQLAlchemy a savepoint is the transaction: ``session.commit()`` releases
-it, ``session.rollback()`` goes back to it, and the next statement sets a new one. Nothing that the
-session or SQLAlchemy's pool does commits, rolls back or closes the connection.
+The session's writes are part of the client's transaction. They are committed with the ack, so they
+take effect exactly once. SQLAlchemy's transaction is a savepoint: ``session.commit()`` releases it,
+``session.rollback()`` rolls back to it, and the next statement sets a new one. Neither the session
+nor SQLAlchemy's pool can commit, roll back or close the connection.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def session_on(
 ) -> Iterator[Session]:
     """Lend a session on the client's connection, in its transaction.
 
-    At the end of the block the session is flushed and closed. If the block raises, all that it
-    wrote is undone, including what ``session.commit()`` had released.
+    At the end of the block the session is flushed and closed. If the block raises, all its writes
+    are rolled back, including those before a ``session.commit()``.
 
-    :param make: makes the session; a `sessionmaker` of the application or a class, default
+    :param make: creates the session; the application's `sessionmaker` or a class, default
         `sqlalchemy.orm.Session`. Its engine is not used.
     :param options: further arguments for ``make``, such as ``expire_on_commit=False``.
-    :raises PgqueTransactionAborted: if the block has passed over an error of the database and the
+    :raises PgqueTransactionAborted: if the block ignored an error of the database and the
         transaction is aborted.
     """
     with connection_on(client) as connection:
@@ -72,8 +72,8 @@ def session_on(
 def connection_on(client: PgqueClient) -> Iterator[Connection]:
     """Lend a SQLAlchemy connection on the client's connection, in its transaction.
 
-    What holds for `session_on` holds here: ``connection.commit()`` and ``rollback()`` are about a
-    savepoint, and the block is committed at its end as far as the client's transaction is.
+    ``connection.commit()`` and ``connection.rollback()`` act on a savepoint, see `session_on`. The
+    writes of the block are committed with the client's transaction.
 
     :raises PgqueTransactionAborted: see `session_on`.
     """
@@ -90,7 +90,7 @@ def connection_on(client: PgqueClient) -> Iterator[Connection]:
 
 @dataclass
 class _Loan:
-    """A connection that SQLAlchemy may use, and the savepoints that are transactions to it."""
+    """A connection lent to SQLAlchemy, and the savepoints that serve as its transactions."""
 
     conn: psycopg.Connection[Any]
     savepoints: list[str] = field(default_factory=list)
@@ -103,21 +103,21 @@ def _lent_connection() -> psycopg.Connection[Any]:
     loan = _loan.get(None)
     if loan is None:
         raise PgqueInvalidArgument(
-            "the engine of pgque.sqlalchemy has a connection only inside of session_on() and "
+            "the engine of pgque.sqlalchemy has a connection only inside session_on() and "
             "connection_on()"
         )
     return loan.conn
 
 
 def _facts_of(conn: psycopg.Connection[Any]) -> tuple[int, bool]:
-    """Return what SQLAlchemy has to know of a server: its version, and whether ``\\`` escapes."""
+    """Return the facts that SQLAlchemy needs: the server's version, and whether ``\\`` escapes."""
     strings = conn.info.parameter_status("standard_conforming_strings")
     return conn.info.server_version, strings == "off"
 
 
 @lru_cache(maxsize=16)
 def _engine(version: int, backslashes: bool) -> Engine:
-    """Return the engine for servers of a version. It costs nothing to keep: it has no pool."""
+    """Return the engine for a server version. Keeping it costs nothing, because it has no pool."""
     return create_engine(
         "postgresql+pgque://",
         creator=_lent_connection,
@@ -129,7 +129,7 @@ def _engine(version: int, backslashes: bool) -> Engine:
 
 class _ExecutionContext(PGExecutionContext_psycopg):
     def create_default_cursor(self) -> Any:
-        # The application may have given its connection another class of cursor or rows.
+        # The application's connection may have another cursor class or row factory.
         return new_cursor(_loan.get().conn)
 
     def create_server_side_cursor(self) -> Any:
@@ -138,13 +138,13 @@ class _ExecutionContext(PGExecutionContext_psycopg):
 
 
 class LentDialect(PGDialect_psycopg):
-    """The psycopg dialect on a connection whose transaction belongs to somebody else."""
+    """The psycopg dialect on a borrowed connection, whose transaction it must not end."""
 
     supports_statement_cache = True
     execution_ctx_cls = _ExecutionContext
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Set the savepoint that is a transaction to SQLAlchemy."""
+        """Set the savepoint that serves as SQLAlchemy's transaction."""
         loan, name = _loan.get(), _name(dbapi_connection)
         _execute(loan, f"savepoint {name}")
         loan.savepoints.append(name)
@@ -154,7 +154,7 @@ class LentDialect(PGDialect_psycopg):
         self._end(dbapi_connection, "release savepoint {0}")
 
     def do_rollback(self, dbapi_connection: Any) -> None:
-        """Go back to the savepoint, and release it."""
+        """Roll back to the savepoint, and release it."""
         self._end(dbapi_connection, "rollback to savepoint {0}; release savepoint {0}")
 
     def _end(self, dbapi_connection: Any, how: str) -> None:
@@ -170,14 +170,14 @@ class LentDialect(PGDialect_psycopg):
         """Leave the connection open."""
 
     def on_connect(self) -> None:
-        """Add nothing to the connection: it was in use before, and will be afterwards."""
+        """Leave the connection unchanged: the application uses it before and afterwards."""
 
     def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         """Refuse: the transaction has begun."""
-        raise ArgumentError("the transaction is the client's: its isolation level is settled")
+        raise ArgumentError("the client's transaction has begun: its isolation level is fixed")
 
     def get_default_isolation_level(self, dbapi_conn: Any) -> Any:
-        """Return PostgreSQL's, which is not asked for."""
+        """Return PostgreSQL's default, without a query."""
         return "READ COMMITTED"
 
     def _get_server_version_info(self, connection: Any) -> tuple[int, int]:

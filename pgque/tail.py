@@ -1,4 +1,4 @@
-"""Looking at a queue's events as they are committed, without consuming them."""
+"""Following a queue's events as they are committed, without consuming them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _COLUMNS: Final = (
 class Tail(Calls):
     """The events of one queue from now on, or from an earlier time, each once, by id.
 
-    Nothing is locked, moved or written: consumers do not notice. An event whose transaction commits
-    late comes when it has, so ids do not always grow from one `read` to the next. What was put back
-    for one consumer is left out. Needs pgque_reader, and a connection in autocommit.
+    It locks, moves and writes nothing, so consumers are not affected. An event appears once its
+    transaction has committed, so ids do not always grow from one `read` to the next. Redeliveries
+    are left out. Needs pgque_reader, and a connection in autocommit.
 
     :param conn: psycopg connection in autocommit.
     :param queue: the queue's name.
-    :param since: an aware time: events committed after about it come first, as far as they are
-        still kept. Without it only what is committed from now on.
-    :raises PgqueQueueNotFound: where there is no such queue.
-    :raises PgquePermissionDenied: where row security hides events from this user.
+    :param since: an aware datetime. Retained events committed after about that time come first.
+        Without it, only events committed from now on.
+    :raises PgqueQueueNotFound: if the queue does not exist.
+    :raises PgquePermissionDenied: if row security hides events from this user.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Tail(Calls):
         self._seen = self._value(
             "select coalesce("
             "(select t.tick_snapshot from pgque.tick t where t.tick_queue = %s::int "
-            # Before the first later tick: a clock that was set back showed some times twice.
+            # The tick before the first later one: a clock that is set back repeats times.
             "and %s::timestamptz is not null and t.tick_id < coalesce((select later.tick_id "
             "from pgque.tick later where later.tick_queue = t.tick_queue "
             "and later.tick_time > %s::timestamptz order by later.tick_id limit 1), t.tick_id + 1) "
@@ -52,7 +52,7 @@ class Tail(Calls):
             "pg_current_snapshot())::text",
             (number, since, since, since, number),
         )
-        # What was in progress at the last look is found by its transaction; the rest began later.
+        # Transactions in progress at the last read are found by their ids; the others began later.
         self._query: Final = sql.SQL(
             "with found as ("
             "select {columns} from {log} e where e.ev_owner is null "
@@ -64,9 +64,9 @@ class Tail(Calls):
         ).format(columns=sql.SQL(_COLUMNS), log=log)
 
     def read(self) -> Iterator[Message]:
-        """Yield what was committed since the last call; messages whose ``batch_id`` is 0.
+        """Yield the events committed since the last call, as messages with a ``batch_id`` of 0.
 
-        Read it to its end before you use the connection again.
+        Exhaust the iterator before you use the connection again.
         """
         with mapped:
             for row in new_cursor(self._conn).stream(

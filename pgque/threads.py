@@ -1,4 +1,4 @@
-"""Consumers in threads of a program that does something else, such as a web server.
+"""Consumers in threads of another program, such as a web server.
 
 @asynccontextmanager
 async def lifespan(app):
@@ -23,25 +23,26 @@ from pgque.logs import Fields
 logger = logging.getLogger("pgque.consumer")
 
 LOOK_EVERY = 0.01
-"""Seconds between two looks whether a consumer has reached its queue."""
+"""Seconds between two checks whether a consumer has reached its queue."""
 
 
 def _end_process(error: BaseException) -> None:
-    """Ask this process to end, with SIGTERM, as its service manager would."""
+    """Send SIGTERM to this process, as its service manager would."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Consuming:
-    """Runs consumers, each in a thread, for the length of a ``with`` or ``async with`` block.
+    """Runs consumers, each in a thread, during a ``with`` or ``async with`` block.
 
-    Entering returns when each of them has reached its queue, and raises what `Consumer.start`
-    raises if one cannot: no server, not subscribed, no right. Leaving stops them and waits for the
-    messages that are being handled; ``async with`` does not hold up the event loop meanwhile.
+    Entering the block waits until each consumer has reached its queue. If one cannot, it raises the
+    error of `Consumer.start`: no server, not subscribed, no right. Leaving the block stops the
+    consumers and waits for the messages being handled. ``async with`` does not block the event
+    loop while it waits.
 
     :param consumers: at least one.
-    :param on_failure: called, in the consumer's thread and with the exception, if one ends later by
-        itself. The default asks the process to end with SIGTERM, so that the service manager starts
-        it again: a server that has lost its consumer looks healthy and is not.
+    :param on_failure: called with the exception, in the consumer's thread, if a consumer fails
+        later on. The default sends SIGTERM to the process, so that its service manager restarts it:
+        a server without its consumer would look healthy.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Consuming:
 
     @property
     def alive(self) -> bool:
-        """Whether all of them run: for the path that tells a load balancer about health."""
+        """Whether all consumers are running; for a health check."""
         return all(thread.is_alive() for thread in self._threads)
 
     def __enter__(self) -> Consuming:
@@ -120,13 +121,13 @@ class _Thread(threading.Thread):
                 self._on_failure(error)
 
     def await_start(self) -> None:
-        """Wait until the consumer has reached its queue; raise what has kept it from that."""
+        """Wait until the consumer has reached its queue; raise its error if it fails."""
         while not self._consumer.working:
             self.join(LOOK_EVERY)
             if self._error is not None:
                 raise self._error
             if not self.is_alive():
-                return  # it was stopped meanwhile
+                return  # it was stopped in between
         self._started_well = True
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
 """The ticker: a process, or a thread of a consumer, that ticks, retries and maintains.
 
-Several may run. A session lock decides which one leads; the others stand by and try again once a
-second, so a leader that was killed is replaced that soon after the server has noticed. Behind a
-pooler no session is one's own: there all of them tick, each queue under its own lock.
+Several tickers may run. A session lock decides which one leads. The others stand by and try to take
+the lock once a second, so a killed leader is replaced within a second after the server notices.
+Behind a pooler a ticker has no session to itself. There all of them tick, under each queue's lock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LEADER = (
     "and objsubid = 2 and granted "
     "and database = (select oid from pg_database where datname = current_database())"
 )
-"""Asks for the backend of the ticker that leads; anybody may."""
+"""Query for the backend of the leading ticker. Every role may run it."""
 STANDBY_PAUSE = 1.0
 AWAKE_FOR = 0.2
 UNRESOLVED_PAUSE = 0.025
@@ -43,22 +43,22 @@ MAINTAIN_EVERY = 1.0
 REPEAT_WARNING_AFTER = 60.0
 LOOK_FOR_LATE_TICKS_EVERY = 5.0
 STAND_IN_FOR = 60.0
-"""So long one that stands by ticks beside a leader that did not."""
+"""Seconds that a standby ticker ticks after it found that the leader did not."""
 GONE_AFTER = "3s"
-"""The server ends a ticker's session that is silent for so long: a process that hangs, or whose
-machine is gone, must not keep the lead."""
+"""The server ends a ticker's session that has been idle this long, so that a process that hangs or
+a machine that is gone does not keep the lead."""
 
 
 class Ticker:
     """Ticks every queue of a database, puts retries back and rotates, as long as it leads.
 
-    :param dsn: where to connect, a libpq connection string; the role needs pgque_admin.
-    :param interval: seconds between two looks while there is traffic, default 0.001. Without
-        traffic it looks four times a second and is woken by the first send.
+    :param dsn: libpq connection string; the role needs pgque_admin.
+    :param interval: seconds between two polls while there is traffic, default 0.001. Without
+        traffic it polls four times a second, and the first send wakes it.
     :param listen: further channels to listen to.
-    :param on_notify: called, in the thread of `run`, with the channels that were notified, and
-        with an empty set after each connection.
-    :param required: whether `run` raises when the role may not tick; else it only listens.
+    :param on_notify: called in the thread of `run` with the set of notified channels, and with an
+        empty set after each connection.
+    :param required: whether `run` raises if the role may not tick; otherwise it only listens.
 
     Calls `pgque.ticker`, `pgque.maint_retry_events`, `pgque.maint` and `pgque.ticker_may_sleep`.
     """
@@ -93,20 +93,20 @@ class Ticker:
 
     @property
     def listening(self) -> bool:
-        """Whether notifications reach this ticker: there is a connection, and no pooler in it."""
+        """Whether notifications reach this ticker: it is connected, and not through a pooler."""
         return self._listening
 
     def add_chore(
         self, chore: Callable[[psycopg.Connection[Any]], None], every: float = STANDBY_PAUSE
     ) -> None:
-        """Run something on the ticker's connection, `every` so many seconds."""
+        """Run a function on the ticker's connection, every ``every`` seconds."""
         self._chores.append(_Chore(chore, every))
         self._longest_pause = min(self._longest_pause, max(every, SHORTEST_CHORE_PAUSE))
 
     def run(self) -> None:
         """Tick until SIGTERM, SIGINT or `stop`; reconnect after any error of the database.
 
-        :raises PgqueError: where the first connection fails or finds no schema that it can use.
+        :raises PgqueError: if the first connection fails, or finds no usable schema.
         """
         backoff = Backoff()
         connected_before = False
@@ -130,7 +130,7 @@ class Ticker:
                     self._leading = self._listening = False
 
     def stop(self) -> None:
-        """Let `run` return at once, or after the call that it waits for. From any thread."""
+        """Make `run` return after its current call, if any. May be called from any thread."""
         self._stop.set()
         if (wakeup := self._wakeup) is not None:
             wakeup.ring()
@@ -141,7 +141,7 @@ class Ticker:
         return self._stop.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until `stop` is called."""
+        """Wait this long, or until `stop` is called."""
         self._stop.wait(seconds)
 
     def _prepare(self, wakeup: Wakeup) -> bool:
@@ -152,13 +152,13 @@ class Ticker:
             ).fetchone()
             may_tick = row is not None and bool(row[0])
             if self._required and not may_tick:
-                wakeup.conn.execute("select pgque.ticker()")  # raises, and says what is missing
+                wakeup.conn.execute("select pgque.ticker()")  # raises the missing permission
             if wakeup.pooled:
                 say_that_it_polls(self._dsn)
             else:
                 if may_tick:
                     wakeup.conn.execute(f"set idle_session_timeout = '{GONE_AFTER}'")
-                # Ticks lost in a crash are taken again: nobody has acked what they covered.
+                # Ticks lost in a crash are repeated: no consumer has acked their events.
                 wakeup.conn.execute("set synchronous_commit = off")
                 wakeup.conn.execute("set default_transaction_isolation = 'read committed'")
         self._listening = not wakeup.pooled
@@ -167,7 +167,7 @@ class Ticker:
 
     def _serve(self, wakeup: Wakeup, may_tick: bool, backoff: Backoff) -> None:
         rounds = _Rounds(wakeup, self._interval)
-        # Not each time that a notification for somebody else in this process comes.
+        # A chore, so that a notification on another channel does not trigger it each time.
         claim = _Chore(lambda conn: self._claim(wakeup, rounds), STANDBY_PAUSE)
         while not self._stop.is_set():
             if may_tick and not self._leading:
@@ -192,21 +192,21 @@ class Ticker:
 
     def _take_the_lead(self, wakeup: Wakeup) -> None:
         if wakeup.pooled:
-            self._leading = True  # no session can hold a lock there; each queue's own is enough
+            self._leading = True  # no session can hold a lock there; the queues' locks suffice
             return
         with mapped:
             row = wakeup.conn.execute("select pg_try_advisory_lock(1885827447, 0)").fetchone()
             if row is None or not row[0]:
                 return
-            # Those who stand by have no use for it, and would be woken with each send.
+            # Only the leader listens: standby tickers would be woken by each send for nothing.
             wakeup.listen(CHANNEL)
         self._leading = True
         logger.info("ticker: leading")
 
     def _stand_in(self, wakeup: Wakeup, rounds: _Rounds) -> None:
-        """Tick once where ticks are late: each queue has a lock of its own, so two may tick.
+        """Tick once if ticks are late. Two tickers may tick, because each queue has its own lock.
 
-        Any session may take the lock of the leader, and a leader may hang.
+        This is necessary because a leader may hang, and any session can take the leader's lock.
         """
         now = time.monotonic()
         if now >= self._stands_in_until:
@@ -220,7 +220,7 @@ class Ticker:
             leader = wakeup.conn.execute(LEADER).fetchone()
             text = (
                 f"no tick for more than 5 seconds, although backend {leader and leader[0]} leads: "
-                "ticking without the lead"
+                "this standby ticks too"
             )
             logger.warning("ticker: %s", text, extra=Fields(error=text))
         rounds.look()
@@ -247,7 +247,7 @@ class _Chore:
 
 
 class _Rounds:
-    """What the leader does next, and how long it may pause afterwards."""
+    """The leader's rounds: ticks, retries, maintenance, and the pauses in between."""
 
     def __init__(self, wakeup: Wakeup, interval: float) -> None:
         self._conn = wakeup.conn
@@ -274,20 +274,20 @@ class _Rounds:
             self._call("select pgque.maint_retry_events()")
         if ticked:
             return self._interval
-        # A send that lowers the flag makes a tick due, so the flag is up while none is: unless
-        # somebody else has taken that tick.
+        # A send that lowers the flag makes a tick due. So while no tick is due the flag is up,
+        # unless another session has taken that tick.
         if not self._asleep or self._unresolved or to_maintain:
             self._unresolved = not self._call("select pgque.ticker_may_sleep()")
         if not self._asleep:
             self._asleep = True
-            return 0  # the flag is up now: look once more for what was sent before it was
+            return 0  # the flag is up now: look once more for events sent before that
         if not self._unresolved:
             return ASLEEP_PAUSE
         return self._interval if now - self._active < AWAKE_FOR else UNRESOLVED_PAUSE
 
     def _call(self, query: LiteralString) -> Any:
         if self._pooled:
-            # What is set for a session elsewhere is set for each transaction: one round trip.
+            # Set per transaction what is otherwise set per session, in one round trip.
             cursor = self._conn.execute(
                 "begin isolation level read committed; "
                 f"set local synchronous_commit = off; {query}; commit"

@@ -1,12 +1,12 @@
-"""Traces with OpenTelemetry (extra ``traces``), in programs that use it themselves.
+"""Traces with OpenTelemetry (extra ``traces``), in programs that already use it.
 
-A send within a span is a span of its own, ``send <queue>``, and its W3C trace context goes along
-with the event, in ``extra2`` beside the application's headers. A `Consumer` goes on from there: it
-makes a span ``process <queue>`` for each message, a child of the send's. A message that comes back
-begins a trace of its own, with a link to the send.
+A send within a span creates a span ``send <queue>``. Its W3C trace context is sent with the event,
+in ``extra2`` together with the application's headers. A `Consumer` creates a span
+``process <queue>`` for each message, as a child of the send's span. A redelivered message begins a
+new trace, with a link to the send.
 
-A program that has not imported OpenTelemetry has no span to go on from, so nothing is imported or
-written in it. Names and attributes are OpenTelemetry's conventions for messaging.
+A program that has not imported OpenTelemetry has no current span, so nothing is imported or
+written. Names and attributes follow OpenTelemetry's conventions for messaging.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ CONTEXT_HEADERS: Final = ("traceparent", "tracestate")
 
 
 def tracing() -> bool:
-    """Tell whether what is done now belongs to a trace: there is a span to go on from."""
+    """Tell whether there is a current span."""
     api: Any = sys.modules.get("opentelemetry.trace")
-    # While another thread imports it, it is there without its functions.
+    # While another thread imports the module, it may not have its functions yet.
     current = getattr(api, "get_current_span", None)
     return current is not None and bool(current().get_span_context().is_valid)
 
 
 class Sending:
-    """A send that is under way, as a span."""
+    """The span of a send in progress."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
 
     def add_context(self, headers: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Return the headers with the span's context; as they are where they have a context."""
+        """Add the span's context to headers, unless they already have one."""
         if headers is None:
             headers = {}
         if not isinstance(headers, Mapping) or any(name in headers for name in CONTEXT_HEADERS):
@@ -65,15 +65,15 @@ class Sending:
         return {**headers, **context}
 
     def sent(self, event_id: int) -> None:
-        """Say which event it became."""
+        """Record the event's id in the span."""
         self._span.set_attribute("messaging.message.id", str(event_id))
 
 
 @contextmanager
 def sending(queue: str, count: int | None = None) -> Iterator[Sending]:
-    """Make the block a span ``send <queue>``; what it raises is in the span.
+    """Run the block in a span ``send <queue>``, which also records its exception.
 
-    :param count: how many events are sent; None for one that is no batch.
+    :param count: number of events in a batch; None for a single event.
     """
     from opentelemetry.trace import SpanKind
 
@@ -91,7 +91,7 @@ def sending(queue: str, count: int | None = None) -> Iterator[Sending]:
 
 
 def observers_of_traces() -> list[Observer]:
-    """Return what a consumer needs for traces: nothing where no tracer provider is set."""
+    """Return the observers for traces; an empty list if no tracer provider is set."""
     api: Any = sys.modules.get("opentelemetry.trace")
     if api is None:
         return []
@@ -103,7 +103,7 @@ def observers_of_traces() -> list[Observer]:
 
 
 class Traces(Observer):
-    """Makes a span of each message. A `Consumer` has one of its own where traces are in use."""
+    """Creates a span for each message. A `Consumer` adds one itself if traces are in use."""
 
     def __init__(self) -> None:
         need("opentelemetry.trace")
@@ -154,7 +154,7 @@ class Traces(Observer):
 
 
 class _Open(threading.local):
-    """The spans that are open in a thread: one, unless a handler runs a consumer itself."""
+    """The open spans of a thread: one, unless a handler runs another consumer."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[Span, Token[Context]]] = []
@@ -170,14 +170,14 @@ def _attributes(queue: str, operation: str) -> dict[str, AttributeValue]:
 
 
 def _origin(message: Message) -> Context:
-    """Return the context that came with a message, an empty one where none did."""
+    """Return the context in a message's headers, or an empty one."""
     from opentelemetry.context import Context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     text = message.extra2
     if text is None or "traceparent" not in text:
         return Context()
-    # Not by `headers`: what a trigger or another language wrote here need not be an object.
+    # `headers` would raise: a trigger or another language may have stored something else here.
     try:
         headers = json.loads(text)
     except (ValueError, RecursionError):
@@ -196,7 +196,7 @@ def _tracer() -> Tracer:
 
 @lru_cache(maxsize=1)
 def _tracer_of(provider: TracerProvider) -> Tracer:
-    """Return our tracer: making one costs more than a span."""
+    """Return our tracer, cached because creating one costs more than a span."""
     return provider.get_tracer("pgque")
 
 

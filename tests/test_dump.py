@@ -53,7 +53,7 @@ def test_the_password_is_not_an_argument_and_pg_dumps_status_is_returned(dsn, sh
 
 
 def test_failures_are_one_line_of_error(dsn, empty_dsn):
-    assert "nosuch is not installed here" in failed(cli("dump", "--dsn", dsn, "--pg-dump=nosuch"))
+    assert "nosuch is not installed" in failed(cli("dump", "--dsn", dsn, "--pg-dump=nosuch"))
     assert "pgque install" in failed(cli("dump", "--dsn", empty_dsn, "--pg-dump", PG_DUMP))
     with pytest.raises(pgque.PgqueConnectionError):
         dump("host=127.0.0.1 port=1 connect_timeout=2", program=PG_DUMP)

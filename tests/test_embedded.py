@@ -101,7 +101,7 @@ def test_data_survive_a_restart(home: Path) -> None:
 
 def test_another_version_than_the_folders_is_refused(home: Path) -> None:
     Server(home, version=16, settings=FAST).start().stop()
-    with pytest.raises(EmbeddedError, match="are of PostgreSQL 16, not 18"):
+    with pytest.raises(EmbeddedError, match="are from PostgreSQL 16, not 18"):
         Server(home, version=18, settings=FAST).start()
     assert not servers_in(home)
 
@@ -171,7 +171,7 @@ def test_a_setting_that_postgresql_refuses_is_reported(made: Path) -> None:
 
 
 def test_an_unknown_version_is_refused() -> None:
-    with pytest.raises(EmbeddedError, match="of version 9: there are 16 and 18"):
+    with pytest.raises(EmbeddedError, match="no embedded PostgreSQL 9; available are 16 and 18"):
         Server(version=9).start()
 
 
@@ -218,7 +218,7 @@ def test_a_path_too_long_for_a_socket_works(home: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_created_is_reported() -> None:
-    with pytest.raises(EmbeddedError, match="cannot make the data folder"):
+    with pytest.raises(EmbeddedError, match="cannot create the data folder"):
         Server("/proc/pgque").start()
 
 

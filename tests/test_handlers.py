@@ -44,7 +44,7 @@ def test_other_functions_are_refused(function):
 def test_a_second_handler_for_one_type_is_refused_by_name():
     handlers = Handlers()
     handlers.add("order", print)
-    with pytest.raises(PgqueInvalidArgument, match="'order' already: print"):
+    with pytest.raises(PgqueInvalidArgument, match="'order' already has a handler: print"):
         handlers.add("order", print)
 
 
@@ -116,7 +116,7 @@ def test_a_function_whose_call_does_not_run_its_body_is_refused(function, model)
 def test_partials_and_callable_objects_are_handlers_and_have_a_name(function, name, model):
     handlers = Handlers()
     handlers.add("x", function, model)
-    with pytest.raises(PgqueInvalidArgument, match=f"'x' already: {name}"):
+    with pytest.raises(PgqueInvalidArgument, match=f"'x' already has a handler: {name}"):
         handlers.add("x", print)
 
 

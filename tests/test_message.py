@@ -147,7 +147,7 @@ def test_a_payload_of_300_megabytes_is_refused() -> None:
 def test_the_limit_applies_to_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_PAYLOAD_BYTES", 4)
     assert encode_payloads(iter(["ab", 12])) == ["ab", "12"]
-    with pytest.raises(PgquePayloadError, match="smaller parts"):
+    with pytest.raises(PgquePayloadError, match="smaller ones"):
         encode_payloads(["ab", "cd", "e"])
 
 

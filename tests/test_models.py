@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field, RootModel, field_validator
 
-from pgque import Event, Message, PgqueInvalidArgument, PgquePayloadError, models
+from pgque import Event, Message, PgqueInvalidArgument, PgquePayloadError, _plain
 from pgque.consuming.handlers import Handlers
 from pgque.message import encode_payload, encode_payloads
 from pgque.models import decoder
@@ -72,8 +72,8 @@ def message(payload: str | None) -> Message:
 @pytest.fixture
 def without_pydantic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def forget() -> None:
-        models._type_adapter.cache_clear()
-        models._dataclass_adapter.cache_clear()
+        _plain.type_adapter.cache_clear()
+        _plain.dataclass_adapter.cache_clear()
 
     monkeypatch.setitem(sys.modules, "pydantic", None)
     forget()

@@ -91,7 +91,7 @@ def test_an_error_at_commit_raises_a_pgque_error(
 def test_a_swallowed_database_error_is_not_mistaken_for_a_commit(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
-    aborted = pytest.raises(pgque.PgqueTransactionAborted, match="undone")
+    aborted = pytest.raises(pgque.PgqueTransactionAborted, match="rolled back")
     with aborted as caught, pool.client() as client:
         send_and_pass_over_an_error(client, queue)
     assert isinstance(caught.value.__cause__, psycopg.errors.InFailedSqlTransaction)

@@ -328,7 +328,7 @@ def test_code_that_asks_the_session_for_its_connection_gets_the_clients(
 
 def test_the_isolation_level_cannot_be_changed(client: PgqueClient) -> None:
     for level in ("AUTOCOMMIT", "SERIALIZABLE"):
-        refused = pytest.raises(Exception, match="isolation level is settled")
+        refused = pytest.raises(Exception, match="isolation level is fixed")
         with connection_on(client) as connection, refused:
             connection.execution_options(isolation_level=level)
     assert client.conn.autocommit

@@ -134,7 +134,7 @@ def test_advance_does_not_wait_long_for_another_sessions_transaction(kit, connec
     monkeypatch.setattr(clock, "_PATIENCE", b"set local lock_timeout = '20ms'")
     other = connect()
     other.execute("select from pgque.queue for update")
-    with pytest.raises(PgqueBusy, match="open elsewhere"):
+    with pytest.raises(PgqueBusy, match="has an open transaction"):
         kit.advance(1)
     other.rollback()
     kit.advance(1)
@@ -143,5 +143,5 @@ def test_advance_does_not_wait_long_for_another_sessions_transaction(kit, connec
 def test_the_clock_cannot_be_moved_inside_the_callers_transaction(conn):
     with Kit(conn) as kit:
         conn.execute("select 1")
-        with pytest.raises(PgqueInvalidArgument, match="inside of a transaction"):
+        with pytest.raises(PgqueInvalidArgument, match="inside a transaction"):
             kit.advance(1)

@@ -241,7 +241,7 @@ def test_drain_does_not_wait_for_a_consumer_at_work_elsewhere(kit, client, conne
 def test_drain_fails_while_the_transaction_is_not_committed(kit, conn, method):
     own = Kit(conn)
     own.client.send("orders", 1)
-    with pytest.raises(PgqueInvalidArgument, match=r"inside of a transaction.*Commit it"):
+    with pytest.raises(PgqueInvalidArgument, match=r"inside a transaction.*Commit first"):
         getattr(own, method)()
     conn.commit()
     getattr(own, method)()

@@ -86,7 +86,7 @@ def test_a_payload_that_is_not_json_does_not_match_json(kit, client):
 def test_all_given_fields_must_match(kit, client, pattern):
     client.send("orders", 1, type="placed", key="k", headers={"h": 1})
     kit.assert_sent("orders", 1, type="placed", key="k", headers={"h": ANY})
-    with pytest.raises(AssertionError, match="no event in queue 'orders' is like this"):
+    with pytest.raises(AssertionError, match="no event in queue 'orders' matches"):
         kit.assert_sent("orders", **pattern)
 
 
@@ -104,13 +104,13 @@ def test_a_failure_lists_sent_events_and_the_difference_to_the_nearest(kit, clie
     with pytest.raises(AssertionError) as caught:
         kit.assert_sent("orders", {"n": 1, "city": "Porto"}, type="placed")
     assert str(caught.value) == (
-        "no event in queue 'orders' is like this: "
+        "no event in queue 'orders' matches: "
         "type='placed', payload={'n': 1, 'city': 'Porto'}\n"
-        "what was sent:\n"
+        "events sent:\n"
         '    1 placed {"n":1,"city":"Oslo"}\n'
         '    2 placed {"n":7}\n'
         '    3 paid {"n":1,"city":"Porto"}\n'
-        "the payload of 1 (-) and the one that is wanted (+):\n"
+        "the payload of 1 (-) and the expected one (+):\n"
         "      {\n"
         '    -   "city": "Oslo",\n'
         '    +   "city": "Porto",\n'
@@ -125,8 +125,8 @@ def test_a_failure_about_the_count_marks_the_matching_events(kit, client):
     with pytest.raises(AssertionError) as caught:
         kit.assert_sent("orders", 1, times=1)
     assert str(caught.value).splitlines() == [
-        "1 event in queue 'orders' should be like this, not 2: payload=1",
-        "what was sent:",
+        "1 event in queue 'orders' should match, not 2: payload=1",
+        "events sent:",
         "  * 1 placed 1",
         "    2 placed 2",
         "  * 3 placed 1",
@@ -144,7 +144,7 @@ def test_a_failure_with_many_events_shows_the_last_ones(kit, client):
 
 def test_a_failure_mentions_uncommitted_transactions_of_other_sessions(kit, conn):
     Kit(conn).client.send("orders", 1)
-    with pytest.raises(AssertionError, match="nothing was sent to it\nanother session may have"):
+    with pytest.raises(AssertionError, match="no events were sent to it\nanother session may have"):
         kit.assert_sent("orders")
     conn.commit()
     kit.assert_sent("orders")

@@ -178,7 +178,7 @@ def test_processes_join_one_group_and_only_one_of_them_ticks(
 
 def test_without_a_group_the_other_processes_stand_by(worker, autoconn, queue, handled, folder):
     one = worker("shop:alone", "--processes", "2")
-    one.says("is no member of a group: while one of its processes works, the others stand by")
+    one.says("is not a member of a group: while one of its processes works, the others stand by")
     send(autoconn, queue, "wait")
     eventually((folder / "entered").exists)
     one.says("standing by")
@@ -212,7 +212,7 @@ def test_a_stop_finishes_the_current_message(worker, autoconn, queue, handled, f
     send(autoconn, queue, "next")
     eventually((folder / "entered").exists)
     one.signal(signal.SIGTERM)
-    one.says("stopping after the messages that are handled")
+    one.says("stopping after the current messages")
     (folder / "go").touch()
     one.ends()
     assert len(handled("wait")) == 1
@@ -229,7 +229,7 @@ def test_a_stop_kills_a_process_after_the_grace_period(
     one.signal(signal.SIGTERM)
     one.says("stopping")
     if how == "grace":
-        one.says("shop:alone did not end within 0.1 s, and is killed")
+        one.says("shop:alone did not end within 0.1 s and is killed")
     else:
         one.signal(signal.SIGTERM)
     one.ends()

@@ -58,9 +58,9 @@ def test_a_target_can_be_a_ticker(module):
 
 def test_the_error_about_a_missing_name_lists_the_existing_ones(module, tmp_path):
     name = module(CONSUMERS)
-    assert refused(f"{name}:nothing") == f"{name} has no nothing; there is ticker, billing"
-    assert refused(name) == f"say what to run: {name}:NAME; there is ticker, billing"
-    assert refused("nowhere.at_all:x") == f"there is no module nowhere in {tmp_path} or sys.path"
+    assert refused(f"{name}:nothing") == f"{name} has no nothing; it has ticker, billing"
+    assert refused(name) == f"say what to run: {name}:NAME; it has ticker, billing"
+    assert refused("nowhere.at_all:x") == f"no module nowhere in {tmp_path} or sys.path"
     assert "type type" not in refused(f"{name}:box")
 
 
@@ -87,13 +87,13 @@ def test_an_error_in_the_module_is_reported_with_its_line(module, text, said):
 
 def test_a_target_of_another_type_is_refused(module):
     name = module("consumer = 7")
-    assert "is of the type int, not a Consumer or a Ticker" in refused(f"{name}:consumer")
+    assert "has the type int, not Consumer or Ticker" in refused(f"{name}:consumer")
 
 
 @pytest.mark.parametrize("started", ["consumer.start()", "pgque.Ticker('').run()"])
 def test_a_module_that_runs_a_program_is_refused(module, started):
     text = f"import pgque\nconsumer = pgque.Consumer('', queue='q', name='c')\n{started}"
-    assert "when it is imported: put that below if __name__" in refused(f"{module(text)}:consumer")
+    assert "when it is imported: put that under if __name__" in refused(f"{module(text)}:consumer")
     assert pgque.Consumer.start.__name__ == "start"
 
 

@@ -1,1 +1,1 @@
-"""Consuming: handlers, and the fate of a batch and of each message. For pgque alone."""
+"""Private modules of the consumer: handlers, and the processing of batches and messages."""

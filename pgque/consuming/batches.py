@@ -1,7 +1,7 @@
-"""A consumer's batches: what ends one goes to the server together with the call for the next.
+"""A consumer's batches. The ack of one and the call for the next share a round trip.
 
-Invariant: nothing of a batch is committed unless its ack succeeded. `pgque.ack_or_fail` raises
-where the batch is not open any more, and the server then skips the COMMIT that is on its way.
+Invariant: nothing of a batch is committed unless its ack succeeded. `pgque.ack_or_fail` raises if
+the batch is no longer open, and the server then skips the COMMIT later in the pipeline.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 class Batches:
     """The batches of one consumer, one after the other, on an autocommit connection.
 
-    :param conn: of this consumer alone; transactions on it are begun and ended here.
+    :param conn: the consumer's connection; this class begins and ends its transactions.
     :param ask: sends the call for the next batch.
-    :param lock: whether a batch is received in the transaction in which it is handled, and so kept
-        from the other processes of this name. Else it is received in one of its own.
-    :param pipelined: whether statements may go to the server together.
+    :param lock: whether a batch is received in the transaction in which it is handled, which locks
+        out other processes of this name. Otherwise it is received in a separate transaction.
+    :param pipelined: whether statements may be pipelined.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Batches:
         self._pipelined = pipelined and psycopg.Pipeline.is_supported()
 
     def next(self) -> list[Message]:
-        """Return the next batch, an empty list where nothing is ready."""
+        """Return the next batch; an empty list if nothing is ready."""
         with mapped:
             with self._together():
                 rows = self._start()
@@ -59,9 +59,10 @@ class Batches:
                 self._begin()
 
     def finish(self, batch_id: int, handled: Sequence[Message]) -> None:
-        """Ack what was handled of a batch, leave the rest, and commit what was done.
+        """Ack the handled messages of a batch, leave the rest, and commit.
 
-        :raises PgqueBatchNotFound: where it is not open any more: `abandon` then undoes all of it.
+        :raises PgqueBatchNotFound: if the batch is no longer open. Then call `abandon`, which rolls
+            back all its writes.
         """
         with mapped:
             self.begin()
@@ -71,31 +72,31 @@ class Batches:
             self._conn.commit()
 
     def finish_for_next(self, batch_id: int) -> list[Message]:
-        """Ack a batch, commit what was done for it, and return the next one.
+        """Ack a batch, commit its transaction, and return the next batch.
 
-        :raises PgqueBatchNotFound: as `finish`.
+        :raises PgqueBatchNotFound: see `finish`.
         """
         with mapped:
             with self._together():
                 self.begin()
                 new_cursor(self._conn).execute("select pgque.ack_or_fail(%s::bigint)", (batch_id,))
-                # The next transaction begins with this one's end, READ COMMITTED as well.
+                # The next transaction begins at once, also READ COMMITTED.
                 self._conn.execute("commit and chain" if self.locks else "commit", prepare=False)
                 rows = self._ask()
             return self._opened(rows)
 
     @property
     def reads_raw(self) -> bool:
-        """Whether a message may be one that cannot be read."""
+        """Whether the messages may include unreadable ones."""
         return not is_converted(self._conn)
 
     def abandon_quietly(self) -> None:
-        """Roll back what is open, if that is possible."""
+        """Roll back the open transaction; ignore errors."""
         with suppress(PgqueError):
             self.abandon()
 
     def abandon(self) -> None:
-        """Roll back what is open, if something is."""
+        """Roll back the open transaction, if any."""
         with mapped:
             self._conn.rollback()
 
@@ -113,5 +114,5 @@ class Batches:
     def _opened(self, rows: Rows) -> list[Message]:
         messages = read_leniently(rows)
         if not messages:
-            self._conn.commit()  # who waits holds nothing
+            self._conn.commit()  # a waiting consumer must not hold locks
         return messages

@@ -1,9 +1,10 @@
 """Caution: a consumer's memory of lost batches, so that one message cannot stop it.
 
-A message whose handler certainly ended the transaction is *convicted*: at its next delivery it
-is nacked without a call. One whose handler was at work when the connection broke is *suspected*: it
-is handled again in a transaction of its own, and convicted if that breaks too. If no message is
-known, the batch is handled again by halves, until the message is alone: its neighbours are done.
+A message whose handler definitely ended the transaction is *convicted*: at its next delivery it is
+nacked without calling the handler. A message whose handler was running when the connection broke is
+*suspected*: it is handled again in a separate transaction, and convicted if that one breaks too. If
+the message is unknown, the batch is halved repeatedly until the message is isolated. Its neighbours
+are handled on the way.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from typing import Final
 from pgque.message import Message
 
 STRIKES: Final = 2
-"""How often a connection has to break on a message alone in its transaction, or first suspected."""
+"""Broken connections after which a message is convicted; at the last one it must be alone."""
 
 PARTS_BEFORE_GROWTH: Final = 4
-"""How many parts of a size must go well before larger ones are tried."""
+"""Number of parts of a size that must succeed before the size is doubled."""
 
 _Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Owed:
-    """What a transaction that a handler committed did, and could not ack.
+    """The ack that is missing because a handler committed the transaction itself.
 
-    ``xid`` its id; ``handled`` the messages up to that handler's own; ``failed`` those to nack
+    ``xid`` the transaction's id; ``handled`` the messages up to that handler's own; ``failed`` the
+    messages to nack
     """
 
     xid: str
@@ -37,21 +39,21 @@ class Owed:
 
 
 class Caution:
-    """What one consumer knows of messages that broke a transaction.
+    """One consumer's knowledge of messages that broke a transaction.
 
-    :param max_messages: the most messages in one batch.
+    :param max_messages: maximum number of messages in one batch.
     """
 
     def __init__(self, max_messages: int) -> None:
         self._max_messages = max_messages
         self._convicted: dict[_Key, str] = {}
         self._strikes: dict[_Key, int] = {}
-        self._most: int | None = None  # messages in one transaction
-        self._left: int = 0  # messages until the end of the part that was lost
+        self._most: int | None = None  # maximum number of messages in one transaction
+        self._left: int = 0  # messages until the end of the lost part
         self.owed: Owed | None = None
 
     def part_of(self, messages: list[Message]) -> list[Message]:
-        """Return how much of a batch to handle in one transaction: its beginning or all of it."""
+        """Return the first messages of a batch, or all, to handle in one transaction."""
         if self._most is None and not self._strikes:
             return messages
         part = messages if self._most is None else messages[: self._most]
@@ -62,7 +64,7 @@ class Caution:
 
     @property
     def convicted(self) -> bool:
-        """Whether there is any message that must not be handled."""
+        """Whether any message must not be handled."""
         return bool(self._convicted)
 
     def verdict(self, message: Message) -> str | None:
@@ -70,7 +72,7 @@ class Caution:
         return self._convicted.get(_key(message))
 
     def suspect(self, part: Sequence[Message], message: Message | None, reason: str) -> bool:
-        """Note that a part was lost, maybe by a message of it: whether it is convicted now."""
+        """Record a lost part, maybe lost by ``message``; tell whether a message is convicted."""
         if message is None and len(part) > 1:
             self._most = len(part) // 2
             self._left = len(part)
@@ -83,11 +85,11 @@ class Caution:
         return True
 
     def convict(self, message: Message, reason: str) -> None:
-        """Note that a message must not be handled, but nacked."""
+        """Record that a message must be nacked without calling its handler."""
         self._convicted[_key(message)] = reason
 
     def done(self, part: Sequence[Message]) -> None:
-        """Note that a part was handled and acked."""
+        """Record that a part was handled and acked."""
         if self._most is None and not self._strikes and not self._convicted:
             return
         for message in part:
@@ -96,12 +98,12 @@ class Caution:
         if self._most is not None:
             self._left -= len(part)
             if self._left <= 0:
-                # Not all at once: a batch that was too long for a timeout will be so again.
+                # Grow step by step: a batch that exceeded a timeout would exceed it again.
                 more = 2 * self._most
                 self._most = more if more < self._max_messages else None
                 self._left = PARTS_BEFORE_GROWTH * more
 
 
 def _key(message: Message) -> _Key:
-    # With the attempt: a verdict on one says nothing about the next.
+    # Includes the attempt: a verdict on one does not apply to the next.
     return message.msg_id, message.retry_count

@@ -1,4 +1,4 @@
-"""Handlers: which function gets which message."""
+"""Handlers: the functions that a consumer calls, by message type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CATCH_ALL = "*"
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function that takes a message, or a message and a client; ``name`` is for people."""
+    """A function that takes a message, or a message and a client; ``name`` is for logs."""
 
     function: Callable[..., Any]
     takes_client: bool
@@ -37,7 +37,7 @@ class Handlers:
         self._catch_all: Handler | None = None
 
     def add(self, message_type: str, function: Callable[..., Any], model: Any = None) -> None:
-        """Register a handler; a second one for the same type is a `PgqueInvalidArgument`."""
+        """Register a handler; raise `PgqueInvalidArgument` for a second one of the same type."""
         if not isinstance(message_type, str) or not message_type:
             raise PgqueInvalidArgument(
                 f"on() takes a message type, a str, not {message_type!r}: "
@@ -45,15 +45,14 @@ class Handlers:
             )
         if message_type in self._by_type:
             raise PgqueInvalidArgument(
-                f"there is a handler for type {message_type!r} already: "
-                f"{self._by_type[message_type].name}"
+                f"type {message_type!r} already has a handler: {self._by_type[message_type].name}"
             )
         handler = _plain(function) if model is None else _typed(function, model)
         self._by_type[message_type] = handler
         self._catch_all = self._by_type.get(CATCH_ALL)
 
     def find(self, message_type: str) -> Handler | None:
-        """Return the handler for a type: its own, else the catch-all, else None."""
+        """Return the handler for a type, else the catch-all, else None."""
         return self._by_type.get(message_type, self._catch_all)
 
     def __len__(self) -> int:
@@ -66,7 +65,7 @@ def _plain(function: Callable[..., Any]) -> Handler:
 
 
 def _typed(function: Callable[..., Any], model: Any) -> Handler:
-    """Return a handler whose function gets an object of the model in place of the message."""
+    """Return a handler whose function takes an instance of the model instead of the message."""
     count = _arguments(function, "payload", "client", "message")
     decode = decoder(model)
     if count == 1:
@@ -86,12 +85,12 @@ def _typed(function: Callable[..., Any], model: Any) -> Handler:
 
 
 def refuse_unrun(result: Any, handler: Handler) -> None:
-    """Raise if a result shows that a handler's body did not run; close what would have run it.
+    """Raise if a handler's result shows that its body did not run, and close that result.
 
     :raises HandlerDidNotRunError: for an awaitable, a generator or an async generator.
     """
     if inspect.iscoroutine(result) or inspect.isgenerator(result):
-        result.close()  # else Python warns that it was never awaited
+        result.close()  # otherwise Python warns that it was never awaited
     elif isinstance(result, Future):
         result.cancel()
     elif not (inspect.isawaitable(result) or isinstance(result, AsyncIterator)):
@@ -103,11 +102,11 @@ def refuse_unrun(result: Any, handler: Handler) -> None:
 
 
 class HandlerDidNotRunError(TypeError):
-    """A handler returned something that would still have to be run."""
+    """A handler returned an object that would still have to be run."""
 
 
 def name_of(function: Any) -> str:
-    """Return what a handler is called: functools.partial and callable objects have no name."""
+    """Return a handler's name, even for functools.partial and callable objects, which have none."""
     if isinstance(function, partial):
         return f"partial of {name_of(function.func)}"
     name = getattr(function, "__qualname__", None)
@@ -115,7 +114,7 @@ def name_of(function: Any) -> str:
 
 
 def _arguments(function: Callable[..., Any], *names: str) -> int:
-    """Return with how many of these arguments a function wants to be called."""
+    """Return how many of these arguments a function takes."""
     if not callable(function):
         raise PgqueInvalidArgument(f"a handler is a function, not {function!r}")
     _refuse_async(function)
@@ -138,8 +137,8 @@ def _arguments(function: Callable[..., Any], *names: str) -> int:
 def _refuse_async(function: Any) -> None:
     """Raise if calling a function does not run its body.
 
-    What a decorator wraps is not asked: a plain function around an async one may well run it. If it
-    does not, its result shows that: `refuse_unrun`.
+    A function wrapped by a decorator is not checked, because a plain wrapper may well run an async
+    function. If it does not, `refuse_unrun` detects that from the result.
     """
     inner = function
     while isinstance(inner, partial):

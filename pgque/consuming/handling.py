@@ -1,4 +1,4 @@
-"""Handling: what becomes of each message of a batch, one after the other."""
+"""Handling: calls the handler of each message of a batch, one after the other."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ logger = logging.getLogger("pgque.consumer")
 class Handling:
     """Calls the handlers of one consumer.
 
-    :param who: what the consumer is called in the log.
-    :param fields: what its records in the log have in common.
-    :param handlers: which function gets which message.
-    :param unknown: ``"nack"`` or ``"ack"``: what becomes of a message without a handler.
-    :param stopping: whether to leave the messages that are not handled yet.
+    :param who: the consumer's name in the log.
+    :param fields: the fields of all its log records.
+    :param handlers: the functions to call.
+    :param unknown: ``"nack"`` or ``"ack"``, for messages without a handler.
+    :param stopping: tells whether to stop after the current message.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class Handling:
         caution: Caution,
         watch: Watch | None = None,
     ) -> tuple[int, list[tuple[Message, str]]]:
-        """Call the handler of each message until it is to stop: how many; which failed, and why.
+        """Call the handler of each message, until the consumer stops.
+
+        Returns the number of handled messages, and the failed messages with their reasons.
 
         :param caution: knows the messages whose handlers must not be called.
-        :param watch: tells those who observe; None where nobody does.
-        :raises TransactionLost: where the transaction of the batch is gone. It says what was
-            handled before.
+        :param watch: notifies the observers; None if there are none.
+        :raises TransactionLost: if the transaction of the batch is gone. The exception lists the
+            messages handled before it.
         """
         failed: list[tuple[Message, str]] = []
         find = self._handlers.find
@@ -131,11 +133,11 @@ class Handling:
             raise _NoHandlerError(f"no handler for type {message.type!r}")
 
     def _explain(self, error: BaseException, message: Message) -> str:
-        """Return why a message failed; raise what is not about this message alone."""
+        """Return why a message failed; raise errors that concern more than this message."""
         if isinstance(error, (TransactionLost, KeyboardInterrupt)):
             raise error
         if not isinstance(error, Exception) and self._stopping():
-            raise error  # such as the SystemExit of an application's own handler of signals
+            raise error  # such as the SystemExit of the application's signal handler
         if isinstance(error, _NoHandlerError):
             return str(error)
         is_convicted = isinstance(error, _ConvictedError)
@@ -162,15 +164,15 @@ class Handling:
 
 
 class _NoHandlerError(LookupError):
-    """There is no handler for a message, which is nacked therefore."""
+    """A message has no handler, so it is nacked."""
 
 
 class _ConvictedError(RuntimeError):
-    """A message's handler broke the transaction last time, and was not called again."""
+    """A message's handler broke the transaction last time, so it is not called again."""
 
 
 def _begin(batches: Batches) -> None:
     try:
         batches.begin()
-    except PgqueError as error:  # before the handler: it is not the message's fault
+    except PgqueError as error:  # raised before the handler, so not the message's fault
         raise TransactionLost(str(error), is_certain=False) from error

@@ -1,9 +1,10 @@
-"""Isolation: changes that a handler makes to the consumer's connection end with its message.
+"""Isolation: a handler's changes to the state of the consumer's connection end with its message.
 
-Each message whose handler takes a client is handled in a savepoint. When the handler has returned,
-one statement puts the settings back, checks deferred constraints and releases the savepoint. When
-it has failed, another one undoes it. If neither is possible, the handler has ended the transaction
-in which the messages before it were handled too: that is a `TransactionLost`.
+Each message whose handler takes a client is handled in a savepoint. After a handler returns, the
+consumer resets the session's settings, checks deferred constraints and releases the savepoint, in
+one round trip. After a handler fails, the consumer rolls back to the savepoint. If neither is
+possible, the handler has ended the transaction, in which earlier messages were handled too. That
+raises `TransactionLost`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ _ENTER: Final = b"savepoint pgque_message"
 _ENTER_FIRST: Final = _ENTER + b"; select pg_current_xact_id()::text"
 _UNDO: Final = b"rollback to savepoint pgque_message; release savepoint pgque_message"
 
-# Settings first, so that constraints are checked as COMMIT will check them. The check is undone:
-# that alone puts SET CONSTRAINTS back, so that the next handler may break a constraint for a while.
+# Settings are reset first, so that constraints are checked under the same settings as at COMMIT.
+# Only a rollback resets SET CONSTRAINTS, so the check has its own savepoint. The next handler may
+# then violate a deferred constraint temporarily again.
 _LEAVE: Final = (
     b"reset session authorization; reset role; reset all; %s"
     b"savepoint pgque_check; set constraints all immediate; rollback to savepoint pgque_check; "
@@ -44,12 +46,12 @@ _ATTRIBUTES: Final = (
 )
 
 
-class TransactionLost(Exception):  # noqa: N818 (it says what happened)
+class TransactionLost(Exception):  # noqa: N818 (the name describes the event)
     """The transaction of a batch has ended, or can no longer be used.
 
-    ``message``    the message whose handler was at work; None if that is unknown
-    ``is_certain`` whether that handler has done it: a connection may also break by itself
-    ``handled``    the messages of the transaction whose handlers were called before
+    ``message``    the message whose handler was running; None if unknown
+    ``is_certain`` whether that handler is the cause; a connection may also break without it
+    ``handled``    the messages handled before it in the same transaction
     ``failed``     those of them that must be nacked, and why
     """
 
@@ -62,30 +64,30 @@ class TransactionLost(Exception):  # noqa: N818 (it says what happened)
 
 
 class HandlerBrokeRulesError(RuntimeError):
-    """A handler did to the consumer's connection what it must not do; nothing was lost."""
+    """A handler made a forbidden call on the consumer's connection; the transaction is intact."""
 
 
 class ConsumerConnection(OwnConnection):
-    """A consumer's connection: while a handler has it, it cannot be committed or closed."""
+    """A consumer's connection, which a handler cannot commit, roll back or close."""
 
     lent = False
-    """Whether a handler is at work on it."""
+    """Whether a handler is using it."""
 
     refused: str | None = None
-    """What the handler has tried, if its call was refused."""
+    """The handler's call that was refused, if any."""
 
     def commit(self) -> None:
-        """Commit; refused while a handler is at work."""
+        """Commit; refused while a handler is running."""
         self._refuse("commit")
         super().commit()
 
     def rollback(self) -> None:
-        """Roll back; refused while a handler is at work."""
+        """Roll back; refused while a handler is running."""
         self._refuse("rollback")
         super().rollback()
 
     def close(self) -> None:
-        """Close; refused while a handler is at work."""
+        """Close; refused while a handler is running."""
         self._refuse("close")
         super().close()
 
@@ -93,21 +95,21 @@ class ConsumerConnection(OwnConnection):
         if self.lent:
             self.refused = f"the handler called {call}() on the consumer's connection"
             raise psycopg.ProgrammingError(
-                f"{call}() is refused while a handler works on the consumer's connection: the "
-                "consumer commits its writes with the ack, and undoes them if the handler raises"
+                f"{call}() is refused while a handler uses the consumer's connection: the consumer "
+                "commits its writes with the ack, and rolls them back if the handler raises"
             )
 
 
 class HandlerClient(PgqueClient):
-    """The client that handlers get: it leaves the ack of the batch to the consumer."""
+    """The client that handlers get: it refuses to ack the consumer's batch."""
 
     batch_id: int | None = None
-    """The batch that is being handled."""
+    """The current batch."""
 
     def ack(self, batch_id: int) -> int:
-        """As `PgqueClient.ack`, for other batches than the consumer's own.
+        """Same as `PgqueClient.ack`, for batches other than the consumer's own.
 
-        :raises PgqueInvalidArgument: for the batch that is being handled.
+        :raises PgqueInvalidArgument: for the consumer's current batch.
         """
         if batch_id == self.batch_id:
             raise PgqueInvalidArgument(
@@ -129,18 +131,19 @@ class Isolation:
         self._leave = _LEAVE % settings_of_session(client.conn)
         self._attributes = {name: getattr(client.conn, name) for name in _ATTRIBUTES}
         self.xid: str | None = None
-        """Id of the transaction, once a handler has got the client in it."""
+        """Id of the transaction, set when the first handler that takes a client runs in it."""
 
     def begin(self, batch_id: int) -> None:
-        """Note that another batch, in another transaction, is handled from now on."""
+        """Start another batch, in another transaction."""
         self.xid = None
         if isinstance(self.client, HandlerClient):
             self.client.batch_id = batch_id
 
     def call(self, handler: Handler, message: Message) -> None:
-        """Call a handler; undo what it wrote if it fails.
+        """Call a handler; roll back its writes if it fails.
 
-        :raises TransactionLost: if that is impossible. Everything else is this message's failure.
+        :raises TransactionLost: if that is impossible. Any other exception is a failure of this
+            message alone.
         """
         self._enter()
         try:
@@ -184,10 +187,10 @@ class Isolation:
         return result
 
     def _check(self, message: Message) -> None:
-        """Raise if the handler left the transaction as no handler may leave it."""
+        """Raise if the handler left the transaction in a state in which it cannot continue."""
         if self._conn.pgconn.transaction_status == TransactionStatus.INERROR:
             raise PgqueTransactionAborted(
-                "the handler passed over an error of the database, which undid what it wrote"
+                "the handler ignored an error of the database, which rolled back its writes"
             )
         self._need_transaction(message, None)
 
@@ -198,16 +201,16 @@ class Isolation:
         except psycopg.Error as second:
             self._need_transaction(message, second)
             raise _lost("ended the consumer's transaction or savepoint", message, error) from error
-        # As psycopg does after a rollback: types that a statement was prepared for may be gone.
+        # psycopg does the same after a rollback: types used by prepared statements may be gone.
         prepared = getattr(self._conn, "_prepared", None)
         if prepared is not None:
             prepared.clear()
 
     def _need_transaction(self, message: Message, error: BaseException | None) -> None:
-        """Raise if there is no transaction in which the savepoint can be ended."""
+        """Raise if the savepoint can no longer be ended."""
         status = self._conn.pgconn.transaction_status
         if status == TransactionStatus.UNKNOWN:
-            text = "the connection broke while a handler had it" + _because(error)
+            text = "the connection broke while a handler used it" + _because(error)
             raise TransactionLost(text, message, is_certain=False) from error
         if status == TransactionStatus.IDLE:
             raise _lost("ended the consumer's transaction", message, error) from error
@@ -215,7 +218,7 @@ class Isolation:
             raise _lost("left a pipeline() block open", message, error) from error
         if is_in_use(self._conn):
             raise _lost("left a statement or a COPY running", message, error) from error
-        # psycopg counts its blocks, and refuses to commit while one is open.
+        # psycopg counts open transaction() blocks, and refuses to commit inside one.
         if getattr(self._conn, "_num_transactions", 0):
             raise _lost("left a transaction() block open", message, error) from error
 
@@ -223,7 +226,7 @@ class Isolation:
         new_cursor(self._conn).execute(statements, prepare=False)
 
     def _put_back(self) -> None:
-        """Put the attributes of the connection back that a handler may have changed."""
+        """Restore the connection's attributes that a handler may have changed."""
         conn = self._conn
         for name, value in self._attributes.items():
             if getattr(conn, name) is not value:
@@ -231,7 +234,7 @@ class Isolation:
 
 
 def is_in_use(conn: psycopg.Connection[Any]) -> bool:
-    """Tell whether a statement or a COPY is running: another one would wait for ever."""
+    """Tell whether a statement or a COPY is running: another one would wait forever."""
     return conn.lock.locked() or conn.pgconn.transaction_status == TransactionStatus.ACTIVE
 
 

@@ -1,7 +1,7 @@
 """Working: a batch is handled and acked, or lost and handled again with more caution.
 
-Invariant: the writes of handlers are committed with the ack of their messages. If one of them
-commits by itself, the messages before it are acked at once, and it alone is nacked.
+Invariant: handlers' writes are committed with the ack of their messages. If a handler commits the
+transaction itself, the messages before it are acked at once, and only its own message is nacked.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ logger = logging.getLogger("pgque.consumer")
 
 
 class BatchLost(PgqueRetryable):
-    """A batch was undone, and is received again on another connection.
+    """A batch was rolled back, and will be received again on another connection.
 
-    ``fields`` name the batch, and the message if it is known, in the log
+    ``fields`` the log fields of the batch, and of the message if it is known
     """
 
     def __init__(self, text: str, fields: Fields) -> None:
@@ -47,15 +47,15 @@ class BatchLost(PgqueRetryable):
 class Work:
     """One consumer's work on one connection.
 
-    ``who``, ``fields``  what the consumer is called in the log
-    ``batches``          on the connection
-    ``isolation``        on the same one
-    ``handling``         calls its handlers
-    ``caution``          what it remembers from one connection to the next
-    ``retry_after``      until a message that failed comes back
-    ``stopping``         tells whether the consumer is to stop
-    ``watch``            tells the observers; None if there are none
-    ``acked``            counts the batches, or parts of them, that were acked
+    ``who``, ``fields``  the consumer's name and fields in the log
+    ``batches``          receives and acks on the connection
+    ``isolation``        calls handlers with a client on the connection
+    ``handling``         calls the handlers
+    ``caution``          the consumer's memory, kept from one connection to the next
+    ``retry_after``      delay until a failed message is delivered again
+    ``stopping``         tells whether the consumer should stop
+    ``watch``            notifies the observers; None if there are none
+    ``acked``            number of batches, or parts of them, acked so far
     """
 
     who: str
@@ -70,9 +70,9 @@ class Work:
     acked: int = 0
 
     def next(self) -> list[Message]:
-        """Return the next batch, an empty list if nothing is ready.
+        """Return the next batch; an empty list if nothing is ready.
 
-        Before the first one it acks what a handler has committed without the ack.
+        First acks the messages of a transaction that a handler committed without the ack.
         """
         self._pay()
         return self.batches.next()
@@ -80,7 +80,7 @@ class Work:
     def handle(self, messages: list[Message]) -> list[Message]:
         """Handle a batch and ack it; return the next one.
 
-        :raises BatchLost: if it must be handled again, on another connection.
+        :raises BatchLost: if the batch must be handled again, on another connection.
         """
         if self.batches.reads_raw:
             self._convict_unreadable(messages)
@@ -104,14 +104,14 @@ class Work:
                 self.caution.convict(message, message.reason)
 
     def _handle(self, part: list[Message], *, is_whole: bool) -> list[Message] | None:
-        """Handle a part of a batch and ack it; return the next batch, None to ask for it then."""
+        """Handle a part of a batch and ack it; return the next batch, None if not received yet."""
         batch_id = part[0].batch_id
         handled, failed = self.handling.call(
             self.isolation, self.batches, part, self.caution, self.watch
         )
         try:
             if failed:
-                # At the end: a nack locks the member until the commit.
+                # After all handlers, because a nack locks the member until the commit.
                 self.batches.begin()
                 self._nack(batch_id, failed)
             if handled < len(part) or not is_whole or self.stopping():
@@ -129,18 +129,18 @@ class Work:
         self.caution.done(part)
 
     def _not_open(self, part: list[Message], error: PgqueError) -> list[Message]:
-        """Go on after the batch turned out not to be open: taken over, or ended by a handler."""
+        """Continue after a batch that is not open any more: taken over, or ended by a handler."""
         self.batches.abandon()
         batch_id = part[0].batch_id
         following: list[Message] = []
         if not self.batches.locks:
             following = [] if self.stopping() else self.batches.next()
         if self.batches.locks or (following and following[0].batch_id == batch_id):
-            text = f"a handler ended batch {batch_id} by itself ({error})"
+            text = f"a handler ended batch {batch_id} itself ({error})"
             raise self._lost(part, TransactionLost(text, is_certain=False)) from error
         fields = self.fields
         logger.warning(
-            "consumer %s: batch %s was taken over; what its handlers wrote is undone",
+            "consumer %s: batch %s was taken over; its handlers' writes are rolled back",
             self.who,
             batch_id,
             extra=fields | Fields(batch_id=batch_id),
@@ -154,7 +154,7 @@ class Work:
     # After a loss
 
     def _lost(self, part: list[Message], lost: TransactionLost) -> BatchLost:
-        """Remember what was lost, and return what to raise."""
+        """Remember the loss, and return the exception to raise."""
         message = lost.message
         reason = str(lost)
         batch_id = part[0].batch_id
@@ -174,16 +174,16 @@ class Work:
             then = f"message {message.msg_id} is nacked"
         elif self.caution.suspect(part, message, reason):
             assert message is not None
-            then = f"message {message.msg_id} did it again and is nacked"
+            then = f"message {message.msg_id} caused it again and is nacked"
         elif message is not None:
             then = f"message {message.msg_id} is handled again alone"
         else:
-            then = f"its {len(part)} messages are handled again by halves"
+            then = f"its {len(part)} messages are handled again in halves"
         self._pay_at_once()
-        return BatchLost(f"batch {batch_id} was undone: {lost}; {then}", fields)
+        return BatchLost(f"batch {batch_id} was rolled back: {lost}; {then}", fields)
 
     def _pay_at_once(self) -> None:
-        """Ack what a handler has committed before anybody else receives it, if possible."""
+        """Ack a handler's committed messages before another process gets them, if possible."""
         conn = self.isolation.client.conn
         if self.caution.owed is None or is_in_use(conn):
             return
@@ -194,7 +194,7 @@ class Work:
         except PgqueError:
             fields = self.fields
             logger.debug(
-                "consumer %s: tried again on the next connection",
+                "consumer %s: the missing ack is tried again on the next connection",
                 self.who,
                 exc_info=True,
                 extra=fields,
@@ -207,7 +207,7 @@ class Work:
         outcome = self._outcome(owed.xid)
         if outcome == "in progress":
             raise PgqueRetryable(
-                f"the transaction in which batch {owed.batch_id} was handled has not ended yet"
+                f"the transaction that handled batch {owed.batch_id} has not ended yet"
             )
         if outcome == "committed":
             self._ack_committed(owed)
@@ -239,6 +239,6 @@ class Work:
             with mapped:
                 cursor = new_cursor(self.isolation.client.conn)
                 row = cursor.execute(query, (xid,), prepare=False).fetchone()
-        except PgqueInvalidArgument:  # in its future: it has taken over from a lost one
+        except PgqueInvalidArgument:  # a future xid: this server replaced a lost one
             return None
         return None if row is None else row[0]

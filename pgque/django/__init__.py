@@ -1,13 +1,13 @@
-"""Django in a handler: its connection is the client's for a block (extra ``django``).
+"""Django in a handler: the ORM uses the client's connection within a block (extra ``django``).
 
     @consumer.on("order.placed")
     def bill(message, client):
         with orm_on(client):
             Bill.objects.create(order_id=message.json()["order"])
 
-What the ORM writes is part of the client's transaction, so it is committed with the ack and happens
-exactly once. The block is to Django what ``transaction.atomic()`` is: ``atomic()`` inside of it is
-a savepoint, and nothing commits, rolls back or closes the connection.
+The ORM's writes are part of the client's transaction. They are committed with the ack, so they take
+effect exactly once. For Django the block acts like ``transaction.atomic()``: ``atomic()`` inside it
+is a savepoint, and Django cannot commit, roll back or close the connection.
 """
 
 from pgque.django.orm import orm_on

@@ -1,4 +1,4 @@
-"""The ORM on the connection of a client: how a database wrapper borrows one."""
+"""The ORM on a client's connection: a database wrapper that borrows it."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _TIMESTAMPTZ: Final = psycopg.postgres.types["timestamptz"].oid
 
 @contextmanager
 def orm_on(client: PgqueClient, using: str = "default") -> Iterator[None]:
-    """Let the ORM use the client's connection, in its transaction, within the block and thread.
+    """Let the ORM use the client's connection and transaction, within the block and thread.
 
-    If the block raises, all that it wrote is undone. ``connection.close()``,
-    ``close_old_connections()`` and the signals of requests leave the connection alone. Afterwards
-    Django has the connection again that it had before.
+    If the block raises, all its writes are rolled back. ``connection.close()``,
+    ``close_old_connections()`` and the request signals do not close the connection. After the
+    block Django uses its previous connection again.
 
-    The session's time zone is Django's within the block. ``transaction.on_commit()`` is refused,
-    because the commit comes after the block: send an event instead. Types that
-    ``connection_created`` registers, such as hstore, are not.
+    Within the block the session has Django's time zone. ``transaction.on_commit()`` is refused,
+    because the commit comes after the block: send an event instead. Types that are registered by
+    the signal ``connection_created``, such as hstore, are not available.
 
     :param using: the alias of the database.
     :raises PgqueInvalidArgument: if that database is not PostgreSQL with psycopg 3.
-    :raises PgqueTransactionAborted: if the block has passed over an error of the database and the
+    :raises PgqueTransactionAborted: if the block ignored an error of the database and the
         transaction is aborted.
     """
     before = connections[using]
@@ -64,7 +64,7 @@ def orm_on(client: PgqueClient, using: str = "default") -> Iterator[None]:
 
 @contextmanager
 def _time_zone(conn: psycopg.Connection[Any], name: str) -> Iterator[None]:
-    """Give the session a time zone. If the block raises, its savepoint gives the old one back."""
+    """Set the session's time zone. If the block raises, the rollback restores the old one."""
     before = conn.info.parameter_status("TimeZone")
     if before == name or before is None:
         yield
@@ -82,7 +82,7 @@ def _set_time_zone(conn: psycopg.Connection[Any], name: str) -> None:
 
 @lru_cache(maxsize=16)
 def _borrower(backend: Any) -> Any:
-    """Return the class of the database's backend, but for what the connection's owner decides."""
+    """Return a subclass of the backend that leaves the connection's management to its owner."""
     from django.db.backends.postgresql import base, psycopg_any
 
     if not issubclass(backend, base.DatabaseWrapper) or not psycopg_any.is_psycopg3:
@@ -94,7 +94,7 @@ def _borrower(backend: Any) -> Any:
         """A database wrapper on a connection that belongs to a client of pgque."""
 
         def borrow(self, conn: psycopg.Connection[Any]) -> None:
-            """Be as within the outermost ``atomic()``, which never commits."""
+            """Use the connection as if within an outermost ``atomic()`` that never commits."""
             self.connection = conn
             self.autocommit = False
             self.in_atomic_block = True
@@ -114,12 +114,12 @@ def _borrower(backend: Any) -> Any:
         def _kind_of_cursor(self, named: bool = False) -> Any:
             if self.settings_dict["OPTIONS"].get("server_side_binding") is True:
                 return psycopg.ServerCursor if named else base.ServerBindingCursor
-            if named:  # Django 4.2.0 has no class of its own
+            if named:  # Django 4.2.0 lacks ServerSideCursor
                 return getattr(base, "ServerSideCursor", psycopg.ServerCursor)
             return base.Cursor
 
         def _adapt(self, adapters: psycopg.adapt.AdaptersMap) -> None:
-            """Register what Django registers on its own connections: here on one cursor alone."""
+            """Register Django's adapters on one cursor, not on the whole connection."""
             for name in ("jsonb", "inet", "cidr"):
                 adapters.register_loader(name, TextLoader)
             adapters.register_dumper(Range, psycopg_any.DjangoRangeDumper)
@@ -141,9 +141,9 @@ def _borrower(backend: Any) -> Any:
 
         def on_commit(self, func: Callable[[], object], robust: bool = False) -> None:
             raise transaction.TransactionManagementError(
-                "on_commit() is not possible inside of pgque.django.orm_on(): the commit comes "
-                "with the ack, after the block. Send an event in place of it: it is delivered "
-                "after the commit, and not lost in a crash."
+                "on_commit() is not possible inside pgque.django.orm_on(): the commit comes with "
+                "the ack, after the block. Send an event instead: it is delivered after the "
+                "commit, and a crash does not lose it."
             )
 
     return Borrower

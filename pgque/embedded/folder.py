@@ -1,7 +1,7 @@
-"""The data folder of an embedded server: its layout, its lock, what may be in its way.
+"""The data folder of an embedded server: its layout, its lock, and conflicts with other servers.
 
-In it: `lock`, held as long as a server of ours runs here; `log`, what PostgreSQL wrote
-since its last start; `data`, the cluster itself; `socket`, where clients connect.
+It contains `lock`, held while one of our servers runs here; `log`, PostgreSQL's output since the
+last start; `data`, the cluster; and `socket`, where clients connect.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.parse import quote
 from pgque.embedded.binaries import MISSING_EXTRA, Account, EmbeddedError
 
 LONGEST_SOCKET_PATH = 103
-"""Bytes in a Unix socket's path on the meanest platform, macOS."""
+"""Maximum bytes in a Unix socket's path on macOS, the most restrictive platform."""
 
 
 def default_data_dir() -> Path:
-    """Return the folder that `pgque dev` keeps its data in.
+    """Return the data folder of `pgque dev`.
 
-    Root's home is closed to the account that runs PostgreSQL, so root gets a system folder.
+    The account that runs PostgreSQL cannot enter root's home, so root gets a system folder.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/pgque/dev")
@@ -34,7 +34,7 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class Folder:
-    """The places inside one data folder."""
+    """The paths inside one data folder."""
 
     home: Path
 
@@ -45,7 +45,7 @@ class Folder:
 
     @property
     def socket(self) -> Path:
-        """The folder of the server's socket; nobody else may look into it."""
+        """The folder of the server's socket; only the server's user may enter it."""
         return self.home / "socket"
 
     @property
@@ -54,28 +54,28 @@ class Folder:
         return self.home / "log"
 
     def version(self) -> int | None:
-        """Return the major version that made the cluster, None where there is none yet."""
+        """Return the major version of the cluster; None if it does not exist yet."""
         try:
             return int((self.data / "PG_VERSION").read_text())
         except FileNotFoundError:
             return None
 
     def create(self, account: Account | None) -> None:
-        """Make the folder where it is missing; see that ``account`` can enter it."""
+        """Create the folder if missing; check that ``account`` can enter it."""
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if account else 0o700)
         except OSError as error:
-            raise EmbeddedError(f"cannot make the data folder: {error}") from error
+            raise EmbeddedError(f"cannot create the data folder: {error}") from error
         if account is not None and not account.can_enter(self.home):
             raise EmbeddedError(
                 f"PostgreSQL may not run as root, and its own user cannot enter {self.home}: "
-                "choose a data folder that others can reach, below /var/lib for one"
+                "choose a data folder that others can enter, for example below /var/lib"
             )
 
     def lock(self) -> int:
         """Take the folder's lock; return the descriptor that holds it.
 
-        Raises `EmbeddedError` where another process runs or starts a server here.
+        Raises `EmbeddedError` if another process runs or starts a server here.
         """
         try:
             descriptor = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -91,10 +91,10 @@ class Folder:
         return descriptor
 
     def refuse_stranger(self) -> None:
-        """Raise where a server runs in the cluster although nobody holds the lock.
+        """Raise if a foreign server, which does not take our lock, runs in the cluster.
 
-        A leftover file that names a process of another kind is removed: after a crash of
-        the machine its number may well belong to somebody else.
+        A leftover pid file is removed if its process is not PostgreSQL in this cluster: after a
+        crash of the machine, another program may have that pid.
         """
         pid_file = self.data / "postmaster.pid"
         try:
@@ -103,22 +103,22 @@ class Folder:
             return
         if _is_server(pid, self.data):
             raise EmbeddedError(
-                f"process {pid} runs PostgreSQL in {self.data} and is not ours: "
+                f"process {pid} runs PostgreSQL in {self.data}, and pgque did not start it: "
                 f"stop it first, with kill -INT {pid}"
             )
         pid_file.unlink(missing_ok=True)
 
     def fits_socket(self) -> bool:
-        """Tell whether the path of a socket there is short enough for one."""
+        """Tell whether the path of a socket in `socket` is short enough."""
         return len(os.fsencode(self.socket / ".s.PGSQL.65535")) <= LONGEST_SOCKET_PATH
 
     def running_dsn(self) -> str:
-        """Return how to connect to the server that runs here, as its own file says."""
+        """Return the DSN of the server that runs here, read from its pid file."""
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
             return make_dsn(socket_dir=lines[4], port=lines[3])
         except (OSError, IndexError):
-            return "it in a moment, it is about to start or to stop"
+            return "it in a moment, because it is starting or stopping"
 
     def log_tail(self, lines: int = 5) -> str:
         """Return the last lines of the log, for an error message."""

@@ -1,8 +1,8 @@
 """The process between a program and its embedded server; run as a script, never imported.
 
-It starts PostgreSQL, and stops it when its standard input says so or ends. The end of that
-pipe is the one thing that a program cannot fail to give when it ends, were it by SIGKILL:
-so no server is left behind. A session of its own keeps Ctrl-C away from it.
+It starts PostgreSQL, and stops it when its standard input says so or is closed. When the program
+ends, even by SIGKILL, the kernel closes that pipe, so no server is left behind. The keeper has a
+separate session, so that Ctrl-C does not reach it.
 
 Input, one byte: ``s`` stop and remove temporary folders, ``r`` stop, ``i`` stop at once
 like a crash. No input means ``s``. Output, one line: ``ready`` or ``failed``.
@@ -24,11 +24,11 @@ from typing import Any, Literal
 
 PR_SET_PDEATHSIG = 1
 LADDER = ((signal.SIGINT, 30), (signal.SIGQUIT, 10), (signal.SIGKILL, 10))
-"""PostgreSQL's fast and immediate shutdown, then force; with the seconds that each gets."""
+"""PostgreSQL's fast shutdown, immediate shutdown, then a kill; each with its timeout in seconds."""
 
 
 class Keeper:
-    """Runs the programs of one plan, one after the other, while its master lives."""
+    """Runs the programs of one plan, one after the other, while its master is alive."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -36,7 +36,7 @@ class Keeper:
         self.wake, wake_end = os.pipe()
         os.set_blocking(wake_end, False)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
-        # Empty handlers, not SIG_IGN: that would be inherited by the programs.
+        # Empty handlers, because the programs would inherit SIG_IGN.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
 
@@ -62,7 +62,7 @@ class Keeper:
         return order
 
     def _initialise(self) -> bytes | None:
-        """Make the cluster beside its place and move it there when it is whole."""
+        """Create the cluster in a temporary folder, and rename it when it is complete."""
         unfinished, data = self.plan["unfinished"], self.plan["data"]
         shutil.rmtree(unfinished, ignore_errors=True)
         os.mkdir(unfinished, 0o700)
@@ -79,7 +79,7 @@ class Keeper:
         return None
 
     def _watch(self, program: subprocess.Popen[bytes]) -> bytes | None:
-        """Wait for an order, or for the end of ``program``: None. Say when it is ready."""
+        """Wait for an order and return it; return None if ``program`` ends. Report readiness."""
         ready = False
         while program.poll() is None:
             pause = 1.0 if ready else 0.01
@@ -97,7 +97,7 @@ class Keeper:
         return None
 
     def _fail(self) -> bytes:
-        """Tell the master, and leave it the log until it lets go."""
+        """Report the failure, and keep the log until the master has read it."""
         say(b"failed\n")
         return os.read(0, 1) or b"s"
 
@@ -118,7 +118,7 @@ class Keeper:
 
 
 def stop(program: subprocess.Popen[bytes], step: int) -> None:
-    """Stop ``program`` for certain, beginning at ``step`` of the ladder."""
+    """Stop ``program``, by force if necessary, beginning at ``step`` of the ladder."""
     for number, seconds in LADDER[step:]:
         program.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -127,13 +127,13 @@ def stop(program: subprocess.Popen[bytes], step: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel stop the server should this keeper be killed; Linux only."""
+    """Have the kernel stop the server if this keeper is killed; Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def is_ready(data: str, pid: int) -> bool:
-    """Tell whether the server ``pid`` accepts connections, from the last line of its file."""
+    """Tell whether the server ``pid`` accepts connections, from the last line of its pid file."""
     try:
         with open(os.path.join(data, "postmaster.pid")) as file:
             lines = file.read().split("\n")
@@ -143,13 +143,13 @@ def is_ready(data: str, pid: int) -> bool:
 
 
 def say(word: Literal[b"ready\n", b"failed\n"]) -> None:
-    """Tell the master, if it is still there."""
+    """Send a word to the master; do nothing if it is gone."""
     with contextlib.suppress(OSError):
         os.write(1, word)
 
 
 def copy_readable(source: str, target: str) -> None:
-    """Copy a folder so that everybody can read it, whatever the modes of the original."""
+    """Copy a folder and make the copy readable for all users."""
 
     def copy(path: str, to: str) -> str:
         shutil.copyfile(path, to)

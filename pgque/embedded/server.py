@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 NEWEST = 18
 KEEPER = Path(__file__).with_name("keeper.py")
 Setting = str | int | float | bool
-SYSTEM_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 (mkdtemp makes a folder of its own there)
+SYSTEM_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 (mkdtemp creates a private folder there)
 QUIET: Mapping[str, Setting] = {"listen_addresses": "", "log_checkpoints": False, "port": 5432}
-"""Settings of every embedded server, unless others are given."""
+"""Default settings of every embedded server."""
 
 
 class Server:
     """A PostgreSQL server that ends with this process.
 
-    ``data_dir`` keeps the data for the next time; without it they go to a temporary folder
-    and are removed at the end. ``version`` is 16 or 18; left out, it is the folder's own, or
-    18 for a new one. ``settings`` are PostgreSQL's, by name: they win over the configuration
-    file. ``start_timeout`` is in seconds and includes the making of a new cluster.
-    ``temporary_in`` is where temporary folders go, in place of the system's choice. As root they
-    go elsewhere if others cannot enter it.
+    ``data_dir`` is the folder that keeps the data; without it the data are in a temporary folder
+    that is removed at the end. ``version`` is 16 or 18; the default is the version of an existing
+    cluster, or 18 for a new one. ``settings`` are PostgreSQL's settings by name; they override the
+    configuration file. ``start_timeout`` is in seconds and includes creating a new cluster.
+    ``temporary_in`` is the parent folder for temporary folders, instead of the system's default. It
+    is not used if this program runs as root and PostgreSQL's user cannot enter it.
 
-    Use it as a context manager, or call `start` and `stop`. As root, PostgreSQL runs under
-    the system user ``pgserver``, which is added where it is missing.
+    Use it as a context manager, or call `start` and `stop`. As root, PostgreSQL runs under the
+    system user ``pgserver``, which is added if missing.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class Server:
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start the server and wait until it accepts connections; nothing if it runs.
+        """Start the server and wait until it accepts connections; do nothing if it runs.
 
-        Raises `EmbeddedError` where another server runs in the folder, the cluster is of
-        another version or PostgreSQL does not start; the message has the log's last lines.
+        Raises `EmbeddedError` if another server runs in the folder, if the cluster has another
+        version or if PostgreSQL does not start; then the message has the last lines of the log.
         """
         with self._guard:
             if not self.running:
@@ -87,15 +87,15 @@ class Server:
             return self
 
     def stop(self) -> None:
-        """Stop the server, wait until no process of it is left, remove a temporary folder.
+        """Stop the server, wait until all its processes have ended, remove a temporary folder.
 
-        Nothing if it does not run. In a process forked from the owner this does nothing.
+        Does nothing if the server does not run, and in a fork of the process that started it.
         """
         with self._guard:
             if os.getpid() != self._owner:
                 return
             self._end(b"s")
-            # The keeper has removed these, unless it never came to run.
+            # The keeper has removed these, unless it never ran.
             for path in self._temporary:
                 shutil.rmtree(path, ignore_errors=True)
             self._temporary = []
@@ -104,7 +104,7 @@ class Server:
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Stop the server and start it again on the same data.
 
-        ``immediate`` stops it like a crash: sessions are cut, and the start recovers.
+        ``immediate`` stops it like a crash: sessions are cut off, and the next start recovers.
         """
         with self._guard:
             self._end(b"i" if mode == "immediate" else b"r")
@@ -127,7 +127,7 @@ class Server:
 
     @property
     def data_dir(self) -> Path:
-        """The folder that was given, or the temporary one."""
+        """The data folder: the given one, or a temporary one."""
         return self._started_folder().home
 
     @property
@@ -161,7 +161,7 @@ class Server:
             folder.refuse_stranger()
             self._binaries = find_binaries(self._version(folder))
             plan = self._plan(folder, account)
-            # The keeper alone holds the lock and its end of the pipe from here on.
+            # From here on only the keeper holds the lock and its end of the pipe.
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(KEEPER), json.dumps(plan)],
                 stdin=subprocess.PIPE,
@@ -183,7 +183,7 @@ class Server:
         return folder
 
     def _make_temporary(self, account: Account | None) -> Path:
-        """Make a temporary folder that the account can enter; root's own place may be closed."""
+        """Create a temporary folder that the account can enter; root's default may be private."""
         for place in (self._temporary_in, *SYSTEM_TEMPORARY):
             path = tempfile.mkdtemp(prefix="pgque-", dir=place)
             if account is None:
@@ -194,7 +194,7 @@ class Server:
             os.rmdir(path)
         else:
             raise EmbeddedError(
-                f"the user that runs PostgreSQL can enter no temporary folder: {path}"
+                f"the user that runs PostgreSQL cannot enter any temporary folder: {path}"
             )
         self._temporary.append(path)
         return Path(path)
@@ -203,13 +203,13 @@ class Server:
         found, wanted = folder.version(), self._wanted_version
         if found and wanted and found != wanted:
             raise EmbeddedError(
-                f"the data in {folder.home} are of PostgreSQL {found}, not {wanted}: "
-                "leave the version out or choose another folder"
+                f"the data in {folder.home} are from PostgreSQL {found}, not {wanted}: "
+                "omit the version or choose another folder"
             )
         return found or wanted or NEWEST
 
     def _plan(self, folder: Folder, account: Account | None) -> dict[str, Any]:
-        """Say in plain data what the keeper has to do."""
+        """Return the keeper's tasks as JSON-compatible data."""
         copy = self._place_programs(account)
         self._place_socket(folder, account)
         settings = {**self._settings, "unix_socket_directories": str(self._socket_dir)}
@@ -237,9 +237,9 @@ class Server:
         }
 
     def _place_programs(self, account: Account | None) -> list[tuple[str, str]]:
-        """Settle which programs to run; return what to copy for that.
+        """Decide which programs to run; return the folders to copy for that.
 
-        A wheel below root's home is copied for the run rather than opened to everybody.
+        A wheel below root's home is copied, instead of making root's home accessible.
         """
         assert self._binaries is not None
         if self._programs is not None:
@@ -255,12 +255,12 @@ class Server:
         return [(str(source / part), str(target / part)) for part in self._binaries.parts()]
 
     def _place_socket(self, folder: Folder, account: Account | None) -> None:
-        """Make the folder for the socket, beside the data unless its path would be too long."""
+        """Create the socket's folder: next to the data, or elsewhere if the path is too long."""
         if self._socket_dir is None:
             self._socket_dir = (
                 folder.socket if folder.fits_socket() else self._make_temporary(account)
             )
-        # After a crash a leftover lock file in it may name the process of somebody else.
+        # After a crash, a leftover lock file in it may have the pid of another program.
         shutil.rmtree(self._socket_dir, ignore_errors=True)
         self._socket_dir.mkdir(mode=0o700)
         if account is not None:

@@ -1,7 +1,7 @@
 """A test kit for applications that use pgque (extra ``testing``).
 
-`Kit` works on any database that has pgque in it and is the test's own. The pytest plugin
-`pytest_pgque` makes such databases: `docs/testing.md` shows both.
+`Kit` works on any database in which pgque is installed and that belongs to the test. The pytest
+plugin `pytest_pgque` creates such databases. See `docs/testing.md` for both.
 
     with Kit(dsn) as kit:
         kit.queue("orders", "shipping")

@@ -1,7 +1,7 @@
-"""A clock that can be moved on, for tests alone.
+"""A clock that can be moved forward, for tests only.
 
-No decision of pgque is made by a client's clock, and nobody can move the server's. What can be
-moved is what pgque has stored: if every time in it lies an hour further back, an hour has passed.
+pgque makes no decision by a client's clock, and a test cannot move the server's. Instead `advance`
+moves the times that pgque has stored: if all of them are an hour older, an hour has passed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MOVED: Final = {
     "retry_queue": ("ev_retry_after", "ev_time"),
     "tick": ("tick_time",),
 }
-"""The columns in which time is stored; beside them `ev_time` in the log of each queue."""
+"""The columns that hold times, in addition to `ev_time` in the log of each queue."""
 
 _PATIENCE: Final = b"set local lock_timeout = '5s'"
 
 
 def advance(conn: psycopg.Connection[Any], span: timedelta | float) -> None:
-    """Let time pass for pgque in one database: ``span`` is in seconds, or a timedelta.
+    """Let time pass for pgque in one database; ``span`` is in seconds, or a timedelta.
 
     Afterwards retries and rotations are due, members of groups are dead, events and dead letters
-    old and queues idle, as if the time had passed; nothing is done about it before somebody ticks,
-    maintains or receives. Other databases, tables of the application and what a process measures by
-    itself, such as ``poll_interval``, are as before. What is not committed is not moved.
+    are old and queues are idle, as if the time had passed. pgque reacts with the next tick,
+    maintenance or receive. Other databases, the application's tables and times measured in a
+    process, such as ``poll_interval``, are not affected. Neither are uncommitted rows.
 
     Needs the owner of the schema, or a superuser. Raises `PgqueInvalidArgument` for a negative
-    span, `PgquePermissionDenied`, and `PgqueBusy` where a transaction that is open elsewhere keeps
-    a row from being moved for five seconds.
+    span, `PgquePermissionDenied`, and `PgqueBusy` if an open transaction blocks a row for five
+    seconds.
     """
     interval = to_interval(span, "span")
     if interval < timedelta(0):
@@ -54,12 +54,12 @@ def advance(conn: psycopg.Connection[Any], span: timedelta | float) -> None:
                 cursor.execute(_move(log, "ev_time"), {"span": interval})
     except PgquePermissionDenied as error:
         raise PgquePermissionDenied(
-            "only the owner of the schema pgque, or a superuser, may move the clock",
+            "only the owner of the schema pgque, or a superuser, can move the clock",
             sqlstate=error.sqlstate,
         ) from error.__cause__
     except PgqueBusy as error:
         raise PgqueBusy(
-            f"{error}\nA transaction is open elsewhere: end it before the clock is moved.",
+            f"{error}\nAnother session has an open transaction: end it before moving the clock.",
             sqlstate=error.sqlstate,
         ) from error.__cause__
 

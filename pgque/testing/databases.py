@@ -1,4 +1,4 @@
-"""Databases for tests: made and dropped, or copied from one that has everything in it."""
+"""Databases for tests: created empty or as copies of a template, and dropped."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pgque.dsn import to_url
 
 FILE_COPY_SINCE: Final = 150000
 ENDS_WITHIN: Final = 30_000
-"""Milliseconds that a session is given to end."""
+"""Milliseconds to wait for a terminated session to end."""
 
 _numbers = itertools.count(1)
 
 
 class Databases:
-    """Makes and drops databases on a server, over a connection of its own.
+    """Creates and drops databases on a server, over its own connection.
 
     :param server_dsn: connection string of a role that may create databases.
     """
@@ -32,21 +32,20 @@ class Databases:
         self._conn = psycopg.connect(server_dsn, autocommit=True)
 
     def create(self, template: str = "template1") -> str:
-        """Create a database with a name of its own, ``pgque_test_…``: its DSN, as a URL.
+        """Create a database with a unique name, ``pgque_test_…``; return its DSN, as a URL.
 
-        ``template`` is the name of the database that it is a copy of. Nobody may be connected to
-        that one: see `leave`.
+        ``template`` is the name of the database to copy, which must have no sessions: see `leave`.
         """
         name = f"pgque_test_{os.getpid()}_{secrets.token_hex(3)}_{next(_numbers)}"
         statement = "create database {} template {}"
-        # Copying the files is faster by half than writing them to the log; known since 15.
+        # Faster than writing the files to the WAL. The option exists since 15.
         if self._conn.info.server_version >= FILE_COPY_SINCE:
             statement += " strategy file_copy"
         self._run(sql.SQL(statement).format(*map(sql.Identifier, (name, template))))
         return to_url(self.server_dsn, dbname=name)
 
     def leave(self, dsn: str) -> str:
-        """End every session in a database, so that it can be a template: its name."""
+        """End every session in a database, so that it can be a template; return its name."""
         name = _name(dsn)
         self._run(
             sql.SQL(
@@ -56,12 +55,12 @@ class Databases:
         return name
 
     def drop(self, dsn: str) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, ending its sessions."""
         statement = sql.SQL("drop database if exists {} with (force)")
         self._run(statement.format(sql.Identifier(_name(dsn))))
 
     def close(self) -> None:
-        """Close the connection; databases that were not dropped stay."""
+        """Close the connection; databases that were not dropped are kept."""
         self._conn.close()
 
     def __enter__(self) -> Databases:

@@ -1,4 +1,4 @@
-"""Running a consumer's handlers here and now, by the consumer's own code, until nothing is left."""
+"""Running a consumer's handlers in the test's thread until no message is left."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Failure:
     """A message that was nacked.
 
     ``message``  the `Message`
-    ``reason``   why, as the dead letter would say it
-    ``error``    what the handler raised; a LookupError where there is none for the type
+    ``reason``   the reason that a dead letter would have
+    ``error``    the handler's exception; a LookupError if the type has no handler
     """
 
     message: Message
@@ -38,17 +38,17 @@ class Failure:
 
 @dataclass
 class Drained:
-    """What `Kit.drain` has done: the messages in the order in which they were handled.
+    """The result of `Kit.drain`: the messages in the order in which they were handled.
 
-    A message that failed is among them, once for each time; ``failures`` says why it did.
+    A failed message is included once per attempt, and ``failures`` has an entry for each.
     """
 
     messages: list[Message] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
-class HandlerFailed(AssertionError):  # noqa: N818 (it says what went wrong, as pgque's errors do)
-    """Handlers have failed: ``failures`` are all of them; the first error is the `__cause__`."""
+class HandlerFailed(AssertionError):  # noqa: N818 (describes the fault, like pgque's errors)
+    """Handlers failed: ``failures`` has all of them; the first error is the `__cause__`."""
 
     def __init__(self, drained: Drained) -> None:
         self.failures = drained.failures
@@ -60,28 +60,29 @@ class HandlerFailed(AssertionError):  # noqa: N818 (it says what went wrong, as 
         super().__init__("\n".join(lines))
 
 
-class Draining(Consumer):
-    """A consumer that handles what is ready, in the caller's thread, and notes how that went."""
+class Draining:
+    """Handles a consumer's ready messages in the caller's thread, and records the results."""
 
     def __init__(self, consumer: Consumer, drained: Drained) -> None:
-        vars(self).update(vars(consumer))  # its handlers and options, and the event of its stop()
+        self._consumer = consumer
         self._drained = drained
-        self._handling = _Noting(consumer._handling, drained)
-        self._caution = Caution(self._max_messages)
+        self._handling = consumer._new_handling(_Noting)
+        self._handling.drained = drained
+        self._caution = Caution(consumer._max_messages)
         self._work: Work | None = None
 
     @property
     def queue(self) -> str:
         """The queue's name."""
-        return self._queue
+        return self._consumer._queue
 
     @property
     def stopping(self) -> bool:
         """Whether a handler has called the consumer's `stop`."""
-        return self._stopping.is_set()
+        return self._consumer._stopping.is_set()
 
     def run(self, dsn: str) -> int:
-        """Handle one batch after the other until none is ready: how many messages.
+        """Handle one batch after the other until none is ready; return the number of messages.
 
         :param dsn: the kit's database.
         """
@@ -90,14 +91,15 @@ class Draining(Consumer):
             try:
                 self._drain(self._work or self._connect(dsn))
                 break
-            except BatchLost:  # a handler broke the transaction; it is nacked the next time
+            except BatchLost:  # a handler broke the transaction; the next attempt nacks its message
                 self.close()
                 if losses == MOST_LOSSES:
                     raise
         return len(self._drained.messages) - before
 
     def _connect(self, dsn: str) -> Work:
-        self._work = self._work_on(open_connection(ConsumerConnection, dsn))
+        conn = open_connection(ConsumerConnection, dsn)
+        self._work = self._consumer._work_on(conn, self._handling, self._caution)
         return self._work
 
     def _drain(self, work: Work) -> None:
@@ -116,22 +118,20 @@ class Draining(Consumer):
             self._work = None
 
     def rest(self) -> None:
-        """Forget that `stop` was called, as the end of `start` does."""
-        self._stopping.clear()
+        """Reset `stop`, like the end of `start`."""
+        self._consumer._stopping.clear()
 
 
 class _Noting(Handling):
-    """A consumer's way to handle a batch, which notes what was handled and what has failed."""
+    """A consumer's `Handling` that records the messages handled and failed."""
 
-    def __init__(self, handling: Handling, drained: Drained) -> None:
-        vars(self).update(vars(handling))
-        self._drained = drained
+    drained: Drained
 
     def call(
         self, isolation: Isolation, batches: Batches, messages: Sequence[Message], *more: Any
     ) -> tuple[int, list[tuple[Message, str]]]:
         handled, failed = super().call(isolation, batches, messages, *more)
-        self._drained.messages += messages[:handled]
+        self.drained.messages += messages[:handled]
         return handled, failed
 
     def _explain(self, error: BaseException, message: Message) -> str:
@@ -139,7 +139,7 @@ class _Noting(Handling):
         if pytest is not None and isinstance(error, pytest.OutcomeException):
             raise error  # pytest.fail() in a handler is meant for the test
         reason = super()._explain(error, message)
-        self._drained.failures.append(Failure(message, reason, error))
+        self.drained.failures.append(Failure(message, reason, error))
         return reason
 
 

@@ -1,4 +1,4 @@
-"""The test kit: a database that has pgque in it, and what a test does with it."""
+"""The test kit: queues, ticks, handlers and assertions for a test's own database."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _INSIDE: Final = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 class Kit:
     """Queues to test with, in a database that belongs to the test.
 
-    :param target: a connection string, to which the kit connects by itself; or a psycopg
-        connection, such as the one on which the application under test works: then `sent` and the
-        asserts see what its transaction has sent and not committed.
+    :param target: a connection string, for a connection of the kit's own; or a psycopg connection,
+        such as the one that the application under test uses. In that case `sent` and the asserts
+        also see the uncommitted events of its transaction.
 
-    Its role needs what it does: pgque_admin, and for `advance` the owner of the schema. Nothing
-    else has to run: the kit ticks, and handlers are called in the test's thread.
+    The role needs pgque_admin, and for `advance` it must own the schema. Nothing else has to run:
+    the kit ticks, and it calls handlers in the test's thread.
     """
 
     def __init__(self, target: str | psycopg.Connection[Any]) -> None:
@@ -47,12 +47,12 @@ class Kit:
 
     @property
     def client(self) -> PgqueClient:
-        """A client on the kit's connection: in autocommit, if the kit has made it."""
+        """A client on the kit's connection, which is in autocommit if the kit opened it."""
         return self._client
 
     @property
     def conn(self) -> psycopg.Connection[Any]:
-        """The kit's connection, for what the test wants to ask the database."""
+        """The kit's connection, for the test's own queries."""
         return self._client.conn
 
     @property
@@ -65,9 +65,9 @@ class Kit:
     # Queues
 
     def queue(self, name: str, *consumers: str, **settings: Any) -> str:
-        """Make a queue where it is missing, subscribe consumers and change settings: its name.
+        """Create a queue if missing, subscribe consumers and change settings; return its name.
 
-        ``settings`` are what `PgqueClient.set_queue_config` takes, such as ``max_retries=0``.
+        ``settings`` are those of `PgqueClient.set_queue_config`, such as ``max_retries=0``.
         """
         self._client.create_queue(name)
         for consumer in consumers:
@@ -77,13 +77,13 @@ class Kit:
         return name
 
     def tick(self, queue: str | None = None) -> int:
-        """Put back the retries that are due, and tick: how many queues got a tick.
+        """Put back the due retries, then tick; return the number of queues that got a tick.
 
-        Ticks one queue, or without ``queue`` all that are neither paused nor ticked from outside. A
-        queue with a ``ticker_max_lag`` is ticked at once. What is not committed stays unseen.
-        Calls `pgque.maint_retry_events`, `pgque.force_next_tick` and `pgque.ticker`. Raises
-        `PgqueQueueNotFound`, `PgqueTickerStopped`, and `PgqueInvalidArgument` where the kit's
-        connection is inside of a transaction.
+        Ticks one queue, or without ``queue`` all queues that are not paused and have no external
+        ticker. A queue with a ``ticker_max_lag`` is ticked at once. A tick does not cover
+        uncommitted events. Calls `pgque.maint_retry_events`, `pgque.force_next_tick` and
+        `pgque.ticker`. Raises `PgqueQueueNotFound`, `PgqueTickerStopped`, and
+        `PgqueInvalidArgument` if the kit's connection is inside a transaction.
         """
         self._refuse_transaction("tick")
         self._alone("select pgque.maint_retry_events()")
@@ -109,15 +109,15 @@ class Kit:
         return self._alone("select pgque.ticker(%s::text)", queue) != [(None,)]
 
     def maintain(self) -> int:
-        """Do what a ticker does once a second: put back retries, rotate: how many things it did.
+        """Put back retries and rotate, like a ticker once a second; return the number of actions.
 
-        What was rotated away, `sent` does not see. Calls `pgque.maint`.
+        `sent` does not see events that were rotated away. Calls `pgque.maint`.
         """
         self._refuse_transaction("maintain")
         return int(self._alone("select pgque.maint()")[0][0])
 
     def advance(self, span: timedelta | float) -> None:
-        """Let time pass for pgque: seconds or a timedelta. See `pgque.testing.advance`.
+        """Let time pass for pgque, in seconds or as a timedelta. See `pgque.testing.advance`.
 
         Nothing is delivered before the next `tick`, `drain` or `maintain`.
         """
@@ -129,21 +129,20 @@ class Kit:
     def drain(
         self, *consumers: Consumer, raise_errors: bool = True, limit: int = 10_000
     ) -> Drained:
-        """Run the handlers of one consumer or several until nothing is left for any of them.
+        """Run the handlers of one or more consumers until no message is left for any of them.
 
-        Everything is as in `Consumer.start` but that it happens in this thread, in the kit's
-        database whatever DSN a consumer was made with, and ends: batches, transactions, nacks, dead
-        letters. It ticks by itself. Retries are handled as far as they are due: `advance` lets them
-        be. What a handler sends to the queue of one of the consumers is handled as well. Returns
-        what was handled, and what failed.
+        Batches, transactions, nacks and dead letters work as in `Consumer.start`, but in this
+        thread, and in the kit's database whatever DSN a consumer has. `drain` ticks. It handles
+        only retries that are due: see `advance`. It also handles events that a handler sends to the
+        queue of one of the consumers. Returns the messages handled, and the failures.
 
-        :param raise_errors: raise when all is done, if handlers have failed or were missing; else
-            only tell.
-        :param limit: the most messages, for handlers that keep each other busy.
-        :raises HandlerFailed: an AssertionError, from what the first handler to fail has raised.
-        :raises PgqueConsumerNotFound: where a consumer is not subscribed: see `queue`.
-        :raises PgqueBusy: where the consumer runs elsewhere too and is at work.
-        :raises PgqueInvalidArgument: where the kit's connection is inside of a transaction.
+        :param raise_errors: raise at the end if handlers failed or were missing; otherwise only
+            return the failures.
+        :param limit: maximum number of messages, against handlers that never stop sending.
+        :raises HandlerFailed: an AssertionError, with the first handler's exception as its cause.
+        :raises PgqueConsumerNotFound: if a consumer is not subscribed: see `queue`.
+        :raises PgqueBusy: if another process is handling a batch of the same consumer.
+        :raises PgqueInvalidArgument: if the kit's connection is inside a transaction.
         """
         __tracebackhide__ = True
         self._refuse_transaction("drain a queue")
@@ -155,8 +154,8 @@ class Kit:
                 while _round(parts, Kit(owner.conn), dsn):
                     if len(drained.messages) > limit:
                         raise PgqueError(
-                            f"{len(drained.messages)} messages were handled and there are more: "
-                            "does a handler send to its own queue? Else raise the limit"
+                            f"{len(drained.messages)} messages were handled and more are ready: "
+                            "does a handler send to its own queue? If not, raise the limit"
                         )
         finally:
             for part in parts:
@@ -166,12 +165,12 @@ class Kit:
             raise HandlerFailed(drained) from drained.failures[0].error
         return drained
 
-    # What was sent
+    # Events
 
     def sent(self, queue: str) -> list[Message]:
-        """Return the events in a queue's log, the oldest first; their ``batch_id`` is 0.
+        """Return the events in a queue's log, oldest first; their ``batch_id`` is 0.
 
-        Retries are not among them, nor what was rotated away. Raises `PgqueQueueNotFound`.
+        Retries, and events that were rotated away, are not included. Raises `PgqueQueueNotFound`.
         """
         return sent(self.conn, queue)
 
@@ -185,12 +184,12 @@ class Kit:
         headers: Any = ANY,
         times: int | None = None,
     ) -> list[Message]:
-        """Assert that events like this were sent, at least one or exactly ``times``; return them.
+        """Assert that matching events were sent, at least one or exactly ``times``; return them.
 
-        What is left out may be anything, and so may what `unittest.mock.ANY` stands for inside of
-        ``payload`` and ``headers``. A str is compared with the text that was sent, anything else
-        with what that text means in JSON; a pydantic model or a dataclass is what `send` makes of
-        it. Raises AssertionError, which lists what was sent and how the nearest event differs, and
+        An omitted argument matches anything, and so does `unittest.mock.ANY` inside ``payload`` and
+        ``headers``. A str is compared with the text that was sent; any other value is compared with
+        the decoded JSON. A pydantic model or a dataclass is encoded as by `send`. Raises
+        AssertionError, which lists the events sent and how the most similar one differs, and
         `PgqueQueueNotFound`.
         """
         __tracebackhide__ = True
@@ -210,14 +209,14 @@ class Kit:
         key: Any = ANY,
         headers: Any = ANY,
     ) -> None:
-        """Assert that no event like this was sent, or none at all: `assert_sent` with 0 times."""
+        """Assert that no matching event was sent, see `assert_sent`; without arguments, none."""
         __tracebackhide__ = True
         self.assert_sent(queue, payload, type=type, key=key, headers=headers, times=0)
 
     # The connection
 
     def close(self) -> None:
-        """Close the connection that the kit has made; do nothing to a borrowed one."""
+        """Close the connection if the kit opened it; leave a borrowed one open."""
         self._client.close()
 
     def __enter__(self) -> Kit:
@@ -232,23 +231,23 @@ class Kit:
         self.close()
 
     def _alone(self, query: LiteralString, *params: str) -> list[tuple[Any, ...]]:
-        """Run a statement in a transaction of its own, also on a connection that begins them."""
+        """Run a statement in a separate transaction, also on a connection without autocommit."""
         with mapped, self.conn.transaction():
             return new_cursor(self.conn).execute(query, params).fetchall()
 
     def _refuse_transaction(self, what: str) -> None:
-        """Raise where nothing could come of it: a tick sees what is committed and nothing else."""
+        """Raise inside a transaction, because a tick covers only committed events."""
         if self.conn.info.transaction_status in _INSIDE:
             raise PgqueInvalidArgument(
-                f"cannot {what} inside of a transaction: what it has sent is delivered once it is "
-                "committed. Commit it, or assert what was sent and call the handlers by yourself"
+                f"cannot {what} inside a transaction: its events are delivered only after the "
+                "commit. Commit first, or use assert_sent() and call the handlers yourself"
             )
 
 
 def _round(parts: list[Draining], kit: Kit, dsn: str) -> bool:
-    """Let each consumer handle what is ready now: whether it is worth another look.
+    """Let each consumer handle its ready messages; tell whether another round is needed.
 
-    The kit's connection is for this alone: a handler may close the one on which the test works.
+    ``kit`` has a separate connection, because a handler may close the test's own.
     """
     handled = 0
     for part in parts:

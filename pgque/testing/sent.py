@@ -1,4 +1,4 @@
-"""What was sent to a queue, as far as its log still has it, and whether that is what was meant."""
+"""The events in a queue's log, and whether they match a test's expectation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVENTS: Final = sql.SQL(
     "ev_extra4 from {} where ev_owner is null order by ev_id"
 )
 
-# Whoever has inserted and not committed holds this lock.
+# A session holds this lock between its insert and its commit.
 _UNCOMMITTED: Final = sql.SQL(
     "select count(distinct l.pid) from pg_locks l join pg_inherits i on i.inhrelid = l.relation "
     "where i.inhparent = %s::regclass and l.mode = 'RowExclusiveLock' and l.granted "
@@ -34,9 +34,9 @@ _UNCOMMITTED: Final = sql.SQL(
 
 
 def sent(conn: psycopg.Connection[Any], queue: str) -> list[Message]:
-    """Return the events in a queue's log, the oldest first: messages whose ``batch_id`` is 0.
+    """Return the events in a queue's log, oldest first, as messages with a ``batch_id`` of 0.
 
-    What this connection's transaction has sent is among them. Raises `PgqueQueueNotFound`.
+    Includes the uncommitted events of this connection. Raises `PgqueQueueNotFound`.
     """
     with mapped:
         rows = new_cursor(conn).execute(_EVENTS.format(find_queue(conn, queue)[1])).fetchall()
@@ -45,7 +45,7 @@ def sent(conn: psycopg.Connection[Any], queue: str) -> list[Message]:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What an event has to be like; `unittest.mock.ANY` stands for anything."""
+    """The expected attributes of an event; `unittest.mock.ANY` matches anything."""
 
     type: Any
     payload: Any
@@ -53,7 +53,7 @@ class Pattern:
     headers: Any
 
     def fits(self, message: Message) -> bool:
-        """Tell whether an event is like this."""
+        """Tell whether an event matches."""
         return (
             self.type == message.type
             and self.key == message.key
@@ -66,7 +66,7 @@ class Pattern:
             return True
         try:
             return bool(self.headers == message.headers)
-        except PgquePayloadError:  # extra2 is used for something else
+        except PgquePayloadError:  # extra2 holds something other than headers
             return False
 
     def _payload_fits(self, message: Message) -> bool:
@@ -76,7 +76,7 @@ class Pattern:
             return self.payload == message.payload
         try:
             found = message.json()
-            # As it is: it may hold ANY, or another object that knows what it equals.
+            # Compared unencoded first: it may contain ANY, or another object with its own __eq__.
             return bool(self.payload == found) or json.loads(self.text()) == found
         except PgquePayloadError:
             return False
@@ -98,15 +98,13 @@ def explain(
     found: Sequence[Message],
     events: Sequence[Message],
 ) -> str:
-    """Return what to say where not as many events as wanted are like the pattern."""
+    """Return the text of the error for a wrong number of matching events."""
     if times is None:
-        lines = [f"no event in queue {queue!r} is like this: {pattern}"]
+        lines = [f"no event in queue {queue!r} matches: {pattern}"]
     else:
         noun = "event" if times == 1 else "events"
-        lines = [
-            f"{times} {noun} in queue {queue!r} should be like this, not {len(found)}: {pattern}"
-        ]
-    lines.append("what was sent:" if events else "nothing was sent to it")
+        lines = [f"{times} {noun} in queue {queue!r} should match, not {len(found)}: {pattern}"]
+    lines.append("events sent:" if events else "no events were sent to it")
     if len(events) > SHOWN:
         lines.append(f"    ({len(events) - SHOWN} earlier ones)")
     lines += [_line(event, event in found) for event in events[-SHOWN:]]
@@ -115,8 +113,8 @@ def explain(
     if open_elsewhere := _uncommitted(conn, queue):
         sessions = "another session" if open_elsewhere == 1 else f"{open_elsewhere} sessions"
         lines.append(
-            f"{sessions} may have sent to it in a transaction that is still open, "
-            "which nobody else can see: commit it"
+            f"{sessions} may have sent to it in a transaction that is still open; "
+            "its events are visible after the commit"
         )
     return "\n".join(lines)
 
@@ -132,13 +130,13 @@ def _line(event: Message, fits: bool) -> str:
 
 
 def _difference(pattern: Pattern, events: Sequence[Message]) -> list[str]:
-    """Return how the payload differs from that of the most similar event of the type."""
+    """Return the difference between the payload and that of the most similar event of the type."""
     candidates = [event for event in events if pattern.type == event.type]
     if pattern.payload is ANY or not candidates:
         return []
     try:
         wanted = _pretty(pattern.text())
-    except PgquePayloadError:  # it holds ANY or the like
+    except PgquePayloadError:  # it contains ANY or a similar object
         wanted = repr(pattern.payload).splitlines()
     nearest = max(
         candidates,
@@ -149,7 +147,7 @@ def _difference(pattern: Pattern, events: Sequence[Message]) -> list[str]:
     there = _pretty(nearest.payload)
     if wanted == there:
         return []
-    title = f"the payload of {nearest.msg_id} (-) and the one that is wanted (+):"
+    title = f"the payload of {nearest.msg_id} (-) and the expected one (+):"
     return [title, *(f"    {line}" for line in difflib.ndiff(there, wanted) if line[0] != "?")]
 
 

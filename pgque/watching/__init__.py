@@ -1,1 +1,1 @@
-"""Watching: samples, states and pages for top, the dashboard and doctor. For pgque alone."""
+"""Private modules for top, the dashboard and doctor: samples, states and pages of events."""

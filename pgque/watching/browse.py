@@ -1,6 +1,6 @@
-"""Messages, retries and dead letters to look through: without consuming, and never all at once.
+"""Browsing messages, retries and dead letters page by page, without consuming them.
 
-Invariant: one call looks at `LOOKED_AT` rows at most, from an index, and says where it stopped.
+Invariant: one call reads at most `LOOKED_AT` rows, by an index, and returns where it stopped.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from pgque.wire.calls import (
 )
 
 LOOKED_AT: Final = 10_000
-"""Rows that one call looks at where it has to search."""
+"""Maximum number of rows that one search reads."""
 PAGE: Final = 50
 PAGE_AT_MOST: Final = 200
 PATIENCE: Final = 5.0
-"""Seconds for each statement."""
+"""Timeout of each statement in seconds."""
 SHORT: Final = 200
 """Characters of a text in a list."""
 LONG: Final = 200_000
-"""Characters of a text that is shown whole."""
+"""Characters of a text in a detail view."""
 
 Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An event as it is stored. In a list texts are cut to `SHORT` characters, else to `LONG`."""
+    """An event as stored. Texts are cut to `SHORT` characters in a list, else to `LONG`."""
 
     id: int
     created: datetime | None
@@ -53,7 +53,7 @@ class Stored:
 
     @property
     def place(self) -> Place:
-        """What tells it from the others of its list, and is where the list goes on after it."""
+        """Its unique position in the list; the next page continues after it."""
         raise NotImplementedError
 
 
@@ -65,13 +65,13 @@ class Sent(Stored):
 
     @property
     def place(self) -> Place:
-        """Return where it stands in the log."""
+        """Return its position in the log."""
         return self.txid, self.id
 
 
 @dataclass(frozen=True)
 class Retry(Stored):
-    """An event that waits to be delivered again."""
+    """An event waiting for a retry."""
 
     due: datetime
     retries: int
@@ -80,7 +80,7 @@ class Retry(Stored):
 
     @property
     def place(self) -> Place:
-        """Return whose it is, and its id: it may wait for several consumers."""
+        """Return its owner and its id, because an event may wait for several consumers."""
         return self.owner, self.id
 
 
@@ -89,7 +89,7 @@ class Letter(Stored):
     """A dead letter."""
 
     letter: int
-    """Its own id, which `PgqueClient.replay` takes."""
+    """The dead letter's id, for `PgqueClient.replay`."""
     died: datetime
     retries: int | None
     consumer: str
@@ -106,23 +106,22 @@ S = TypeVar("S", bound=Stored)
 
 @dataclass(frozen=True)
 class Page(Generic[S]):
-    """What one call found."""
+    """The result of one call."""
 
     rows: list[S]
     more: Place | None = None
-    """Where the next call begins; None where nothing older is left, and for retries."""
+    """The start of the next page; None at the end, and for retries."""
     looked_at: int | None = None
-    """How many rows were looked at, where they were too many to find a page of them."""
+    """Number of rows read, if the search stopped before it had filled the page."""
 
 
 class Wanted(NamedTuple):
-    """What somebody looks for; None is anything."""
+    """Search criteria; None matches anything."""
 
     type: str | None = None
     key: str | None = None
     text: str | None = None
-    """Part of the payload, in upper or lower case, or of a dead letter's reason; or an event's
-    id."""
+    """Part of the payload or of a dead letter's reason, ignoring case; or an event's id."""
     consumer: str | None = None
 
 
@@ -130,7 +129,7 @@ ANYTHING: Final = Wanted()
 
 
 class Browser(Calls):
-    """Looks through one queue after the other. Needs pgque_reader.
+    """Browses queues. Needs pgque_reader.
 
     :param conn: an autocommit connection.
     """
@@ -144,13 +143,13 @@ class Browser(Calls):
         after: Place | None = None,
         limit: int = PAGE,
     ) -> Page[Sent]:
-        """Return events of the log, newest first; what was put back for one consumer is left out.
+        """Return events of the log, newest first, without redeliveries.
 
-        :param wanted: what to look for, default anything; messages have no consumer.
-        :param until: only what was sent before about this time.
-        :param after: `Page.more` of the call before.
-        :param limit: how many at most, default `PAGE`; never more than `PAGE_AT_MOST`.
-        :raises PgqueQueueNotFound: where there is no such queue.
+        :param wanted: search criteria, default anything; ``consumer`` is ignored.
+        :param until: only events sent before about this time.
+        :param after: `Page.more` of the previous call.
+        :param limit: maximum number of rows, default `PAGE`, at most `PAGE_AT_MOST`.
+        :raises PgqueQueueNotFound: if the queue does not exist.
         """
         number, log = find_queue(self._conn, queue)
         if after is None and until is not None:
@@ -159,24 +158,24 @@ class Browser(Calls):
         return self._page(_SENT, begin, wanted._replace(consumer=None), after, limit)
 
     def message(self, queue: str, place: Place) -> Sent | None:
-        """Return one event of the log, whole; None where it is gone.
+        """Return one event of the log in full; None if it no longer exists.
 
-        :raises PgqueQueueNotFound: where there is no such queue.
+        :raises PgqueQueueNotFound: if the queue does not exist.
         """
         _, log = find_queue(self._conn, queue)
         condition = "e.ev_owner is null and e.ev_txid = %s::text::xid8 and e.ev_id = %s::bigint"
         return self._whole(_SENT, log + sql.SQL(" e"), condition, (str(place[0]), place[1]))
 
     def retries(self, queue: str, wanted: Wanted = ANYTHING, *, limit: int = PAGE) -> Page[Retry]:
-        """Return events that wait to be delivered again, those that are due first.
+        """Return events waiting for a retry, the earliest due first.
 
-        :raises PgqueQueueNotFound: where there is no such queue.
+        :raises PgqueQueueNotFound: if the queue does not exist.
         """
         begin = _WAITING + self._of_queue(" where e.ev_queue = {}", queue)
         return self._page(_RETRY, begin, wanted, None, limit)
 
     def retry(self, place: Place) -> Retry | None:
-        """Return an event that waits for a retry, whole; None where it does no more."""
+        """Return an event waiting for a retry in full; None if it no longer waits."""
         condition = "e.ev_owner = %s::bigint and e.ev_id = %s::bigint"
         return self._whole(_RETRY, _WAITING, condition, place)
 
@@ -190,17 +189,17 @@ class Browser(Calls):
     ) -> Page[Letter]:
         """Return dead letters, newest first.
 
-        :raises PgqueQueueNotFound: where there is no such queue.
+        :raises PgqueQueueNotFound: if the queue does not exist.
         """
         begin = _DEAD + self._of_queue(" where e.dl_queue_id = {}", queue)
         return self._page(_LETTER, begin, wanted, after, limit)
 
     def dead_letter(self, letter: int) -> Letter | None:
-        """Return a dead letter, whole; None where it was replayed or purged."""
+        """Return a dead letter in full; None if it was replayed or purged."""
         return self._whole(_LETTER, _DEAD, "e.dl_id = %s::bigint", (letter,))
 
     def read(self, query: sql.Composable, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Return the rows of a query, which cannot write and takes `PATIENCE` seconds at most."""
+        """Return the rows of a query, run read-only with a timeout of `PATIENCE` seconds."""
         conn = self._conn
         is_plain = is_converted(conn)
         settings = _BY_INDEX if is_plain else _BY_INDEX | _UNCONVERTED
@@ -216,11 +215,11 @@ class Browser(Calls):
         return sql.SQL(condition).format(sql.Literal(number))
 
     def _place_at(self, queue: int, until: datetime) -> Place | None:
-        """Return a place in the log that is not before what was sent until a time."""
+        """Return a place in the log at or after all events sent before a time."""
         query = sql.SQL(
             "select pg_snapshot_xmax(t.tick_snapshot)::text::bigint from pgque.tick t "
             "where t.tick_queue = %s::int and t.tick_id > coalesce(("
-            # Behind the last tick before: a clock that was set back showed some times twice.
+            # The tick after the last earlier one: a clock that is set back repeats times.
             "select k.tick_id from pgque.tick k where k.tick_queue = %s::int "
             "and k.tick_time < %s::timestamptz order by k.tick_id desc limit 1), 0) "
             "order by t.tick_id limit 1"
@@ -245,7 +244,7 @@ class Browser(Calls):
         after: Place | None,
         limit: int,
     ) -> Page[S]:
-        """Look at rows in the index's order, from the place on."""
+        """Return a page of rows in the index's order, starting after a place."""
         limit = max(1, min(limit, PAGE_AT_MOST))
         given: list[Any] = []
         if after is not None:
@@ -266,7 +265,7 @@ class Browser(Calls):
         rows = [kind.make(*row) for row in self.read(query, [*given, LOOKED_AT, *values, limit])]
         if len(rows) == limit:
             return Page(rows, rows[-1].place if kind.newest_first else None)
-        if not matches:  # all that there was
+        if not matches:  # these are all rows
             return Page(rows)
         last = sql.SQL("select {} {} order by {} limit 1 offset %s::int").format(
             kind.texts(0), looked, kind.sorting
@@ -280,21 +279,21 @@ class Browser(Calls):
 _BY_INDEX: Final = dict.fromkeys(
     ("enable_seqscan", "enable_sort", "enable_bitmapscan", "jit"), "off"
 )
-"""By the index, whatever the planner thinks of a table that nobody has analyzed."""
+"""Force the index scan, because the planner may misjudge a table that was never analyzed."""
 
 
 _UNCONVERTED: Final = {"client_encoding": "SQL_ASCII"}
-"""Texts come as bytes, as they are stored: those that are no text, or are cut inside a character,
-would be an error."""
+"""Read texts as the stored bytes. Converting an invalid text, or one cut inside a character, would
+raise an error."""
 
 
 @dataclass(frozen=True)
 class _Kind(Generic[S]):
-    """How a list is read: what is made of its rows, and the index in whose order they come."""
+    """How to read a list: the class of its rows, and the index that gives their order."""
 
     make: Callable[..., S]
     columns: tuple[str, ...]
-    """Beside those of every event."""
+    """In addition to the columns of every event."""
     order: dict[str, str]
     """The index's columns, with their types."""
     searched: tuple[str, ...] = ("e.ev_data",)
@@ -306,7 +305,7 @@ class _Kind(Generic[S]):
         return sql.SQL(", ".join(f"{column}{direction}" for column in self.order))
 
     def texts(self, longest: int) -> sql.Composable:
-        """Return the columns, of each text its beginning."""
+        """Return the columns, each text cut to ``longest`` characters."""
         cut = ("ev_type", "ev_extra1", "ev_extra2", "ev_extra3", "ev_extra4", "ev_data")
         texts = [f"left(e.{name}, {longest})" for name in cut]
         own = [
@@ -345,7 +344,7 @@ _DEAD: Final = sql.SQL(
 
 
 def _matches(wanted: Wanted, texts: Sequence[str]) -> list[tuple[sql.Composable, list[Any]]]:
-    """Return conditions with their values; a text is looked for in some columns, or is an id."""
+    """Return conditions with their values; `Wanted.text` matches some columns or the id."""
     found: list[tuple[sql.Composable, list[Any]]] = []
     for column, value in (
         ("e.ev_type", wanted.type),

@@ -1,7 +1,7 @@
-"""What `pgque top` and the dashboard show: samples of every queue and consumer, with rates.
+"""The data of `pgque top` and the dashboard: samples of every queue and consumer, with rates.
 
-A sample is a few queries, most of them those of `pgque.metrics`, at the same cost for any backlog.
-Rates are differences between two samples, by the server's clock.
+A sample takes a few queries, mostly those of `pgque.metrics`. Their cost does not depend on the
+backlog. Rates are differences between two samples, by the server's clock.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pgque.metrics import Reader
 
 
 class QueueFigures(NamedTuple):
-    """A queue at one moment. Times are seconds, rates are events a second."""
+    """A queue at one moment. Times are in seconds, rates in events per second."""
 
     queue: str
     sent: int
-    """Events sent since the queue was made."""
+    """Events sent since the queue was created."""
     unticked: int
     tick_age: float
     paused: bool
@@ -26,11 +26,11 @@ class QueueFigures(NamedTuple):
     retries: int
     dead: int
     rate: float | None
-    """Sent a second since the sample before; None in the first one."""
+    """Events sent per second since the previous sample; None in the first one."""
     unticked_age: float = 0.0
-    """Of the oldest event that no tick covers."""
+    """Age of the oldest event that no tick covers."""
     state: str = "ok"
-    """As `pgque.get_queue_wait` has it: `pgque.watching.states` says how bad it is."""
+    """The state from `pgque.get_queue_wait`; `pgque.watching.states` has its level."""
 
 
 class ConsumerFigures(NamedTuple):
@@ -39,22 +39,22 @@ class ConsumerFigures(NamedTuple):
     queue: str
     consumer: str
     pending: int
-    """Events before it."""
+    """Pending events."""
     lag: float
-    """For how long the oldest of them has waited."""
+    """How long the oldest pending event has waited."""
     last_seen: float
     holds_batch: bool
     rate: float | None
-    """Handled a second since the sample before; None in the first one, and for a member: its group
-    has it."""
+    """Events handled per second since the previous sample; None in the first one, and for a member,
+    because its group has the rate."""
     member: bool = False
     """Whether it is a member of a group."""
     state: str = "ok"
-    """As `pgque.get_consumer_wait` has it: `pgque.watching.states` says how bad it is."""
+    """The state from `pgque.get_consumer_wait`; `pgque.watching.states` has its level."""
     takeovers: int = 0
-    """How often in a row what it holds was taken over from a member that died."""
+    """How many times in a row the open batch was taken over from a dead member."""
     handled: int | None = None
-    """Events that it has finished; None for a member."""
+    """Number of finished events; None for a member."""
 
 
 class Sample(NamedTuple):
@@ -71,7 +71,7 @@ class Sample(NamedTuple):
 class Live:
     """Takes samples, one after the other.
 
-    :param conn: an autocommit connection, whose role needs pgque_reader. It is used, not closed.
+    :param conn: an autocommit connection, whose role needs pgque_reader. The caller closes it.
     """
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
@@ -79,9 +79,9 @@ class Live:
         self._before: Sample | None = None
 
     def look(self) -> Sample:
-        """Take a sample; rates are those since the one before.
+        """Take a sample, with rates since the previous one.
 
-        :raises PgqueError: where the database cannot be asked.
+        :raises PgqueError: if the database cannot be read.
         """
         at, ticking = self._reader.now_and_ticking()
         before = self._before

@@ -1,4 +1,4 @@
-"""Values as people read them, on a terminal: durations, numbers, and text that moves no cursor."""
+"""Formatting values for a terminal: durations, numbers, and text without control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FOREVER: Final = timedelta.max.total_seconds()
 
 
 def readable(value: object) -> str:
-    """Return a value as people read it; "-" for None."""
+    """Return a value as readable text; "-" for None."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -26,19 +26,19 @@ def readable(value: object) -> str:
 
 
 def _moment(time: datetime) -> str:
-    if time.replace(tzinfo=None) in (datetime.min, datetime.max):  # what infinity is loaded as
+    if time.replace(tzinfo=None) in (datetime.min, datetime.max):  # stands for infinity
         return "-infinity" if time.year == 1 else "infinity"
     try:
         return time.astimezone().isoformat(" ", "seconds")
-    except (OverflowError, ValueError, OSError):  # beyond the years of Python in the zone here
+    except (OverflowError, ValueError, OSError):  # not a year of Python's in the local zone
         return time.isoformat(" ", "seconds")
 
 
 def duration(time: timedelta | float | None) -> str:
-    """Return seconds or a timedelta with two digits and a unit, as 2.4 ms, 12 s or 1.5 h.
+    """Return seconds or a timedelta with two digits and a unit, such as 2.4 ms, 12 s or 1.5 h.
 
-    A duration below ten thousand days takes seven characters at most; None is "-", and what
-    PostgreSQL calls infinity is "forever".
+    A duration below ten thousand days takes at most seven characters. None becomes "-", and
+    PostgreSQL's infinity becomes "forever".
     """
     if time is None:
         return "-"
@@ -56,7 +56,7 @@ def duration(time: timedelta | float | None) -> str:
 
 
 def compact(number: float) -> str:
-    """Return a number of at least 0 in five characters at most, as 1.2k or 350M."""
+    """Return a number of at least 0 in at most five characters, such as 1.2k or 350M."""
     for unit in ("", "k", "M", "G"):
         if number < 999.5:
             return _short(number) + unit
@@ -69,7 +69,7 @@ def _short(number: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text without what would move a terminal's cursor or start a new line."""
+    """Escape characters that would move a terminal's cursor or start a new line."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

@@ -1,7 +1,7 @@
-"""What is wrong with a queue or a consumer, in a word with a sign: colour only adds to it.
+"""The states of queues and consumers: a word with a sign, readable without colours.
 
-The words are decided in SQL (`sql/wait`); top, the dashboard, the doctor and the metrics
-show them. Here is how bad each of them is.
+SQL decides the words (`sql/wait`); top, the dashboard, the doctor and the metrics show them. This
+module has the severity of each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 
 class Level(IntEnum):
-    """How bad it is."""
+    """Severity of a state."""
 
     OK = 0
     NOTE = 1
@@ -35,13 +35,13 @@ CONSUMER_STATES: Final = {
     "silent": Level.FAULT,
     "crash loop": Level.FAULT,
 }
-"""The states of `pgque.get_consumer_wait`, the worst last; `pgque_consumer_state` is the place."""
+"""The states of `pgque.get_consumer_wait`, worst last; `pgque_consumer_state` is the index."""
 _QUEUE_STATES: Final = {"ok": Level.OK, "paused": Level.WARNING, "no tick": Level.FAULT}
 """The states of `pgque.get_queue_wait`."""
 
 
 class State(NamedTuple):
-    """A word and how bad it is. States are compared by how bad they are first."""
+    """A word and its severity. States compare by severity first."""
 
     level: Level
     word: str
@@ -53,7 +53,7 @@ class State(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The colour that goes with it."""
+        """Its colour, as a style of rich."""
         return STYLES[self.level]
 
 
@@ -66,15 +66,15 @@ def of_consumer(word: str) -> State:
 
 
 def of_queue(word: str, consumers: Iterable[State]) -> State:
-    """Return a queue's state: its own, or that of its worst consumer.
+    """Return a queue's state: its own, or that of its worst consumer if worse.
 
-    :param word: its own in `pgque.get_queue_wait`.
+    :param word: its state in `pgque.get_queue_wait`.
     :param consumers: the states of its consumers.
     """
     found = [*consumers]
     own = [State(_QUEUE_STATES.get(word, Level.WARNING), word)]
-    nobody = [] if found else [State(Level.NOTE, "no reader")]
-    return max([*found, *own, *nobody], key=_badness)
+    unread = [] if found else [State(Level.NOTE, "no reader")]
+    return max([*found, *own, *unread], key=_badness)
 
 
 def _badness(state: State) -> tuple[Level, int]:

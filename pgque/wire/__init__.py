@@ -1,1 +1,1 @@
-"""The wire: connections, calls of SQL functions, notifications, loops. For pgque alone."""
+"""Private modules: connections, calls of SQL functions, notifications, background loops."""

@@ -1,4 +1,4 @@
-"""What long-running parts share: stopping, signals, and patience after an error."""
+"""Shared by consumers, tickers and workers: stopping, signals, and pauses after errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_PAUSE = 2.0
 
 
 class Backoff:
-    """Pauses between attempts: doubled each time up to the longest, with jitter."""
+    """Pauses between attempts: doubled each time up to a maximum, with jitter."""
 
     def __init__(self, first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> None:
         self._first = self._ceiling = first
@@ -32,14 +32,14 @@ class Backoff:
         return pause
 
     def reset(self) -> None:
-        """Begin anew, after something has worked."""
+        """Start again with the first pause, after a success."""
         self._ceiling = self._first
 
 
 def warn_of_pause(
     logger: logging.Logger, who: str, error: Exception, pause: float, fields: Fields
 ) -> None:
-    """Log what went wrong, and in how many seconds it is tried again."""
+    """Log an error, and the seconds until the next attempt."""
     logger.warning(
         "%s: %s; again in %.1f s",
         who,
@@ -52,10 +52,10 @@ def warn_of_pause(
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and SIGINT within the block; a second one acts as it did before.
+    """Call `stop` on SIGTERM and SIGINT within the block; a second signal gets the old handler.
 
-    Only the main thread can have signal handlers: in any other this does nothing. Forked children
-    have the handlers from before: a signal to one of them is not about this process.
+    Only the main thread can set signal handlers; in any other thread this does nothing. Forked
+    children get the old handlers back, because a signal to them must not stop this process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -70,7 +70,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
         signal.signal(number, before[signal.Signals(number)])
         if os.getpid() == owner:
             stop()
-        else:  # it came before the child had its handlers back
+        else:  # the signal arrived before the child had its handlers back
             os.kill(os.getpid(), number)
 
     replaced = _Replaced(before)
@@ -86,7 +86,7 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class _Replaced:
-    """Signal handlers of the application for which ours stand in."""
+    """The application's signal handlers that ours have replaced."""
 
     def __init__(self, handlers: Mapping[signal.Signals, Any]) -> None:
         self._handlers = handlers

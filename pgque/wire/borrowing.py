@@ -18,10 +18,11 @@ from pgque.wire.calls import new_cursor
 def lent(
     client: PgqueClient, is_lost: Callable[[], bool] = lambda: False
 ) -> Iterator[psycopg.Connection[Any]]:
-    """Lend the client's connection for a block that is undone as a whole if it raises.
+    """Lend the client's connection for a block that is rolled back as a whole if it raises.
 
-    The block is a savepoint of the client's transaction; on a connection in autocommit that is in
-    none, it is a transaction. ``is_lost`` tells at the end whether an error was passed over.
+    The block is a savepoint of the client's transaction. On an autocommit connection without an
+    open transaction, it is a transaction. ``is_lost`` is called at the end and tells whether the
+    block ignored an error.
 
     :raises PgqueTransactionAborted: if the transaction is aborted, at the beginning or at the end.
     """
@@ -29,13 +30,12 @@ def lent(
     with ExitStack() as stack:
         with mapped:
             if not conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
-                new_cursor(conn).execute(
-                    "select 1"
-                )  # begins the transaction, which is the caller's
+                # Begins the caller's transaction, so that the block is a savepoint in it.
+                new_cursor(conn).execute("select 1")
             stack.enter_context(conn.transaction())
         yield conn
         if is_lost() or conn.info.transaction_status == TransactionStatus.INERROR:
             raise PgqueTransactionAborted(
-                "the block passed over an error of the database, which undid what it wrote\n"
-                "Put what may fail into a savepoint of its own."
+                "the block ignored an error of the database, which rolled back its writes\n"
+                "Put statements that may fail into a savepoint."
             )

@@ -1,4 +1,4 @@
-"""Calling a function of the schema on a connection: the one way by which the client does it."""
+"""Calling the schema's SQL functions on a connection. All calls of the client use this module."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ALWAYS: Final[dict[str, Any]] = {
     "client_encoding": "utf8",
     "fallback_application_name": "pgque",
 }
-"""How pgque makes connections of its own. A database in SQL_ASCII would else return bytes."""
+"""Parameters of pgque's own connections. Without utf8 a database in SQL_ASCII returns bytes."""
 
 _UNLESS_GIVEN: Final[dict[str, Any]] = {
     "connect_timeout": 5,
@@ -41,7 +41,7 @@ _UNLESS_GIVEN: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-"""A network that is silent is noticed within ten seconds or so; libpq would wait for hours."""
+"""With these a dead network is detected within about ten seconds; libpq would wait for hours."""
 
 _NOTICE_A_CLIENT_THAT_IS_GONE: Final = """
     select name, set_config(name, value, false)
@@ -55,10 +55,10 @@ _NOTICE_A_CLIENT_THAT_IS_GONE: Final = """
 
 
 def connection_defaults(dsn: str) -> dict[str, Any]:
-    """Return the parameters for a connection of our own beside those of the DSN, which win."""
+    """Return the parameters to add to a DSN for our own connection; the DSN's take precedence."""
     try:
         given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:  # connecting says so
+    except psycopg.ProgrammingError:  # connecting will raise it
         return _ALWAYS
     if os.environ.get("PGCONNECT_TIMEOUT"):
         given["connect_timeout"] = os.environ["PGCONNECT_TIMEOUT"]
@@ -78,22 +78,22 @@ class Calls:
 
     @property
     def conn(self) -> psycopg.Connection[Any]:
-        """The psycopg connection: its transaction is yours to commit or roll back.
+        """The psycopg connection. Committing or rolling back its transaction is up to you.
 
-        A connection that pgque has made raises `psycopg.errors.InFailedSqlTransaction` if an
-        aborted transaction is committed. Raises `PgqueConnectionError` in a forked child.
+        If pgque opened the connection, committing an aborted transaction raises
+        `psycopg.errors.InFailedSqlTransaction`. Raises `PgqueConnectionError` in a forked child.
         """
         check_process(self._process)
         return self._conn
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows, fetched in binary; errors are pgque's."""
+        """Run one statement and return its rows, fetched in binary; raise errors of pgque."""
         check_process(self._process)
         with mapped:
             return execute(new_cursor(self._conn), query.encode(), params).fetchall()
 
     def _times(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return rows as `_rows` does, whose times and intervals may be infinite or huge."""
+        """Same as `_rows`, for rows whose times and intervals may be infinite or huge."""
         check_process(self._process)
         with mapped:
             cursor = new_cursor(self._conn)
@@ -107,7 +107,7 @@ class Calls:
 
 
 class _AnyInterval(IntervalBinaryLoader):
-    """Loads infinity, and what is longer than a timedelta can be, as the longest timedelta."""
+    """Loads infinity, and intervals too long for a timedelta, as the longest timedelta."""
 
     def load(self, data: Any) -> timedelta:
         try:
@@ -118,7 +118,7 @@ class _AnyInterval(IntervalBinaryLoader):
 
 
 class _AnyTime(TimestamptzBinaryLoader):
-    """Loads infinity, and years that Python does not know, as its first or last moment, in UTC."""
+    """Loads infinity, and years that Python lacks, as datetime.min or datetime.max, in UTC."""
 
     def load(self, data: Any) -> datetime:
         try:
@@ -129,10 +129,10 @@ class _AnyTime(TimestamptzBinaryLoader):
 
 
 def new_cursor(conn: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
-    """Return a plain cursor: the application may have given its connection another class or rows.
+    """Return a plain cursor, whatever cursor class and row factory the application has set.
 
-    One for all calls would keep the last payload or batch in memory, and the encoding that its
-    connection had at first.
+    A single cursor for all calls would keep the last payload or batch in memory, and the first
+    encoding of its connection.
     """
     return psycopg.Cursor(conn, row_factory=tuple_row)
 
@@ -141,10 +141,10 @@ Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
 def execute(cursor: Cursor, query: bytes, params: Sequence[Any]) -> Cursor:
-    """Run a statement of ours, with results in binary.
+    """Run one of our statements, with results in binary.
 
-    If its prepared form was lost and there was no transaction, nothing has happened yet, so it is
-    run again without one.
+    If its prepared form was lost outside of a transaction, nothing has happened yet, so the
+    statement is run again unprepared.
     """
     conn = cursor.connection
     prepare = may_prepare(conn)
@@ -161,11 +161,10 @@ def execute(cursor: Cursor, query: bytes, params: Sequence[Any]) -> Cursor:
 
 @contextmanager
 def only_reading(conn: psycopg.Connection[Any], *, seconds: float, **also: str) -> Iterator[None]:
-    """Run the block in a transaction that cannot write, and whose statements end in time.
+    """Run the block in a read-only transaction with a statement timeout of ``seconds``.
 
-    Row security on a table is an error there, so that hidden rows are not taken for missing ones.
-
-    ``also`` are settings of the server for this transaction.
+    A table with row security raises an error, so that hidden rows do not appear to be missing.
+    ``also`` are further settings of the server for this transaction.
     """
     settings = {
         "transaction_read_only": "on",
@@ -184,10 +183,10 @@ def only_reading(conn: psycopg.Connection[Any], *, seconds: float, **also: str) 
 
 
 def find_queue(conn: psycopg.Connection[Any], queue: str) -> tuple[int, sql.Identifier]:
-    """Return a queue's id, and the table whose children are its log.
+    """Return a queue's id, and the parent table of its log.
 
-    :raises PgqueQueueNotFound: where there is no such queue.
-    :raises PgquePermissionDenied: where row security hides events from this user.
+    :raises PgqueQueueNotFound: if the queue does not exist.
+    :raises PgquePermissionDenied: if row security hides events from this user.
     """
     rows = Calls(conn)._rows(
         "select queue_id, queue_data_pfx, row_security_active(queue_data_pfx) from pgque.queue "
@@ -202,10 +201,10 @@ def find_queue(conn: psycopg.Connection[Any], queue: str) -> tuple[int, sql.Iden
 
 
 def is_pooled(conn: psycopg.Connection[Any]) -> bool:
-    """Tell whether a pooler stands between, which may give each transaction another session.
+    """Tell whether the connection goes through a pooler that may change sessions in between.
 
-    A pooler makes up the process id that it announces, since its clients share backends. Where it
-    does, prepared statements, session locks and LISTEN are not to be relied upon.
+    Clients of a pooler share backends, so it announces an invented process id. Behind such a
+    pooler, prepared statements, session locks and LISTEN are unreliable.
     """
     with mapped:
         row = new_cursor(conn).execute("select pg_backend_pid()", prepare=False).fetchone()
@@ -213,9 +212,9 @@ def is_pooled(conn: psycopg.Connection[Any]) -> bool:
 
 
 _settings: Final[WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]]] = WeakKeyDictionary()
-"""What `settle_for_pooler` has set in the session of a connection."""
+"""The settings that `settle_for_pooler` has made in a connection's session."""
 
-# What a pooler sets for each of its clients in the sessions that they share.
+# Settings that a pooler maintains for each client in the shared sessions.
 _SET_BY_POOLERS: Final = (
     "application_name",
     "client_encoding",
@@ -229,10 +228,10 @@ _pooled: Final[WeakKeyDictionary[psycopg.Connection[Any], bool]] = WeakKeyDictio
 
 
 def may_prepare(conn: psycopg.Connection[Any]) -> bool | None:
-    """Return what psycopg takes as ``prepare`` for a call: False behind a pooler.
+    """Return psycopg's argument ``prepare`` for a call: False behind a pooler.
 
-    Another client's statement of the same name may wait in the session that the next transaction is
-    given, and would be run in place of ours. An application's connection is asked once in its life.
+    The session of the next transaction may have another client's statement under the same name, and
+    would run that one instead of ours. An application's connection is checked only once.
     """
     if conn.prepare_threshold is None:
         return None
@@ -243,10 +242,10 @@ def may_prepare(conn: psycopg.Connection[Any]) -> bool | None:
 
 
 def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
-    """Prepare nothing on a connection of our own behind a pooler; tell whether there is one.
+    """Turn off prepared statements behind a pooler, on our own connection; return `is_pooled`.
 
-    Without one the server is asked to notice soon when this client is gone: its session holds a
-    batch, or the ticker's lead, until then.
+    Without a pooler, configure keepalives so that the server soon notices a lost client. Until then
+    the client's session holds a batch, or the ticker's lead.
     """
     pooled = _pooled[conn] = is_pooled(conn)
     if pooled:
@@ -259,7 +258,7 @@ def settle_for_pooler(conn: psycopg.Connection[Any]) -> bool:
 
 
 def settings_of_session(conn: psycopg.Connection[Any]) -> bytes:
-    """Return statements that set again what RESET ALL takes from a session of our own."""
+    """Return statements that restore our session's settings after RESET ALL."""
     if _pooled.get(conn):
         statuses = {name: conn.info.parameter_status(name) for name in _SET_BY_POOLERS}
         settings = {name: value for name, value in statuses.items() if value is not None}
@@ -273,9 +272,9 @@ def settings_of_session(conn: psycopg.Connection[Any]) -> bytes:
 
 
 def server_encoding(conn: psycopg.Connection[Any]) -> str:
-    """Return Python's name for the encoding of the database: ``utf-8`` if Python has none.
+    """Return Python's name for the encoding of the database; ``utf-8`` if Python has none.
 
-    A database in SQL_ASCII holds any bytes; what was sent by this client is UTF-8.
+    A database in SQL_ASCII may contain any bytes; events from this client are in UTF-8.
     """
     name = conn.info.parameter_status("server_encoding") or "UTF8"
     return _encoding(name)
@@ -284,20 +283,20 @@ def server_encoding(conn: psycopg.Connection[Any]) -> str:
 def is_converted(conn: psycopg.Connection[Any]) -> bool:
     """Tell whether the server can convert every text for the client.
 
-    Else texts are better read as bytes: a conversion that fails ends the transaction, and says
-    nothing of the row.
+    If not, it is better to read texts as bytes: a failed conversion aborts the transaction, and its
+    error does not name the row.
     """
     status = conn.info.parameter_status
     return status("client_encoding") == "UTF8" and status("server_encoding") in ("UTF8", "LATIN1")
 
 
 def as_bytes(text: str) -> str:
-    """Return an SQL expression for the bytes of a text as they are stored."""
+    """Return an SQL expression for the stored bytes of a text."""
     return f"pg_catalog.convert_to({text}, pg_catalog.getdatabaseencoding())"
 
 
 def decode_leniently(row: Sequence[Any], encoding: str) -> tuple[Any, ...]:
-    """Return a row with str in place of bytes; what is not in the encoding is escaped."""
+    """Return a row with its bytes decoded to str; invalid bytes are escaped."""
     return tuple(
         value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value
         for value in row
@@ -326,7 +325,7 @@ _LIKE_PYTHON: Final = {
     "WIN866": "cp866",
     "WIN874": "cp874",
 }
-"""Encodings that Python knows under another name, or where it means another one by that name."""
+"""Encodings that have another name in Python, or whose name means another encoding there."""
 
 
 SECONDS_A_DAY: Final = 86400.0

@@ -1,8 +1,8 @@
-"""Connections that pgque makes: each belongs to one process, and never commits in vain.
+"""pgque's own connections: each belongs to one process, and a commit never fails silently.
 
-A forked child shares its parent's sockets. Whatever it says on one, even goodbye, is taken for the
-parent's word. So the child's copies are cut off at the fork: there they look like connections that
-the server has closed.
+A forked child shares its parent's sockets. Anything that the child sends, even the message that
+closes the connection, appears to come from the parent. So the child's copies are cut off at the
+fork. In the child they look like connections that the server has closed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pgque.errors import PgqueConnectionError
 
 
 class OwnConnection(psycopg.Connection[Any]):
-    """A connection of psycopg, except in two respects.
+    """A psycopg connection with two differences.
 
     PostgreSQL answers a COMMIT of an aborted transaction with ROLLBACK and without an error. Here
     `commit` and the end of `transaction` raise `psycopg.errors.InFailedSqlTransaction` instead, and
-    `commit` leaves the transaction as it is. In a forked child the connection is closed.
+    `commit` does not end the transaction. In a forked child the connection is closed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +51,7 @@ class OwnConnection(psycopg.Connection[Any]):
         if self.pgconn.transaction_status == TransactionStatus.INERROR:
             raise psycopg.errors.InFailedSqlTransaction(
                 "an earlier error aborted this transaction, so there is nothing to commit: "
-                "what it wrote is undone"
+                "its writes are rolled back"
             )
 
 
@@ -59,9 +59,9 @@ def check_process(owner: int) -> None:
     """Raise `PgqueConnectionError` in any process but the one with this id."""
     if os.getpid() != owner:
         raise PgqueConnectionError(
-            f"this connection belongs to process {owner}, of which this one, {os.getpid()}, was "
-            "forked\nMake a client in each process, after the fork: pgque.connect(dsn), a "
-            "ClientPool, or PgqueClient(conn)."
+            f"this connection belongs to process {owner}, not to its fork {os.getpid()}\n"
+            "Create a client in each process, after the fork: pgque.connect(dsn), a ClientPool, "
+            "or PgqueClient(conn)."
         )
 
 
@@ -69,14 +69,14 @@ _ours: Final[WeakSet[OwnConnection]] = WeakSet()
 
 
 def _cut_off() -> None:
-    """Let the child's descriptors lead to a socket whose other end is closed."""
+    """Replace the child's descriptors by a socket whose other end is closed."""
     connections = list(_ours)
     if not connections:
         return
     dead, other = socket.socketpair()
     other.close()
     for conn in connections:
-        with suppress(psycopg.Error, OSError):  # closed already
+        with suppress(psycopg.Error, OSError):  # already closed
             os.dup2(dead.fileno(), conn.fileno(), inheritable=False)
     dead.close()
 

@@ -1,6 +1,6 @@
-"""Failures: describing what a handler raised, which must itself never fail.
+"""Failures: describing a handler's exception, which must itself never fail.
 
-An exception is the user's own code: its text may raise, have 200 MB, or hold characters that
+An exception may be user code. Its `__str__` may raise, return 200 MB, or contain characters that
 neither a log nor a database can store.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 LONGEST_TEXT: Final = 10_000
-"""Characters of a failure that are kept. `sql/dead` cuts reasons at the same length."""
+"""Maximum length of a description in characters. `sql/dead` cuts reasons at the same length."""
 
 _CUT: Final = "... (cut)"
 _LONGEST_CHAIN: Final = 50
 
 
 def describe(error: BaseException) -> str:
-    """Return ``<class>: <text>`` of an exception, `printable` in any encoding of Unicode."""
+    """Return ``<class>: <text>`` for an exception, made `printable`."""
     return printable(f"{type_name(error)}: {_text(error)}")
 
 
 def type_name(value: object) -> str:
-    """Return the name of a value's class, whatever its metaclass does."""
+    """Return the name of a value's class, even if its metaclass raises."""
     try:
         return str(type(value).__name__)
     except KeyboardInterrupt:
@@ -31,18 +31,18 @@ def type_name(value: object) -> str:
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    """Return a text that PostgreSQL can store: cut at `LONGEST_TEXT`, other characters escaped.
+    """Return a text that PostgreSQL can store: cut at `LONGEST_TEXT`, invalid characters escaped.
 
     :param encoding: Python's name of the database's encoding.
     """
-    # First cut, so that escaping a huge text costs nothing; escapes may make it longer again.
+    # Cut first, because escaping a huge text is expensive; cut again, because escapes are longer.
     short = _cut(text)
     escaped = short.encode(encoding, "backslashreplace").decode(encoding).replace("\0", "\\x00")
     return _cut(escaped)
 
 
 def is_loggable(error: BaseException) -> bool:
-    """Tell whether `logging` can format an exception and its causes, at a reasonable length."""
+    """Tell whether `logging` can format an exception and its causes at a reasonable length."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -58,7 +58,7 @@ def is_loggable(error: BaseException) -> bool:
 
 def _text(error: BaseException) -> str:
     try:
-        # A subclass of str could have an encode() of its own.
+        # A subclass of str may override encode().
         return str.__str__(str(error))
     except KeyboardInterrupt:
         raise

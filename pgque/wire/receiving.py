@@ -1,4 +1,4 @@
-"""Asking for messages and reading the answer: two steps, for a pipeline lies between them."""
+"""Asking for messages and reading the answer. Two steps, because a pipeline may end in between."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ask_as_member(
 def read(rows: Rows) -> list[Message]:
     """Return the messages of an answer.
 
-    :raises PgqueUnreadableEvent: for the first one that is no text; the transaction goes on.
+    :raises PgqueUnreadableEvent: for the first unreadable one; the transaction is still usable.
     """
     messages = read_leniently(rows)
     if _is_raw(rows):
@@ -58,14 +58,14 @@ def read(rows: Rows) -> list[Message]:
             if isinstance(message, Unreadable):
                 raise PgqueUnreadableEvent(
                     f"event {message.msg_id} of batch {message.batch_id} {message.reason}\n"
-                    "Nack it: the error's `message` is what nack() takes.",
+                    "Nack it: pass the error's `message` to nack().",
                     event=message,
                 )
     return messages
 
 
 def read_leniently(rows: Rows) -> list[Message]:
-    """Return the messages of an answer; those that cannot be read are `Unreadable`."""
+    """Return the messages of an answer; unreadable ones are `Unreadable` objects."""
     if _is_raw(rows):
         encoding = server_encoding(rows.connection)
         return [_decoded(row, encoding) for row in rows.fetchall()]
@@ -73,7 +73,7 @@ def read_leniently(rows: Rows) -> list[Message]:
 
 
 class Unreadable(Message):
-    """A message whose texts are not in the database's encoding; ``payload`` is None."""
+    """A message with a text that is not valid in the database's encoding; ``payload`` is None."""
 
     __slots__ = ("reason",)
     reason: str
@@ -128,7 +128,7 @@ _RAW: Final = ", ".join(
 def _ask(conn: psycopg.Connection[Any], call: LiteralString, params: Sequence[Any]) -> Rows:
     columns = _PLAIN if is_converted(conn) else _RAW
     cursor = new_cursor(conn)
-    # A time is a number of microseconds until somebody asks: see Message.created_at.
+    # Times stay integers, microseconds, until Message.created_at is read.
     cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
     query = f"select {columns} from pgque.{call}"  # noqa: S608
     return execute(cursor, query.encode(), params)

@@ -1,4 +1,4 @@
-"""Working alone on the schema of a database: one transaction under the installers' lock."""
+"""Exclusive changes to the schema of a database: one transaction under the installers' lock."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pgque.errors import PgqueBusy, PgqueError, mapped
 Connection = psycopg.Connection[Any]
 T = TypeVar("T")
 
-_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the one of sql/tables
+_LOCK = b"select pg_catalog.pg_advisory_xact_lock(1885827445, 0)"  # the lock of sql/tables
 _ATTEMPTS = 12
 
-# A change of a table waits for the transactions that use it, and all others wait behind it. So it
-# waits for a moment only, lets them pass, and comes back.
+# A change of a table waits for the transactions that use it, and new ones queue behind the change.
+# So it waits only briefly, lets them pass, and tries again.
 _LOCK_TIMEOUT_MS = 200
 _LOCK_ATTEMPTS = 120
 
-# Roles belong to the whole cluster: an installer in another database may create or grant the
-# same ones at this moment, which no lock of this database can keep away. Who has just lost such a
-# race may remember until its transaction ends that the role is not there: UndefinedObject.
+# Roles belong to the whole cluster. An installer in another database may create or grant the same
+# roles at the same time, and no lock of this database prevents that. The loser of such a race may
+# believe until the end of its transaction that the role is missing: UndefinedObject.
 _COLLISIONS = (
     pg.UniqueViolation,
     pg.DuplicateObject,
@@ -41,7 +41,7 @@ _COLLISIONS = (
 
 @contextmanager
 def connection(target: str | Connection) -> Iterator[Connection]:
-    """Lend a connection: the one given, or one of our own that is closed afterwards."""
+    """Lend the given connection, or open one from the DSN and close it afterwards."""
     if isinstance(target, psycopg.Connection):
         yield target
         return
@@ -58,14 +58,14 @@ def connection(target: str | Connection) -> Iterator[Connection]:
 
 
 def locked(conn: Connection, work: Callable[[Connection], T]) -> T:
-    """Do ``work`` in one transaction, alone in this database; again after a collision."""
+    """Run ``work`` in one transaction under the lock; repeat it after a collision."""
     own = conn.info.transaction_status == TransactionStatus.IDLE
     collisions = waits = 0
     while True:
         try:
             with mapped, conn.transaction():
                 if own:
-                    # A snapshot from before the lock would not see what was waited for.
+                    # A snapshot from before the lock would not see the other installer's work.
                     query(conn, b"set transaction isolation level read committed")
                 query(conn, _LOCK)
                 if own:
@@ -75,8 +75,8 @@ def locked(conn: Connection, work: Callable[[Connection], T]) -> T:
             waits += 1
             if not own or waits == _LOCK_ATTEMPTS:
                 raise PgqueBusy(
-                    f"{error}\nA transaction has been using for long what has to be changed: "
-                    "end it (pg_stat_activity shows it) and do this again.",
+                    f"{error}\nA long transaction uses a table that must be changed: end it "
+                    "(pg_stat_activity shows it) and try again.",
                     sqlstate=error.sqlstate,
                 ) from error.__cause__
             time.sleep(random.uniform(0.1, 0.5))  # noqa: S311
@@ -88,13 +88,13 @@ def locked(conn: Connection, work: Callable[[Connection], T]) -> T:
 
 
 def query(conn: Connection, statements: bytes) -> None:
-    """Run statements, whatever rows the caller's connection makes."""
+    """Run statements, whatever row factory the caller's connection has."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statements)
 
 
 def row(conn: Connection, statement: bytes) -> tuple[Any, ...]:
-    """Return the one row of a query."""
+    """Return the only row of a query."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(statement).fetchone()
         assert found is not None
@@ -102,7 +102,7 @@ def row(conn: Connection, statement: bytes) -> tuple[Any, ...]:
 
 
 def value(conn: Connection, statement: bytes) -> Any:
-    """Return the one value of a query."""
+    """Return the only value of a query."""
     return row(conn, statement)[0]
 
 

@@ -1,7 +1,7 @@
-"""LISTEN on a connection of its own, with polling as the truth.
+"""LISTEN on a separate connection. Correctness depends on polling, never on notifications.
 
-A notification is a hint: it says that a look is worth while. Behind a pooler in transaction mode
-none arrives and a session cannot keep a lock; `Wakeup.pooled` says so, and callers poll.
+A notification only hints that polling now is worthwhile. Behind a pooler in transaction mode no
+notification arrives, and a session cannot keep a lock. `Wakeup.pooled` tells callers to poll.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ _said: set[str] = set()
 
 
 def say_that_it_polls(dsn: str) -> None:
-    """Warn that there is a pooler on this way to the server, the first time in this process."""
+    """Warn that a DSN leads through a pooler, once per process."""
     if dsn not in _said:
         _said.add(dsn)
         logger.warning(
-            "a pooler stands before the server, and LISTEN cannot work through one: pgque polls. "
-            "Give tickers and consumers a direct connection to be woken at once"
+            "the connection goes through a pooler, where LISTEN does not work: pgque polls. "
+            "Give tickers and consumers a direct connection for immediate wakeups"
         )
 
 
 def queue_channel(queue: str) -> str:
-    """The channel on which every tick of a queue is announced, with the tick id as payload."""
+    """Return the channel that announces each tick of a queue, with the tick id as payload."""
     return f"pgque_{queue}"
 
 
 class Wakeup:
     """An autocommit connection that listens.
 
-    :param dsn: where to connect, a libpq connection string.
-    :param channels: what to listen to.
-    :raises PgqueConnectionError: where there is no server to connect to.
+    :param dsn: libpq connection string.
+    :param channels: the channels to listen to.
+    :raises PgqueConnectionError: if no server answers.
     """
 
     def __init__(self, dsn: str, channels: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ class Wakeup:
             raise
 
     def listen(self, channel: str) -> None:
-        """Listen to one more channel, unless there is a pooler."""
+        """Listen to one more channel; do nothing behind a pooler."""
         if not self.pooled:
             self.conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
@@ -77,11 +77,11 @@ class Wakeup:
         self._heard.add(notification.channel)
 
     def wait(self, timeout: float) -> set[str]:
-        """Wait up to `timeout` seconds: the channels that were notified, maybe none.
+        """Wait up to `timeout` seconds; return the notified channels, possibly none.
 
-        :raises PgqueConnectionError: where the connection broke.
+        :raises PgqueConnectionError: if the connection broke.
         """
-        # Not conn.notifies(), which looks up ten times a second.
+        # Not conn.notifies(), which wakes up ten times a second.
         if not self._heard and self._selector.select(timeout):
             with mapped:
                 self._read()
@@ -89,8 +89,8 @@ class Wakeup:
         return heard
 
     def ring(self) -> None:
-        """Let `wait` return at once. May be called from any thread."""
-        with suppress(OSError):  # closed, or rung so often that one more is no news
+        """Make `wait` return at once. May be called from any thread."""
+        with suppress(OSError):  # closed, or the buffer is full, so `wait` returns anyway
             self._bell.send(b"!")
 
     def _read(self) -> None:

@@ -1,17 +1,17 @@
-"""`pgque worker`: consumers in processes of their own, under one supervisor.
+"""`pgque worker`: consumers in separate processes under one supervisor.
 
-The supervisor never imports what it runs: each process does, so that a new one has the new code. A
-socket joins them. The process says on it what it is, or why it cannot run; that the supervisor's
-end closes is how it is told to stop, and how it notices that the supervisor is gone. No signal is
-used for that: a service manager may have sent one to all of them already, and a second one ends a
-consumer in the middle of a message.
+The supervisor never imports its targets. Each process does, so that a new process has the new code.
+A socket connects them. On it the process reports its job, or why it cannot run. When the
+supervisor's end closes, the process stops: that is how it is told to stop, and how it notices that
+the supervisor is gone. No signal is used for that, because a service manager may already have sent
+one to all processes, and a second one would end a consumer in the middle of a message.
 
 ::
 
-    supervisor.py    which processes there shall be: started, restarted, replaced, stopped
-    process.py       one process as the supervisor sees it
-    child.py         the same from inside
-    target.py        `module:attribute` becomes a consumer
+    supervisor.py    starts, restarts, replaces and stops the processes
+    process.py       one process, as seen by the supervisor
+    child.py         the code that runs in the process
+    target.py        loads a consumer from `module:attribute`
 """
 
 from pgque.worker.supervisor import LoadError, StartError, Supervisor

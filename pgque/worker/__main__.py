@@ -1,4 +1,4 @@
-"""`python -m pgque.worker`: one process of a worker; the supervisor starts it."""
+"""`python -m pgque.worker`: one process of a worker, started by the supervisor."""
 
 import sys
 

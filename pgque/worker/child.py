@@ -1,4 +1,4 @@
-"""A process of a worker, from inside: it loads its target and runs it until it is told to stop."""
+"""The code of a worker's process: it loads its target and runs it until it is told to stop."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ logger = logging.getLogger("pgque.worker")
 class Link:
     """The socket between a process and its supervisor.
 
-    From its beginning a thread waits for the supervisor's end to close. Then the job is stopped,
-    and the process ends, by force where the job has not ended within ``grace`` seconds.
+    A thread waits for the supervisor's end to close. Then it stops the job, and kills the process
+    if the job has not ended within ``grace`` seconds.
     """
 
     def __init__(self, descriptor: int, grace: float) -> None:
-        os.set_inheritable(descriptor, False)  # what handlers start must not hold it open
+        os.set_inheritable(descriptor, False)  # handlers' child processes must not hold it open
         self._socket = socket.socket(fileno=descriptor)
         self._grace = grace
         self._job: Job | None = None
         threading.Thread(target=self._wait, name="pgque worker", daemon=True).start()
 
     def tell(self, what: str, text: str) -> None:
-        """Tell the supervisor something, if it is still there."""
+        """Send a message to the supervisor; do nothing if it is gone."""
         with suppress(OSError):
             self._socket.sendall(json.dumps([what, text]).encode() + b"\n")
 
     def stop_with_supervisor(self, job: Job) -> None:
-        """Let a job be stopped once the supervisor says so, or is gone."""
+        """Stop a job when the supervisor says so or is gone."""
         self._job = job
 
     def _wait(self) -> None:
@@ -53,7 +53,7 @@ class Link:
             os._exit(0)  # still importing
         self._job.stop()
         time.sleep(self._grace)
-        if os.getpgrp() == os.getpid():  # with the processes that handlers have started
+        if os.getpgrp() == os.getpid():  # includes processes that handlers started
             os.killpg(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone, job = job, as_member(job, options.number)
         if job is alone and options.number == 1 and isinstance(job, Consumer):
             logger.warning(
-                "%s is no member of a group: while one of its processes works, the others stand "
+                "%s is not a member of a group: while one of its processes works, the others stand "
                 "by. With a subconsumer they would share its messages",
                 job,
                 extra=Fields(worker=options.name),
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _log_as(name: str) -> None:
-    """Log to standard error, unless the user's module has set up logging in its own way."""
+    """Log to standard error, unless the user's module has configured logging."""
     escaped = name.replace("%", "%%")
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s %(levelname)s {escaped}: %(message)s"

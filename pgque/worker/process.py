@@ -1,4 +1,4 @@
-"""One process of a worker, as the supervisor sees it."""
+"""One process of a worker, as seen by the supervisor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 LAST_WORDS = 1.0
-"""Seconds. What a process has said is there when it ends, but for what holds its socket open."""
+"""Seconds to wait for the end of the socket after a process has ended. Its messages have arrived by
+then, but another process may hold the socket open."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class End:
     """How a process ended."""
 
     loaded: str | None
-    """What it ran, None where it could not be loaded."""
+    """A description of its job; None if the target could not be loaded."""
     broken: str | None
-    """Why it could not be loaded, where it has said so."""
+    """Why the target could not be loaded, if the process reported it."""
     failed: str | None
-    """Why its first attempt to work failed, where it has said so."""
+    """Why its first attempt to work failed, if the process reported it."""
     status: int
 
     def __str__(self) -> str:
@@ -35,14 +36,13 @@ class End:
             how = f"was killed by {signal.Signals(-self.status).name}"
         else:
             how = f"ended with status {self.status}"
-        return how if self.loaded else f"{how} while it was loaded"
+        return how if self.loaded else f"{how} while it was loading"
 
 
 class Process:
-    """A process that was started; `ended` has to be awaited once.
+    """A started process. `ended` must be awaited once.
 
-    :param arguments: those of `pgque.worker.child`, but for the socket.
-    :param on_loaded: called with what it runs, as soon as it has said so.
+    :param on_loaded: called with the description of its job, when the process reports it.
     """
 
     def __init__(
@@ -64,10 +64,13 @@ class Process:
     async def start(
         cls, arguments: Sequence[str], on_loaded: Callable[[Process, str], None]
     ) -> Process:
-        """Start a process; raise `OSError` where the system lets none start."""
+        """Start a process; raise `OSError` if the system cannot.
+
+        :param arguments: those of `pgque.worker.child`, without the socket.
+        """
         ours, theirs = socket.socketpair()
         try:
-            # A session of its own: Ctrl-C in the terminal is for the supervisor alone.
+            # A new session, so that Ctrl-C in the terminal reaches only the supervisor.
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -92,7 +95,7 @@ class Process:
         return self._process.pid
 
     def ask_to_end(self, grace: float, on_late: Callable[[], None]) -> None:
-        """Let it stop after what it handles; after ``grace`` seconds kill it, and say so."""
+        """Let it stop after its current message; after ``grace`` seconds call on_late, kill it."""
         if self.asked:
             return
         self.asked = True
@@ -106,7 +109,7 @@ class Process:
         self._timer = asyncio.get_running_loop().call_later(grace, too_late)
 
     def kill(self) -> None:
-        """Kill it, with what its handlers have started."""
+        """Kill it, and the processes that its handlers started."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The supervisor: which processes of a worker there shall be, and what becomes of them."""
+"""The supervisor of a worker: it starts, restarts, replaces and stops the processes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger("pgque.worker")
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
-"""Seconds before a process that has died is started again."""
+"""Maximum pause in seconds before a dead process is restarted."""
 LIVED_WELL = 60.0
-"""Seconds after which a process that dies is started again as if for the first time."""
+"""A process that ran for this many seconds is restarted with the first pause again."""
 
 
 class LoadError(Exception):
-    """A target could not be loaded when the worker began; the text says why in one line."""
+    """A target could not be loaded at the start of the worker; the text says why in one line."""
 
 
 class StartError(Exception):
@@ -32,7 +32,7 @@ class StartError(Exception):
 
 
 class Place:
-    """One process that there shall be, whichever runs at the moment."""
+    """The place of one process, which is refilled whenever the process ends."""
 
     def __init__(self, target: str, number: int | None) -> None:
         self.target = target
@@ -40,26 +40,26 @@ class Place:
         self.name = target if number is None else f"{target}-{number}"
         self.process: Process | None = None
         self.wake = asyncio.Event()
-        """Set to start it at once where it waits to be started again."""
+        """Set to end the pause before a restart."""
         self.failed_first: bool | None = None
-        """Whether its first process could not begin to work; None where that is not known."""
+        """Whether its first process could not begin to work; None if that is not known yet."""
 
 
 class Supervisor:
     """Runs targets in processes, until SIGTERM or SIGINT.
 
-    :param targets: ``module:attribute``, each a `Consumer`, a `Ticker` or a function that makes
+    :param targets: ``module:attribute``, each a `Consumer`, a `Ticker` or a function that returns
         one.
-    :param processes: how many processes of each, default 1. Members of a cooperative group
-        become ``<subconsumer>-1`` and so on.
-    :param grace: seconds that a process has to finish the message it handles, default 30; then it
-        is killed.
-    :param reload: whether to start anew when a Python file below the current directory changes.
-        Needs the extra ``reload``.
-    :param debug: whether processes print tracebacks of what they report in one line.
+    :param processes: number of processes per target, default 1. Members of a cooperative group
+        are named ``<subconsumer>-1`` and so on.
+    :param grace: seconds that a process has to finish its current message, default 30; then it is
+        killed.
+    :param reload: whether to replace the processes when a Python file below the current directory
+        changes. Needs the extra ``reload``.
+    :param debug: whether processes print tracebacks of the errors that they report in one line.
 
-    A process that dies is started again after a pause that grows to 30 seconds. SIGHUP replaces all
-    processes, unless what is there now cannot be loaded.
+    A process that dies is restarted after a pause that grows to 30 seconds. SIGHUP replaces all
+    processes, unless the new code cannot be loaded.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Supervisor:
     def run(self) -> None:
         """Run until stopped.
 
-        :raises LoadError: where a target cannot be loaded at the beginning.
-        :raises StartError: where no process can begin to work: no server, not subscribed, no right.
+        :raises LoadError: if a target cannot be loaded at the start.
+        :raises StartError: if no process can begin to work: no server, not subscribed, no right.
         """
         asyncio.run(self._run())
 
@@ -159,14 +159,14 @@ class Supervisor:
 
         process = await Process.start(arguments, loaded)
         self._running[process] = name
-        if self._killing:  # asked for while it was started
+        if self._killing:  # requested while the process was starting
             process.kill()
         elif self._stopping.is_set():
             self._end(process)
         return process
 
     def _judge(self, place: Place, end: End, asked: bool) -> None:
-        """Give up where there is no hope that another attempt helps."""
+        """Give up if another attempt cannot help."""
         if asked:
             return
         if place.failed_first is None:
@@ -187,7 +187,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
-        # Ignored means nohup: the terminal may close.
+        # If SIGHUP is ignored, the worker runs under nohup.
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, _has_terminal())
 
@@ -196,12 +196,12 @@ class Supervisor:
             logger.warning("killing all processes")
             self._kill_all()
         else:
-            logger.info("stopping after the messages that are handled; a second signal kills")
+            logger.info("stopping after the current messages; a second signal kills the processes")
             self._stop()
 
     def _on_hangup(self, had_terminal: bool) -> None:
         if had_terminal and not _has_terminal():
-            self._on_stop()  # it was closed: nobody has asked for new code
+            self._on_stop()  # the terminal was closed; this is not a request to reload
         else:
             self._reload_wanted.set()
 
@@ -217,7 +217,7 @@ class Supervisor:
 
         def late() -> None:
             logger.warning(
-                "%s did not end within %g s, and is killed",
+                "%s did not end within %g s and is killed",
                 name,
                 self._grace,
                 extra=Fields(worker=name, seconds=self._grace),
@@ -244,7 +244,7 @@ class Supervisor:
                         self._end(place.process)
 
     async def _can_be_loaded(self) -> bool:
-        """Load each target in a process for that purpose: what runs is not given up for less."""
+        """Load each target in a test process, so that broken code does not replace running code."""
         for target in self._targets:
             try:
                 process = await self._start(target, target, check=True)

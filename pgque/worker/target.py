@@ -1,4 +1,4 @@
-"""What a worker runs: `module:attribute` becomes a `Consumer` or a `Ticker`."""
+"""Loading a worker's job, a `Consumer` or a `Ticker`, from `module:attribute`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Job = Consumer | Ticker
 
 
 class TargetError(Exception):
-    """There is nothing to run under that name; the text says why in one line."""
+    """A target names nothing that can be run; the text says why in one line."""
 
 
 def load(target: str) -> Job:
-    """Import and return what a target names: a consumer, a ticker, or a function that makes one.
+    """Import a target and return its consumer or ticker; call a function that returns one.
 
     :param target: ``module:attribute``; the attribute may have dots.
-    :raises TargetError: where it cannot be had, for whatever reason.
+    :raises TargetError: if that fails for any reason.
     """
     module_name, _, attribute = target.partition(":")
     try:
@@ -39,22 +39,22 @@ def load(target: str) -> Job:
         raise TargetError(f"cannot load {target}: {_described(error)}") from error
     if not isinstance(found, Job):
         raise TargetError(
-            f"{target} is of the type {type(found).__name__}, not a Consumer or a Ticker"
+            f"{target} has the type {type(found).__name__}, not Consumer or Ticker"
             f"{_there_is(module)}"
         )
     return found
 
 
 def describe(job: Job) -> str:
-    """Return how a job is called in logs."""
+    """Return the name of a job in logs."""
     return str(job) if isinstance(job, Consumer) else "a ticker"
 
 
 def as_member(job: Job, number: int) -> Job:
-    """Return a job as one of several processes that run it.
+    """Return the job for one of several processes.
 
-    A member of a cooperative group gets a name of its own. Others share one name: one process works
-    and the rest stand by.
+    A member of a cooperative group gets a unique name. Other jobs share one name: one process works
+    and the others stand by.
     """
     if isinstance(job, Consumer) and job.subconsumer is not None:
         return job.as_member(f"{job.subconsumer}-{number}")
@@ -66,8 +66,8 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # it is there, and imports something that is not
-        raise TargetError(f"there is no module {error.name} in {os.getcwd()} or sys.path") from None
+            raise  # the module exists, but an import in it fails
+        raise TargetError(f"no module {error.name} in {os.getcwd()} or sys.path") from None
 
 
 def _attribute(module: ModuleType, path: str) -> object:
@@ -83,16 +83,16 @@ def _attribute(module: ModuleType, path: str) -> object:
 
 def _there_is(module: ModuleType) -> str:
     names = [name for name, value in vars(module).items() if isinstance(value, Job)]
-    return f"; there is {', '.join(names)}" if names else ""
+    return f"; it has {', '.join(names)}" if names else ""
 
 
 @contextmanager
 def _nothing_starts(module: str) -> Iterator[None]:
-    """Refuse a module that is a program: it would consume while it is imported, and never end."""
+    """Refuse a module that starts a consumer when imported: the import would never end."""
 
     def refuse(job: Job) -> NoReturn:
         raise TargetError(
-            f"{module} starts {describe(job)} when it is imported: put that below "
+            f"{module} starts {describe(job)} when it is imported: put that under "
             "if __name__ == '__main__':"
         )
 
@@ -107,10 +107,10 @@ def _nothing_starts(module: str) -> Iterator[None]:
 
 
 def _described(error: BaseException) -> str:
-    """Return an error in one line, with the line of the user's code that it came from."""
+    """Return an error in one line, with the line of the user's code that raised it."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     if isinstance(error, SyntaxError):
-        return text  # it names the line
+        return text  # the text has the line
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     here = os.path.join(os.getcwd(), "")
     own = [frame for frame in frames if frame.filename.startswith(here)]

@@ -175,7 +175,7 @@ def test_as_member_copies_everything_but_the_name(client, member, queue):
 def test_as_member_raises_for_a_consumer_outside_a_group(dsn, queue):
     alone = Consumer(dsn, queue=queue, name="alone")
     assert alone.subconsumer is None
-    with pytest.raises(pgque.PgqueInvalidArgument, match="no member of a group"):
+    with pytest.raises(pgque.PgqueInvalidArgument, match="not a member of a group"):
         alone.as_member("m-2")
 
 

@@ -1,4 +1,4 @@
-"""The reference of the command line: each command's help, and what it prints in an example."""
+"""The reference of the command line: each command's help, and the output of an example."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from pgque.embedded.binaries import find_binaries
 
 HEAD: Final = """# Reference: command line
 
-<!-- Made by docs/make_reference.py: the examples were run, one after the other. -->
+<!-- Made by docs/make_reference.py, which runs the examples one after the other. -->
 
-The extra `cli` has it: `pip install 'pgque[cli]'`. Each command has `--help`, and
-`pgque --install-completion` teaches bash, zsh, fish or PowerShell their names and options
-(`--show-completion` prints what it would install). The database is `--dsn` or `PGQUE_DSN`,
-a libpq connection string or URL: what it leaves out comes from libpq's own places, as `PGHOST`,
-service files and `.pgpass`.
+Install the command line with `pip install 'pgque[cli]'`. Each command has `--help`.
+`pgque --install-completion` adds completion of commands and options to bash, zsh, fish or
+PowerShell (`--show-completion` prints the script). `--dsn` or `PGQUE_DSN` selects the database, as
+a libpq connection string or URL. libpq takes missing parameters from `PGHOST` and similar
+variables, service files and `.pgpass`.
 
-Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
-the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
-that says more; 130 after Ctrl-C; 141 if the reader of its output is gone, as in
-`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
-own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
+| Exit status | Meaning |
+|--:|---|
+| 0 | Success. `dev`, `ticker` and `worker` also end with 0 after SIGTERM and Ctrl-C. |
+| 1 | An error: one line on standard error. `pgque --debug COMMAND` shows the traceback. |
+| 2 | A wrong call: one line, which names the `--help` to read. |
+| 130 | Ctrl-C. |
+| 141 | The program that reads the output has ended, such as `head -1` in a pipe. |
+
+[`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their own exit statuses.
 """
 
 EXAMPLES: Final = {
@@ -71,10 +75,10 @@ EXAMPLES: Final = {
     "pgque demo": ["pgque demo --rate max"],
     "pgque uninstall": ["pgque uninstall --yes"],
 }
-"""In the order in which they are run; the page has the order of the help."""
+"""Examples in the order in which they run. The page uses the order of the help."""
 
 PICTURES: Final = {"pgque top": "top.svg"}
-"""What is shown of a command that prints nothing: made by a script of its own."""
+"""Pictures for commands that print nothing, made by other scripts."""
 
 LINES: Final = '{"order": 3}\n{"order": 4}\n'
 
@@ -99,7 +103,7 @@ APART: Final = {
     "pgque ticker": "leading",
     "pgque worker shop:mailer": "starts:",
 }
-"""Examples in a process of their own: Ctrl-C comes when they have said this, if anything."""
+"""Examples that run in their own process: Ctrl-C follows once they have printed this text."""
 
 
 def cli_reference(
@@ -120,7 +124,7 @@ def cli_reference(
 
 
 def examples(page: str) -> dict[str, str]:
-    """Return what a page shows of each command that has an example."""
+    """Return the examples of a page by command."""
     found = {}
     for section in page.split("\n## ")[1:]:
         title, _, text = section.partition("\n")
@@ -132,12 +136,12 @@ def examples(page: str) -> dict[str, str]:
 
 def without_what_varies(page: str) -> str:
     """Return a page without times, versions and widths, which differ from run to run."""
-    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
-    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # how the demo was called, and where
+    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # progress of the demo
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # commands and paths of the demo
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
-    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # what the process itself logs
+    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # the log of the process
     page = re.sub(r"pid \d+", "pid", page)
     page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
@@ -176,7 +180,7 @@ def _run(call: str, dsn: str) -> str:
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
     before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ", "PATH")}
-    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # a pg_dump new enough
+    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # for a new enough pg_dump
     os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC", PATH=programs)
     try:
         with redirect_stdout(out), redirect_stderr(out):
@@ -218,7 +222,7 @@ def _words(option: Any) -> str:
     if isinstance(option.show_default, str):
         words += f" Default: {option.show_default}."
     if option.envvar:
-        words += f" Or in the environment, as `{option.envvar}`."
+        words += f" Environment variable: `{option.envvar}`."
     return words
 
 

@@ -218,7 +218,7 @@ def _overview(made: Board) -> None:
     sent = f"sum(rate(pgque_queue_events_sent_total{QUEUES}[{RATE}]))"
     made.stat("Sent", "Events per second.", sent, "cps")
     lag = f"max(pgque_consumer_lag_seconds{CONSUMERS})"
-    made.stat("Longest wait", "Longest time that an event has waited for a consumer.", lag, "s", 60, 600)
+    made.stat("Longest wait", "The longest wait of a consumer's event.", lag, "s", 60, 600)
     waiting = f"sum(pgque_queue_retries_waiting{QUEUES})"
     made.stat("Retries", "Messages that wait for a retry.", waiting, "short", 100, 1000)
     dead = f"sum(pgque_queue_dead_letters{QUEUES})"

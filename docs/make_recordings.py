@@ -138,9 +138,7 @@ def demo() -> str:
         if not Run(dsn, client, DEFAULT_RATE, signals, recorder).run():
             raise SystemExit("the demo failed")
     recorder.finish()
-    return picture(
-        recorder.frames, "pgque demo: a consumer is killed halfway, and nothing is lost"
-    )
+    return picture(recorder.frames, "pgque demo: a consumer is killed halfway, and nothing is lost")
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def write_cli(dsn: str) -> None:
 
 
 def let_die(dsn: str) -> None:
-    """Let the consumer mailer refuse the first order for good."""
+    """Make a dead letter of the first order, for the consumer mailer."""
     with pgque.connect(dsn, autocommit=True) as client:
         client.set_queue_config("orders", "max_retries", 0)
         client.ticker("orders")

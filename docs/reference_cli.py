@@ -94,7 +94,7 @@ def send_mail(message): ...
 """
 
 FILES: Final = {"orders.ndjson": LINES, "shop.py": SHOP}
-"""What the examples need in the current directory."""
+"""Files that the examples need in the current directory."""
 
 APART: Final = {
     "pgque dashboard --port 0": "The dashboard is at",
@@ -111,8 +111,8 @@ def cli_reference(
 ) -> str:
     """Return the page.
 
-    ``let_die`` makes a dead letter in the queue orders. ``known`` are commands that are not to be
-    run, with what was printed of them before, as `examples` returns it.
+    ``let_die`` makes a dead letter in the queue orders. ``known`` has the earlier output of
+    commands that are not run, as `examples` returns it.
     """
     printed: dict[str, list[str]] = {title: [text] for title, text in (known or {}).items()}
     for title, calls in EXAMPLES.items():
@@ -180,7 +180,7 @@ def _run(call: str, dsn: str) -> str:
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
     before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ", "PATH")}
-    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # for a new enough pg_dump
+    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # for its pg_dump
     os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC", PATH=programs)
     try:
         with redirect_stdout(out), redirect_stderr(out):

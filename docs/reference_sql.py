@@ -87,9 +87,9 @@ SQL_HEAD: Final = """\
 <!-- Made by docs/make_reference.py from the comments in sql/. -->
 
 All functions are in the schema `pgque`. Each entry names the roles that may call the function.
-`pgque_admin` is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a grant
-for the queue (see `grant_queue`). Functions that return 1 or 0 tell whether they changed anything.
-You can pass arguments by name (`queue_name := 'orders'`).
+`pgque_admin` is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a
+grant for the queue (see `grant_queue`). Functions that return 1 or 0 tell whether they changed
+anything. You can pass arguments by name (`queue_name := 'orders'`).
 
 An untyped literal selects the variant with `text`, which is stored byte for byte. `jsonb` is stored
 as its canonical text. An empty array of payloads returns `{}`. A NULL array is an error. NULL

@@ -159,7 +159,7 @@ def sql_reference(conn: psycopg.Connection[Any]) -> str:
                 seen: set[str] = set()
                 parts += [_routine(variant, seen) for variant in found[name]]
         parts.append("\n## Tables that users read\n")
-        parts.append("\nRead them with `pgque_reader`; nobody but pgque writes them.\n")
+        parts.append("\nRead them with `pgque_reader`. Only pgque writes them.\n")
         parts += [_relation(conn, name) for name in RELATIONS]
     return "".join(parts)
 

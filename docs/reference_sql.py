@@ -1,4 +1,4 @@
-"""The SQL reference, from the catalog of an installed schema and the comments there."""
+"""The SQL reference, made from the catalog of an installed schema and its comments."""
 
 from __future__ import annotations
 

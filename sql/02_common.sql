@@ -2,7 +2,7 @@
 --
 -- Invariant: nothing here writes to the log or to the ledger.
 
--- Readers have to see all rows
+-- Row security
 
 create or replace function pgque._turn_off_row_security(tables regclass[])
 returns int
@@ -13,20 +13,21 @@ declare
     turned_off int := 0;
 begin
     for secured in select c.oid from pg_class c where c.oid = any (tables) and c.relrowsecurity order by c.oid loop
-        raise notice 'pgque: row security was on for %, which readers have to see whole: turned off', secured;
+        raise notice 'pgque: turned off row security for %, because readers must see all rows', secured;
         execute format('alter table %s disable row level security, no force row level security', secured);
         turned_off := turned_off + 1;
     end loop;
     if exists (select from pg_class c where c.oid = any (tables) and c.relrowsecurity) then
         raise exception 'row security stays on for %', tables
             using errcode = 'insufficient_privilege',
-                hint = 'An event trigger turns it on again: let it leave the tables of the schema pgque alone.';
+                hint = 'An event trigger turns it on again. Make it skip the tables of the schema pgque.';
     end if;
     return turned_off;
 end
 $$;
 comment on function pgque._turn_off_row_security(regclass[]) is
-    'For tables of pgque''s own, which some providers secure when they are made: how many it was on for. 42501 if it stays on.';
+    'Turns off row security on pgque''s own tables, because some providers turn it on for every new table. Returns '
+    'for how many it was on. Raises 42501 if it stays on.';
 
 create or replace function pgque._queue(queue text)
 returns pgque.queue
@@ -45,7 +46,7 @@ begin
     return q;
 end
 $$;
-comment on function pgque._queue(text) is 'The queue of that name; PQ001 where there is none.';
+comment on function pgque._queue(text) is 'Returns the queue with this name. Raises PQ001 if it does not exist.';
 
 create or replace function pgque._isolated_from_commits()
 returns boolean
@@ -54,7 +55,7 @@ as $$
     select current_setting('transaction_isolation') <> 'read committed'
 $$;
 comment on function pgque._isolated_from_commits() is
-    'True where the caller''s statements all share one snapshot, so that they miss what commits meanwhile.';
+    'Returns true if all statements of the caller share one snapshot and so do not see later commits.';
 
 create or replace function pgque._need_read_committed(what text)
 returns void
@@ -64,12 +65,12 @@ begin
     if pgque._isolated_from_commits() then
         raise exception '% needs a READ COMMITTED transaction, this one is %',
             what, upper(current_setting('transaction_isolation'))
-            using errcode = 'PQ013', hint = 'Call it in a transaction of its own.';
+            using errcode = 'PQ013', hint = 'Call it in a separate transaction.';
     end if;
 end
 $$;
 comment on function pgque._need_read_committed(text) is
-    'PQ013 where the transaction''s snapshot may be older than what the call decides upon.';
+    'Raises PQ013 unless the transaction is READ COMMITTED, because an older snapshot would lead to wrong decisions.';
 
 create or replace function pgque._from_now(span interval)
 returns timestamptz
@@ -82,7 +83,8 @@ as $$
     end
 $$;
 comment on function pgque._from_now(interval) is
-    'The time so long after now, infinity or -infinity where PostgreSQL has no such time: an interval is never an error.';
+    'Returns the time this long after now, or infinity or -infinity if PostgreSQL cannot represent it. No interval is '
+    'an error.';
 
 create or replace function pgque._ago(span interval)
 returns timestamptz
@@ -94,7 +96,7 @@ as $$
         else clock_timestamp() - span
     end
 $$;
-comment on function pgque._ago(interval) is 'The time so long before now, as _from_now.';
+comment on function pgque._ago(interval) is 'Returns the time this long before now, with the same limits as _from_now.';
 
 create or replace function pgque._is_past(at timestamptz, span interval)
 returns boolean
@@ -103,8 +105,8 @@ as $$
     select not (at > pgque._ago(span) and at <= clock_timestamp())
 $$;
 comment on function pgque._is_past(timestamptz, interval) is
-    'Whether a time lies at least so long back, or in the future: then the clock was set back, and for how long it has been is '
-    'not known.';
+    'Returns true if a time is at least this long ago, or in the future. In that case the clock was set back, and the '
+    'real age is unknown.';
 
 create or replace function pgque._is_far(at timestamptz, span interval)
 returns boolean
@@ -113,7 +115,8 @@ as $$
     select at <= pgque._ago(span) or at >= pgque._from_now(span)
 $$;
 comment on function pgque._is_far(timestamptz, interval) is
-    'Whether a time is at least so far from now, in either direction: a clock that is set back by a moment makes nothing old.';
+    'Returns true if a time is at least this far from now in either direction. A clock that is set back a little '
+    'makes nothing look old.';
 
 create or replace function pgque._sequence_value(sequence_name text)
 returns bigint
@@ -121,7 +124,8 @@ language sql volatile
 as $$
     select coalesce(pg_sequence_last_value(sequence_name::regclass), 0)
 $$;
-comment on function pgque._sequence_value(text) is 'The last value handed out, 0 where none was; not transactional.';
+comment on function pgque._sequence_value(text) is
+    'Returns the last value that a sequence handed out, or 0 if none. Not transactional.';
 
 create or replace function pgque._check_max_return(max_return int)
 returns void
@@ -133,7 +137,7 @@ begin
     end if;
 end
 $$;
-comment on function pgque._check_max_return(int) is '22023 unless max_return is at least 1.';
+comment on function pgque._check_max_return(int) is 'Raises 22023 unless max_return is at least 1.';
 
 create or replace function pgque.version()
 returns text
@@ -142,7 +146,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select '0.1.0'
 $$;
-comment on function pgque.version() is 'The version of pgque that installed this schema.';
+comment on function pgque.version() is 'Returns the version of pgque that installed this schema.';
 
 create or replace function pgque._sequence_seen(sequence_name text)
 returns bigint
@@ -152,10 +156,11 @@ begin
     return pgque._sequence_value(sequence_name);
 exception
     when undefined_table or internal_error then
-        return null; -- the queue is in a bad state, or is dropped in this moment
+        return null; -- the queue is damaged or is being dropped
 end
 $$;
-comment on function pgque._sequence_seen(text) is 'The last value handed out, 0 where none was; NULL where the sequence is missing.';
+comment on function pgque._sequence_seen(text) is
+    'Returns the last value that a sequence handed out, 0 if none, or NULL if the sequence does not exist.';
 
 create or replace function pgque._lock_briefly(tables text, mode text)
 returns boolean
@@ -171,7 +176,8 @@ exception
 end
 $$;
 comment on function pgque._lock_briefly(text, text) is
-    'Locks tables if that takes no longer than a moment, because every other session waits as long: whether it did.';
+    'Locks tables if that takes at most 20 ms, because all other sessions queue behind the request. Returns whether '
+    'it did.';
 
 create or replace function pgque._raise_moved_on(what text)
 returns void
@@ -182,7 +188,7 @@ begin
         using errcode = 'serialization_failure', hint = 'Retry the transaction.';
 end
 $$;
-comment on function pgque._raise_moved_on(text) is 'Raises 40001.';
+comment on function pgque._raise_moved_on(text) is 'Raises 40001: the caller''s snapshot is too old.';
 
 create or replace view pgque._call as
 select
@@ -195,7 +201,8 @@ select
     null::pgque.message[] as messages,
     null::jsonb as rows;
 comment on view pgque._call is
-    'One row. Updating called, arguments and texts is a call by the current user; the other columns of the updated row are the answer.';
+    'One row. An update of called, arguments and texts is a call by the current user. The other columns of the '
+    'updated row hold the answer.';
 
 create or replace function pgque._ask(called_function text, call_arguments text[], call_texts text[] default null)
 returns pgque._call
@@ -218,7 +225,8 @@ begin
     return answer;
 end
 $$;
-comment on function pgque._ask(text, text[], text[]) is 'Calls a function by a grant for its queue: the answer. 55000 if no trigger gave one.';
+comment on function pgque._ask(text, text[], text[]) is
+    'Calls a function by a grant for its queue and returns the answer. Raises 55000 if no trigger answered.';
 
 create or replace function pgque._advisory_holder(class int, key int)
 returns int
@@ -234,4 +242,5 @@ as $$
         and l.database = (select d.oid from pg_database d where d.datname = current_database())
     limit 1
 $$;
-comment on function pgque._advisory_holder(int, int) is 'The backend that holds an advisory lock of two keys; NULL if none does.';
+comment on function pgque._advisory_holder(int, int) is
+    'Returns the backend that holds an advisory lock with two keys, or NULL if none does.';

@@ -14,7 +14,7 @@ as $$
     )
 $$;
 comment on function pgque._late(pg_snapshot, pg_snapshot) is
-    'Transactions that were in progress at the earlier tick and had finished at the later one.';
+    'Returns the transactions that were in progress in the earlier snapshot and had finished in the later one.';
 
 create or replace function pgque._is_from_the_future(snap pg_snapshot)
 returns boolean
@@ -26,25 +26,26 @@ begin
 end
 $$;
 comment on function pgque._is_from_the_future(pg_snapshot) is
-    'Whether a snapshot of this cluster cannot look like that: it was restored, though _cluster_id does not tell.';
+    'Returns true if no transaction of this cluster can have this snapshot: it was restored, even if _cluster_id did '
+    'not change.';
 
 create or replace function pgque._snapshot()
 returns pg_snapshot
 language plpgsql volatile
 as $$
 declare
-    fixed int := age('3'::xid); -- from here on age() counts from the transaction id that is next now
+    fixed int := age('3'::xid); -- from here on, age() counts from the next transaction id
     snap pg_snapshot;
     xmax xid8;
     after_xmax xid8;
     outdated boolean := true;
     running xid8[];
 begin
-    -- PostgreSQL's xmax is the last transaction that has finished, plus one: younger ones may run already,
-    -- and have taken ids, without being listed. They are listed here, for in a transaction without an id of
-    -- its own age() counts from the next one to be assigned. Where it has an id, or somebody called age()
-    -- earlier in it, so that this one is assigned already, or where there are many (savepoints have ids
-    -- too), a younger transaction is made and finished, which leaves only those that PostgreSQL lists.
+    -- PostgreSQL's xmax is the latest finished transaction plus one. Younger transactions may already run and have
+    -- taken event ids without being listed. They are added here: in a transaction without an id, age() counts from the
+    -- next id to be assigned. That count is outdated if this transaction has an id, or if an earlier age() call in it
+    -- fixed an id that has been assigned since. In these cases, or if there are many such transactions (savepoints have
+    -- ids too), a younger transaction is started and finished. After that, PostgreSQL lists all others.
     snap := pg_current_snapshot();
     xmax := pg_snapshot_xmax(snap);
     after_xmax := (xmax::text::numeric + greatest(age(xmax::xid), 0))::text::xid8;
@@ -52,7 +53,7 @@ begin
         begin
             perform pg_xact_status(after_xmax);
         exception
-            when invalid_parameter_value then outdated := false; -- "is in the future"
+            when invalid_parameter_value then outdated := false; -- the error "is in the future"
         end;
     end if;
     if outdated then
@@ -64,12 +65,12 @@ begin
         end;
         snap := pg_current_snapshot();
         xmax := pg_snapshot_xmax(snap);
-        -- It leaves out the own transaction. What that sends after the tick would then lie outside of every
-        -- batch, so it counts as in progress like any other.
+        -- The snapshot leaves out the caller's own transaction. Events that it sends after the tick would then be
+        -- outside every batch, so it counts as in progress like any other.
         running := array(
             select txid
             from (select pg_snapshot_xip(snap) union all select pg_current_xact_id()) open_now (txid)
-            where txid < xmax -- the own one is not, where create_queue runs in an old snapshot
+            where txid < xmax -- false for the caller's own id if create_queue runs in an old snapshot
             order by txid
         );
         return format('%s:%s:%s', coalesce(running[1], xmax), xmax, array_to_string(running, ','));
@@ -85,7 +86,8 @@ begin
 end
 $$;
 comment on function pgque._snapshot() is
-    'What is committed now; the caller''s own transaction is not. Whoever gets an id later gets xmax or a greater one.';
+    'Returns a snapshot of everything committed now, without the caller''s own transaction. A transaction that gets '
+    'its id later gets xmax or a greater id.';
 
 create or replace function pgque._finished(txids xid8[], snap pg_snapshot)
 returns boolean
@@ -97,4 +99,5 @@ as $$
         where pg_visible_in_snapshot(txid, snap)
     )
 $$;
-comment on function pgque._finished(xid8[], pg_snapshot) is 'Whether the snapshot sees the end of any of these transactions.';
+comment on function pgque._finished(xid8[], pg_snapshot) is
+    'Returns true if the snapshot sees the end of any of these transactions.';

@@ -7,7 +7,7 @@
 -- lock on the child.
 --
 -- Functions that read are VOLATILE: each query takes its snapshot after the wait for a TRUNCATE, whose rows went to the
--- other child. An older snapshot (REPEATABLE READ) may miss a row: that is a 40001.
+-- other child. With an older snapshot (REPEATABLE READ) they may miss a row and then raise 40001.
 
 create or replace function pgque._ledger_child()
 returns bigint
@@ -16,13 +16,14 @@ as $$
     select coalesce(pg_sequence_last_value('pgque.ledger_child'), 0)
 $$;
 comment on function pgque._ledger_child() is
-    'The child of the ledger that is written to: 0 or 1. A sequence, since a row would have to be updated.';
+    'Returns the child of the ledger that is written to, 0 or 1. It is kept in a sequence, because a row would have '
+    'to be updated.';
 
 create or replace function pgque._ledger_was_truncated()
 returns boolean
 language sql volatile
 as $$
-    -- A plain query sees the catalog as of the transaction's snapshot, the function as it is.
+    -- A plain query sees the catalog as of the transaction's snapshot. pg_relation_filenode sees its current state.
     select exists (
         select
         from pg_class c
@@ -31,7 +32,8 @@ as $$
     )
 $$;
 comment on function pgque._ledger_was_truncated() is
-    'For a transaction that is isolated from commits: whether rows that it should see went to the other child.';
+    'Returns true if rows that the caller should see have moved to the other child. For transactions that are '
+    'isolated from commits.';
 
 -- Cursors
 create or replace function pgque._move(inout c pgque.cursor)
@@ -41,8 +43,8 @@ begin
     c.cur_seq := c.cur_seq + 1;
     c.cur_time := clock_timestamp();
     if pgque._isolated_from_commits() then
-        -- The row to collide with may be in either child. A conflict with a row that the snapshot
-        -- cannot see is an error of its own (40001) under these isolation levels.
+        -- The row to collide with may be in either child. If the snapshot cannot see that row, the conflict is an error
+        -- (40001) under these isolation levels.
         insert into pgque.cursor_0 select c.* on conflict do nothing;
         insert into pgque.cursor_1 select c.* on conflict do nothing;
     elsif pgque._ledger_child() = 0 then
@@ -52,7 +54,7 @@ begin
     end if;
 end
 $$;
-comment on function pgque._move(pgque.cursor) is 'Writes the next row of a cursor: the row as written.';
+comment on function pgque._move(pgque.cursor) is 'Writes the next row of a cursor and returns it.';
 
 create or replace function pgque._position(subscriber_id int)
 returns pgque.cursor
@@ -75,7 +77,8 @@ begin
     return c;
 end
 $$;
-comment on function pgque._position(int) is 'The newest row of a cursor that is committed, or the caller''s own.';
+comment on function pgque._position(int) is
+    'Returns the newest row of a cursor that is committed or written by the caller.';
 
 create or replace function pgque._batch_holder(batch_id bigint)
 returns int
@@ -98,7 +101,8 @@ begin
     return holder;
 end
 $$;
-comment on function pgque._batch_holder(bigint) is 'The subscriber to whom a batch was given, if that is still known.';
+comment on function pgque._batch_holder(bigint) is
+    'Returns the subscriber to which a batch was given, or NULL if that is no longer known.';
 
 -- Ticks
 create or replace function pgque._insert_tick(t pgque.tick)
@@ -129,12 +133,13 @@ begin
     t.tick_event_seq := 0;
     t.tick_seq_before := 0;
     t.tick_seq_after := 0;
-    t.tick_waiting := '{}'; -- nobody else can have sent yet
+    t.tick_waiting := '{}'; -- no other session can have sent yet
     t.tick_floor := -1;
     perform pgque._insert_tick(t);
 end
 $$;
-comment on function pgque._insert_first_tick(int) is 'The tick of a new queue, at which its first subscribers stand.';
+comment on function pgque._insert_first_tick(int) is
+    'Writes the first tick of a new queue, where its first subscribers start.';
 
 create or replace function pgque._last_tick(queue_id int)
 returns pgque.tick
@@ -157,7 +162,7 @@ begin
     return last;
 end
 $$;
-comment on function pgque._last_tick(int) is 'The newest tick of a queue.';
+comment on function pgque._last_tick(int) is 'Returns the newest tick of a queue.';
 
 create or replace function pgque._get_tick(queue_id int, tick_id bigint)
 returns pgque.tick
@@ -191,7 +196,8 @@ begin
 end
 $$;
 comment on function pgque._get_tick(int, bigint) is
-    'A tick at which somebody stands, by its id; NULL for NULL; PQ011 where it is not kept.';
+    'Returns the tick of a consumer''s position by its id, or NULL for NULL. Raises PQ011 if the tick is no longer '
+    'kept.';
 
 create or replace function pgque._ticks_after(queue_id int, start bigint, at_most int)
 returns setof pgque.tick
@@ -200,7 +206,7 @@ as $$
 declare
     child int := pgque._ledger_child();
 begin
-    -- The start being in the current child, all that follows is.
+    -- If the start is in the current child, so are all later ticks.
     if not pgque._isolated_from_commits() then
         if child = 0 then
             perform from pgque.tick_0 t where t.tick_queue = queue_id and t.tick_id = start;
@@ -222,7 +228,8 @@ begin
     select * from pgque.tick t where t.tick_queue = queue_id and t.tick_id > start order by t.tick_id limit at_most;
 end
 $$;
-comment on function pgque._ticks_after(int, bigint, int) is 'The ticks of a queue that follow one of them, in order.';
+comment on function pgque._ticks_after(int, bigint, int) is
+    'Returns up to at_most ticks of a queue that follow the given one, in order.';
 
 create or replace function pgque._tick_after(queue_id int, start bigint)
 returns pgque.tick
@@ -238,11 +245,12 @@ begin
             select * into t from pgque.tick_1 k where k.tick_queue = queue_id and k.tick_id > start order by k.tick_id limit 1;
         end if;
         if t.tick_id = start + 1 then
-            return t; -- there cannot be another between the two, whichever child the start is in
+            return t; -- no tick can lie between the two, whichever child holds the start
         end if;
     end if;
     select * into t from pgque._ticks_after(queue_id, start, 1);
     return t;
 end
 $$;
-comment on function pgque._tick_after(int, bigint) is 'The tick of a queue that follows one of them; a row of NULLs where it is the newest.';
+comment on function pgque._tick_after(int, bigint) is
+    'Returns the tick of a queue that follows the given one, or a row of NULLs if that is the newest.';

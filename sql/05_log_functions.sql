@@ -61,11 +61,11 @@ as $$
     ) arms (arm)
 $$;
 comment on function pgque._span_arms(text, boolean, text, text, text, text, text) is
-    'The union of queries that reads a span s of a log: whole to the end of its window, cut short of it, or with late '
-    'transactions; or, with sent, what was sent and meets that condition, and all that was put back. Where it was restored ids '
-    'tell the lives of the log apart: see restore.';
+    'Returns the union of queries that reads a span s of a log. kind is whole (to the end of its window), cut '
+    '(shorter) or late (with late transactions). With sent, that condition selects the events that were sent; '
+    'redeliveries are read as usual. In a restored log, ids tell its lives apart: see restore.';
 
--- Each arm costs something even where it finds nothing, and most spans are whole.
+-- Each arm costs something even if it finds nothing, and most spans are whole windows.
 create or replace function pgque._span_query(
     log text, restored boolean, columns text, condition text, tail text, finish text, sent text default null
 )
@@ -82,7 +82,7 @@ as $$
         pgque._span_arms(log, restored, columns, 'whole', condition, tail, sent))
 $$;
 comment on function pgque._span_query(text, boolean, text, text, text, text, text) is
-    'Statements that return what a span s of a log holds, by as few arms as it needs.';
+    'Returns the statements that return the contents of a span s of a log, with as few arms as it needs.';
 
 create or replace function pgque._make_log_function(queue_id int, name text, arguments text, result text, body text, promise text)
 returns void
@@ -97,9 +97,9 @@ begin
 end
 $$;
 comment on function pgque._make_log_function(int, text, text, text, text, text) is
-    'Makes one function of a queue''s log, or makes it anew: nobody''s but the owner''s.';
+    'Creates or replaces one function of a queue''s log. Only the owner may execute it.';
 
--- Each child has a statement of its own, for a table's name is no parameter.
+-- Each child needs its own statement, because a table name cannot be a parameter.
 create or replace function pgque._into_child(log text, columns text, selection text, tail text)
 returns text
 language sql
@@ -111,7 +111,8 @@ as $$
             order by child
         ))
 $$;
-comment on function pgque._into_child(text, text, text, text) is 'Statements that insert into the child of a log that is wanted.';
+comment on function pgque._into_child(text, text, text, text) is
+    'Returns the statements that insert into the child of a log that the variable child names.';
 
 create or replace function pgque._make_log_functions(queue_id int)
 returns void
@@ -129,10 +130,10 @@ declare
     keys constant text := 'e.ev_txid, e.ev_id';
     wanted constant text := 'and e.ev_id = wanted';
     at constant text := 'e.ev_id = wanted and e.ev_txid = any (near)';
-    fence constant text := 'offset 0'; -- each arm is planned by itself, else one may read its whole index
+    fence constant text := 'offset 0'; -- plans each arm separately; otherwise one may read its whole index
     in_order constant text := 'order by {sorting} limit skip + take';
 begin
-    -- The log is locked before its sequence, as in drop_queue: nextval is called inside the insert.
+    -- The insert locks the log before its sequence, the same as drop_queue, because it calls nextval.
     perform pgque._make_log_function(
         queue_id, 'append',
         'child int, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text', 'bigint',
@@ -152,7 +153,8 @@ begin
                     'ev_extra1, ev_extra2, ev_extra3, ev_extra4)', log),
                 'returning ev_id into id')),
         'Appends one event to a child of this log and returns its id.');
-    -- The ids are taken before the insert, for they are returned; the log is locked before its sequence all the same.
+    -- The ids are taken before the insert, because they are returned. The empty query locks the log before its
+    -- sequence.
     perform pgque._make_log_function(
         queue_id, 'append_batch', 'child int, ev_type text, payloads text[]', 'bigint[]',
         format(
@@ -170,9 +172,9 @@ begin
             pgque._into_child(
                 log, 'ev_id, ev_time, ev_txid, ev_type, ev_data',
                 'select id, sent_at, txid, ev_type, payload from unnest(ids, payloads) as sent (id, payload)', '')),
-        'Appends one event per payload to a child of this log: the ids in the order of the payloads.');
-    -- Gives the locks on the log back, or handlers that take long would keep it from being rotated for
-    -- ever. What the subscriber's position has not passed is not truncated, locks or not.
+        'Appends one event per payload to a child of this log and returns the ids in the order of the payloads.');
+    -- The error releases the locks on the log; otherwise a slow handler would prevent its rotation. Rows that the
+    -- subscriber's position has not passed are not truncated, with or without locks.
     perform pgque._make_log_function(
         queue_id, 'messages', 's pgque.span', 'setof pgque.message',
         format(
@@ -183,7 +185,7 @@ begin
                 when sqlstate ''PQUND'' then null;
             end',
             pgque._span_query(log, restored, message, '', fence, 'order by 1')),
-        'The messages of a span of this log, by msg_id.');
+        'Returns the messages of a span of this log, by msg_id.');
     perform pgque._make_log_function(
         queue_id, 'events', 's pgque.span', events,
         format(
@@ -192,7 +194,7 @@ begin
                 %s
             end',
             pgque._span_query(log, restored, columns, '', fence, 'order by 1')),
-        'The events of a span of this log, by ev_id.');
+        'Returns the events of a span of this log, by ev_id.');
     perform pgque._make_log_function(
         queue_id, 'places', 's pgque.span, skip int, take int', 'setof pgque.place',
         format(
@@ -200,10 +202,10 @@ begin
                 %s
             end',
             pgque._span_query(log, restored, keys, '', in_order, '(txid, id) order by txid, id offset skip limit take')),
-        'The places of the events of a span, in the order in which the log is read.');
-    -- In a log that is read as it was written ids grow with transactions, and mostly evenly, so the one that is
-    -- wanted is found by guessing, and then by bisection: there, or near there where transactions ran side by
-    -- side, or else anywhere.
+        'Returns the places of the events of a span, in the order in which the log is read.');
+    -- In log order, ids mostly grow evenly with transaction ids. Three guesses and then bisection find the transaction
+    -- that sent an event, or one near it if transactions overlapped. If the event is in neither, the function event
+    -- reads the whole span.
     perform pgque._make_log_function(
         queue_id, 'near', 's pgque.span, wanted bigint', 'bigint',
         format(
@@ -217,7 +219,7 @@ begin
                 p pgque.place;
             begin
                 while high - low > 10 loop
-                    middle := low + (high - low) / 2; -- their sum may be more than a bigint holds
+                    middle := low + (high - low) / 2; -- low + high may overflow a bigint
                     if guesses > 0 and wanted > low_id and wanted < high_id then
                         middle := low - 1 + ((high - low) * ((wanted::float8 - low_id) / (high_id - low_id)))::bigint;
                         middle := greatest(low, least(middle, high - 1));
@@ -242,7 +244,7 @@ begin
                 end loop;
                 return low;
             end', log),
-        'A transaction of a large span that most likely sent the event with that ev_id, or one of the ten after it did.');
+        'Returns a transaction of a large span: it, or one of the next ten, most likely sent this event.');
     perform pgque._make_log_function(
         queue_id, 'event', 's pgque.span, wanted bigint', events,
         format(
@@ -267,12 +269,12 @@ begin
             queue_id,
             pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1', at),
             pgque._span_query(log, restored, columns, wanted, fence, 'order by 4 desc limit 1')),
-        'The event of a span with that ev_id, its newest attempt.');
+        'Returns the newest attempt of the event of a span with this ev_id.');
     -- receive runs with its caller's rights: see queue_grants.
     execute format('grant execute on function pgque._event_%s_messages(pgque.span) to pgque_reader', queue_id);
 end
 $$;
-comment on function pgque._make_log_functions(int) is 'Makes the functions of a queue''s log, or makes them anew.';
+comment on function pgque._make_log_functions(int) is 'Creates or replaces the functions of a queue''s log.';
 
 create or replace function pgque._drop_log_functions(queue_id int)
 returns void
@@ -291,10 +293,11 @@ begin
     end loop;
 end
 $$;
-comment on function pgque._drop_log_functions(int) is 'Drops the functions of a queue''s log, and with them every grant for the queue.';
+comment on function pgque._drop_log_functions(int) is
+    'Drops the functions of a queue''s log and, with them, every grant for the queue.';
 
--- Which of these functions a send calls is static too, for the oldest queues: SQL that is put together at
--- every call is most of the cost of a send.
+-- _append selects one of these functions by static SQL for the 200 oldest queues, because dynamic SQL at every call
+-- would be most of the cost of a send.
 create or replace function pgque._make_append(again boolean default false)
 returns int
 language plpgsql
@@ -306,7 +309,7 @@ begin
     if again then
         perform pg_advisory_xact_lock(1885827448, 1);
     elsif pgque._isolated_from_commits() or not pg_try_advisory_xact_lock(1885827448, 1) then
-        return 0; -- somebody else is at it; maint() looks again
+        return 0; -- another session is doing this; maint() checks again
     end if;
     queues := array(select q.queue_id from pgque.queue q order by q.queue_id limit 200);
     if not again and exists (
@@ -339,7 +342,8 @@ begin
     return 1;
 end
 $$;
-comment on function pgque._make_append(boolean) is 'Makes pgque._append for the queues that there are, if it is not: 1, or 0.';
+comment on function pgque._make_append(boolean) is
+    'Creates pgque._append for the existing queues unless it is up to date. Returns 1, or 0 if it changed nothing.';
 
 do $$
 begin

@@ -3,7 +3,7 @@
 -- Invariant: an event carries the id of its top-level transaction, and that id is assigned before the ev_id is taken.
 -- Hence a transaction that got its id after a tick has only event ids above the tick's tick_seq_before. Readers use the
 -- parent, because a producer whose snapshot is older than a rotation writes to the previous child. The file rotate
--- decides what is truncated.
+-- decides when a child is truncated.
 
 create or replace function pgque._grant_log(queue_id int)
 returns void
@@ -13,7 +13,7 @@ begin
     execute format('grant select on pgque.event_%s, pgque.event_%1$s_0, pgque.event_%1$s_1, pgque.event_%1$s_2 to pgque_reader', queue_id);
 end
 $$;
-comment on function pgque._grant_log(int) is 'Lets pgque_reader read the tables of a log.';
+comment on function pgque._grant_log(int) is 'Grants pgque_reader SELECT on the tables of a log.';
 
 create or replace function pgque._make_put_back_counter(queue_id int)
 returns void
@@ -24,13 +24,13 @@ declare
 begin
     if to_regclass(counter) is null then
         execute format('create sequence %s', counter);
-        execute format('comment on sequence %s is %L', counter, 'How many ids of the queue were used for redeliveries.');
+        execute format('comment on sequence %s is %L', counter, 'The number of ids used for redeliveries.');
         execute format('revoke all on sequence %s from public', counter);
     end if;
 end
 $$;
 comment on function pgque._make_put_back_counter(int) is
-    'Makes the sequence whose last value is the number of redeliveries that were put into a queue''s log.';
+    'Creates the sequence whose last value is the number of redeliveries put into a queue''s log, unless it exists.';
 
 create or replace function pgque._make_force_sequence(log text)
 returns void
@@ -42,9 +42,10 @@ begin
     execute format('comment on sequence %s_force_seq is %L', log, 'How often a tick of ' || log || ' was forced.');
 end
 $$;
-comment on function pgque._make_force_sequence(text) is 'Makes the sequence that force_next_tick counts up for a log.';
+comment on function pgque._make_force_sequence(text) is
+    'Creates the sequence that force_next_tick increments for a log, unless it exists.';
 
--- For queues of an earlier install.
+-- Queues of an earlier version may lack this sequence.
 do $$
 declare
     q pgque.queue;
@@ -81,21 +82,21 @@ begin
             ev_extra3 text,
             ev_extra4 text
         )', log);
-    -- One of them for each row, since each costs a send time and WAL.
+    -- Each row is in one of the two indexes, because an index costs a send time and WAL.
     execute format('create index event_%s_txid on %s (ev_txid, ev_id) where ev_owner is null', queue_id, log);
     execute format('create index event_%s_owner on %s (ev_owner, ev_txid, ev_id) where ev_owner is not null', queue_id, log);
-    -- A repair (repair) deletes and renumbers, even if the tables are published. Inserts cost the same.
+    -- Lets repair delete and renumber rows even if the tables are published. Inserts cost the same.
     execute format('alter table %s replica identity full', log);
     for child in 0 .. 2 loop
         execute format('create table %s_%s (like %1$s including all)', log, child);
         execute format('alter table %s_%s inherit %1$s', log, child);
         execute format('revoke all on %s_%s from public', log, child);
         execute format('comment on table %s_%s is %L', log, child, 'A child of the log ' || log || '.');
-        -- Rows are inserted and truncated, so there is nothing to vacuum but hint bits.
+        -- Rows are only inserted and truncated, so a vacuum would set hint bits and nothing else.
         execute format('alter table %s_%s set (autovacuum_vacuum_insert_threshold = -1)', log, child);
         execute format('alter table %s_%s replica identity full', log, child);
     end loop;
-    -- There are rows in the children alone. Where the planner knows it, it leaves the parent out.
+    -- Only the children hold rows. With this constraint the planner leaves out the parent.
     execute format('alter table %s add constraint only_in_children check (ev_txid is null) no inherit', log);
     execute format('comment on table %s is %L', log, 'The log of a queue.');
     perform pgque._make_force_sequence(log);
@@ -110,20 +111,21 @@ begin
 end
 $$;
 comment on function pgque._make_log(int) is
-    'Makes the tables of a queue''s log. A function of its own, so that who waited for an upgrade makes the new kind.';
+    'Creates the tables of a queue''s log. Separate, so that a create_queue that waited out an upgrade uses the new '
+    'definition.';
 
 do $$
 begin
-    perform pgque._make_put_back_counter(q.queue_id) from pgque.queue q; -- of queues that were made without one
+    perform pgque._make_put_back_counter(q.queue_id) from pgque.queue q; -- queues that were created without it
 end
 $$;
 
 -- Writing
 --
--- A send shares a lock on the queue's name before it looks the queue up, and drop_queue takes that lock for itself
--- before it drops the log. Any session may take an advisory lock, so a send never waits for it: if it is not to be
--- had, the send locks the queue's row instead. drop_queue has locked the row, and only those with rights on the
--- table could.
+-- A send shares a lock on the queue's name before it looks up the queue, and drop_queue takes that lock exclusively
+-- before it drops the log. Any session may take an advisory lock, so a send never waits for it. If the lock is not
+-- available, the send locks the queue's row instead: drop_queue has locked it too, and only roles with rights on the
+-- table can.
 create or replace function pgque._name_key(queue_name text)
 returns bigint
 language sql immutable
@@ -131,17 +133,17 @@ as $$
     select hashtextextended(queue_name, 1885827449)
 $$;
 comment on function pgque._name_key(text) is
-    'The key of the advisory lock on the name of a queue: 64 bits, so that no two names have one.';
+    'Returns the key of the advisory lock on the name of a queue. It has 64 bits, so that no two names share a key.';
 
 create or replace function pgque._has_log(queue_id int)
 returns boolean
 language sql volatile
 as $$
-    -- Not to_regclass alone: a transaction that locks nothing new is not told what was dropped.
+    -- to_regclass is not enough: a transaction that takes no new lock does not learn that the table was dropped.
     select pg_relation_size(to_regclass('pgque.event_' || queue_id)) is not null
 $$;
 comment on function pgque._has_log(int) is
-    'Whether the log of a queue is there now, though the queue may be there for this transaction''s snapshot alone.';
+    'Returns true if the log of a queue exists now. The queue itself may exist only in the caller''s snapshot.';
 
 create or replace function pgque._need_writable(queue_name text)
 returns pgque.queue
@@ -166,25 +168,27 @@ begin
 end
 $$;
 comment on function pgque._need_writable(text) is
-    'The queue, if it takes events, locked against drop_queue: else PQ001, PQ006, or 40001 if the snapshot is older than its end.';
+    'Returns the queue, locked against drop_queue. Raises PQ001 if it does not exist, PQ006 if it takes no events, '
+    'and 40001 if it was dropped after the caller''s snapshot.';
 
 create or replace function pgque._wake_ticker()
 returns void
 language plpgsql
 as $$
 begin
-    -- A transaction that has notified cannot be prepared. Where some may want to be, the ticker's slow
-    -- look has to find the event.
+    -- A transaction that has notified cannot be prepared. If prepared transactions are allowed, the ticker finds the
+    -- event by polling.
     if current_setting('max_prepared_transactions') <> '0' then
         return;
     end if;
-    -- Lowered first, so that of many sends only those in this instant notify.
+    -- The flag is lowered first, so that of many sends only those at this instant notify.
     perform setval('pgque.wake_flag', 1);
     perform pg_notify('pgque_ticker', '');
 end
 $$;
 comment on function pgque._wake_ticker() is
-    'Lowers the flag of a sleeping ticker and notifies it when this transaction commits; nothing where transactions may be prepared.';
+    'Lowers the flag of a sleeping ticker and notifies it when the caller''s transaction commits. Does nothing if '
+    'prepared transactions are allowed.';
 
 create or replace function pgque._insert_event(
     queue_name text, ev_type text, ev_data text,
@@ -220,7 +224,7 @@ begin
 end
 $$;
 comment on function pgque._insert_event(text, text, text, text, text, text, text) is
-    'insert_event for members of pgque_writer, on any queue.';
+    'Does the work of insert_event on any queue, for members of pgque_writer.';
 
 create or replace function pgque.insert_event(
     queue_name text, ev_type text, ev_data text,
@@ -240,7 +244,8 @@ begin
 end
 $$;
 comment on function pgque.insert_event(text, text, text, text, text, text, text) is
-    'Sends one event with its four extra fields in the caller''s transaction: its id.';
+    'Sends one event with its four extra fields in the caller''s transaction and returns its id. Raises PQ001 if the '
+    'queue does not exist and PQ006 if it takes no events.';
 
 create or replace function pgque.insert_event(queue_name text, ev_type text, ev_data text)
 returns bigint
@@ -248,7 +253,9 @@ language sql
 as $$
     select pgque.insert_event(queue_name, ev_type, ev_data, null, null, null, null)
 $$;
-comment on function pgque.insert_event(text, text, text) is 'Sends one event in the caller''s transaction: its id.';
+comment on function pgque.insert_event(text, text, text) is
+    'Sends one event in the caller''s transaction and returns its id. Raises PQ001 if the queue does not exist and '
+    'PQ006 if it takes no events.';
 
 create or replace function pgque._force_sequence(q pgque.queue)
 returns text
@@ -256,7 +263,8 @@ language sql immutable
 as $$
     select q.queue_data_pfx || '_force_seq'
 $$;
-comment on function pgque._force_sequence(pgque.queue) is 'The name of the sequence that force_next_tick counts up.';
+comment on function pgque._force_sequence(pgque.queue) is
+    'Returns the name of the sequence that force_next_tick increments.';
 
 create or replace function pgque._history_sequence(queue_id int)
 returns text
@@ -264,7 +272,8 @@ language sql immutable
 as $$
     select format('pgque.event_%s_history_seq', queue_id)
 $$;
-comment on function pgque._history_sequence(int) is 'The sequence whose value is the oldest tick after which a log lost no event.';
+comment on function pgque._history_sequence(int) is
+    'Returns the name of the sequence whose value is the oldest tick after which a log has lost no event.';
 
 create or replace function pgque._make_history_sequence(queue_id int, history_tick bigint)
 returns void
@@ -276,10 +285,10 @@ begin
     if to_regclass(name) is null then
         execute format('create sequence %s minvalue 0', name);
         execute format('comment on sequence %s is %L', name,
-            'queue_history_tick, but not transactional: a dump shows by it what was truncated after its snapshot.');
+            'A non-transactional copy of queue_history_tick: it shows what was truncated after a dump''s snapshot.');
         execute format('revoke all on sequence %s from public', name);
         perform setval(name, history_tick);
     end if;
 end
 $$;
-comment on function pgque._make_history_sequence(int, bigint) is 'Makes a log''s history sequence, unless it exists.';
+comment on function pgque._make_history_sequence(int, bigint) is 'Creates a log''s history sequence unless it exists.';

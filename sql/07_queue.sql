@@ -1,7 +1,7 @@
--- Queues: making, configuring and dropping them.
+-- Queues: creating, configuring and dropping them.
 --
--- Invariant: a queue, its log, its functions and its first tick are made in one transaction, and dropped in one. A queue id is
--- never used twice.
+-- Invariant: a queue, its log, its functions and its first tick are created in one transaction and dropped in one. A
+-- queue id is never used twice.
 
 create or replace function pgque.create_queue(queue text)
 returns int
@@ -17,7 +17,7 @@ begin
     elsif octet_length(queue) > 57 then
         raise exception 'queue name too long: % bytes (max 57)', octet_length(queue) using errcode = '22023';
     end if;
-    -- A drop that is under way is waited for; one that is newer than the snapshot is a 40001.
+    -- Waits for a drop in progress. A drop that is newer than the caller's snapshot raises 40001.
     perform from pgque.queue q where q.queue_name = create_queue.queue for key share;
     if found then
         return 0;
@@ -25,10 +25,10 @@ begin
     loop
         id := nextval('pgque.queue_queue_id_seq');
         log := 'pgque.event_' || id;
-        -- Taken, if the sequence or the rows of pgque.queue were not restored.
+        -- The id is taken if the sequence or the rows of pgque.queue were not restored.
         exit when to_regclass(log) is null and not exists (select from pgque.queue q where q.queue_id = id);
     end loop;
-    -- Two creators of one name: the second waits for the first's commit here.
+    -- If two sessions create the same name, the second one waits here for the first to commit.
     insert into pgque.queue (queue_id, queue_name, queue_data_pfx, queue_event_seq)
     values (id, create_queue.queue, log, log || '_id_seq')
     on conflict on constraint queue_queue_name_key do nothing;
@@ -44,7 +44,8 @@ begin
 end
 $$;
 comment on function pgque.create_queue(text) is
-    'Makes the queue, its log and its first tick: 1; 0 where it exists. 22023 for an empty name or more than 57 bytes.';
+    'Creates the queue, its log and its first tick and returns 1, or 0 if the queue exists. Raises 22023 for an empty '
+    'name or a name of more than 57 bytes.';
 
 create or replace function pgque.set_queue_config(queue text, param text, value text)
 returns int
@@ -84,7 +85,7 @@ begin
             raise exception '% must be of type %, not %', param, column_type, quote_literal(value)
                 using errcode = '22023';
     end;
-    if column_type = 'interval' and number_value > longest then -- infinity is
+    if column_type = 'interval' and number_value > longest then -- infinity too
         raise exception '% must be at most 1000 years', param using errcode = '22023';
     elsif param = 'ticker_max_count' and number_value < 1 then
         raise exception '% must be >= 1', param using errcode = '22023';
@@ -99,7 +100,8 @@ begin
 end
 $$;
 comment on function pgque.set_queue_config(text, text, text) is
-    'Changes one setting of a queue; NULL restores its default. 22023 for an unknown setting or a bad value.';
+    'Changes one setting of a queue and returns 1. NULL restores the default. Raises 22023 for an unknown setting or '
+    'a bad value.';
 
 create or replace function pgque.create_queue(queue text, options jsonb)
 returns int
@@ -122,7 +124,8 @@ begin
 end
 $$;
 comment on function pgque.create_queue(text, jsonb) is
-    'create_queue with settings of set_queue_config: 1; 0 if it exists, and its settings stay. 22023 for a wrong option: nothing is made.';
+    'Creates a queue with settings of set_queue_config and returns 1. If the queue exists, keeps its settings and '
+    'returns 0. Raises 22023 for a wrong option and then creates nothing.';
 
 create or replace function pgque.drop_queue(queue text, force boolean)
 returns int
@@ -132,7 +135,7 @@ as $$
 declare
     q pgque.queue := pgque._queue(queue);
 begin
-    -- Waits for subscribers that are being added: their foreign key locks the queue's row.
+    -- Waits for subscribers that are being added, because their foreign key locks the queue's row.
     perform from pgque.queue t where t.queue_id = q.queue_id for update;
     if not found then
         raise exception 'queue not found: %', queue using errcode = 'PQ001';
@@ -145,13 +148,13 @@ begin
     end if;
     delete from pgque.subscriber where sub_queue = q.queue_id and sub_group is not null;
     delete from pgque.subscriber where sub_queue = q.queue_id;
-    -- After the subscribers, for each of them may have been about to nack until it was gone.
+    -- Deleted after the subscribers, because each of them could nack until then.
     delete from pgque.retry_queue where ev_queue = q.queue_id;
     delete from pgque.dead_letter where dl_queue_id = q.queue_id;
     delete from pgque.queue where queue_id = q.queue_id;
-    -- Ticks and cursors of the queue go with the next rotation of the ledger.
-    -- In the order of locks in a send: the name, the log, its sequence. Its ticker looks again too, and tickers
-    -- of all queues read sequences, so that is locked last.
+    -- The next rotation of the ledger removes the queue's ticks and cursors. Locks are taken in the order of a send:
+    -- the name, the log, its sequence. The ticker's lock comes before the log, because a ticker reads the queue again
+    -- under it. Tickers of all queues read sequences, so the sequences are locked last.
     perform pg_advisory_xact_lock(pgque._name_key(q.queue_name));
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
     execute format('drop table %s cascade', q.queue_data_pfx);
@@ -164,7 +167,8 @@ begin
 end
 $$;
 comment on function pgque.drop_queue(text, boolean) is
-    'Drops the queue with its log, retries and dead letters. Without force PQ009 while anybody is subscribed.';
+    'Drops the queue with its log, retries and dead letters and returns 1. Without force, raises PQ009 while any '
+    'consumer is subscribed.';
 
 create or replace function pgque.drop_queue(queue text)
 returns int
@@ -173,4 +177,4 @@ set search_path = pg_catalog, pg_temp
 as $$
     select pgque.drop_queue(queue, false)
 $$;
-comment on function pgque.drop_queue(text) is 'drop_queue(queue, false).';
+comment on function pgque.drop_queue(text) is 'Same as drop_queue(queue, false).';

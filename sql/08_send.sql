@@ -3,7 +3,7 @@
 -- Invariant: a send is part of the caller's transaction and writes only to the log. It takes no lock that another send
 -- or a reader waits for; only drop_queue waits for it. It does not notify, except once if the ticker sleeps.
 --
--- The functions for one event are other spellings of insert_event, in plain SQL that PostgreSQL inlines. They run with
+-- The functions for one event are variants of insert_event, in plain SQL that PostgreSQL inlines. They run with
 -- their caller's rights, so that the call by a grant knows its caller (see queue_grants). PostgreSQL prefers text for an
 -- untyped literal if one of the overloads takes a text, so send_batch has an overload for a text that is an array.
 
@@ -13,7 +13,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, 'default', payload, null, null, null, null)
 $$;
-comment on function pgque.send(text, text) is 'Sends the text, byte for byte, with type default: the event''s id.';
+comment on function pgque.send(text, text) is
+    'Sends the text, byte for byte, with type default and returns the event''s id.';
 
 create or replace function pgque.send(queue_name text, payload jsonb)
 returns bigint
@@ -21,7 +22,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, 'default', payload::pg_catalog.text, null, null, null, null)
 $$;
-comment on function pgque.send(text, jsonb) is 'Sends the value as canonical JSON text with type default: the event''s id.';
+comment on function pgque.send(text, jsonb) is
+    'Sends the value as canonical JSON text with type default and returns the event''s id.';
 
 create or replace function pgque.send(queue_name text, payload json)
 returns bigint
@@ -29,7 +31,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, 'default', payload::pg_catalog.text, null, null, null, null)
 $$;
-comment on function pgque.send(text, json) is 'Sends the JSON text as it is written, with type default: the event''s id.';
+comment on function pgque.send(text, json) is
+    'Sends the JSON text unchanged with type default and returns the event''s id.';
 
 create or replace function pgque.send(queue_name text, type_name text, payload text)
 returns bigint
@@ -37,7 +40,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, type_name, payload, null, null, null, null)
 $$;
-comment on function pgque.send(text, text, text) is 'Sends the text, byte for byte, with a type: the event''s id.';
+comment on function pgque.send(text, text, text) is
+    'Sends the text, byte for byte, with a type and returns the event''s id.';
 
 create or replace function pgque.send(queue_name text, type_name text, payload jsonb)
 returns bigint
@@ -45,7 +49,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, type_name, payload::pg_catalog.text, null, null, null, null)
 $$;
-comment on function pgque.send(text, text, jsonb) is 'Sends the value as canonical JSON text with a type: the event''s id.';
+comment on function pgque.send(text, text, jsonb) is
+    'Sends the value as canonical JSON text with a type and returns the event''s id.';
 
 create or replace function pgque.send(queue_name text, type_name text, payload json)
 returns bigint
@@ -53,7 +58,8 @@ language sql
 as $$
     select pgque.insert_event(queue_name, type_name, payload::pg_catalog.text, null, null, null, null)
 $$;
-comment on function pgque.send(text, text, json) is 'Sends the JSON text as it is written, with a type: the event''s id.';
+comment on function pgque.send(text, text, json) is
+    'Sends the JSON text unchanged with a type and returns the event''s id.';
 
 create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
@@ -81,7 +87,8 @@ begin
 end
 $$;
 comment on function pgque._append_batch(text, text, text[]) is
-    'send_batch for members of pgque_writer, on any queue: the ids in the order of the payloads.';
+    'Does the work of send_batch on any queue, for members of pgque_writer. Returns the ids in the order of the '
+    'payloads.';
 
 create or replace function pgque._append_batch(queue_name text, type_name text, payloads text[], headers text)
 returns bigint[]
@@ -98,7 +105,7 @@ begin
     end if;
     q := pgque._need_writable(queue_name);
     txid := pg_current_xact_id(); -- before nextval: see log
-    -- As the log's own append_batch: the log is locked before its sequence.
+    -- Locks the log before its sequence, the same as the log's append_batch.
     execute format('select from only %s limit 0', q.queue_data_pfx);
     execute format('select array(select nextval(%L) from generate_series(1, $1))', q.queue_event_seq)
         into ids
@@ -115,7 +122,8 @@ begin
 end
 $$;
 comment on function pgque._append_batch(text, text, text[], text) is
-    'send_batch with headers for members of pgque_writer, on any queue: the ids in the order of the payloads.';
+    'Does the work of send_batch with headers on any queue, for members of pgque_writer. Returns the ids in the order '
+    'of the payloads.';
 
 create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
@@ -129,7 +137,8 @@ begin
 end
 $$;
 comment on function pgque._send_batch(text, text, text[]) is
-    'What every send_batch calls, with the rights of its caller: the ids in the order of the payloads.';
+    'Serves every send_batch without headers, with the rights of its caller. Returns the ids in the order of the '
+    'payloads.';
 
 create or replace function pgque._send_batch(queue_name text, type_name text, payloads text[], headers text)
 returns bigint[]
@@ -145,7 +154,7 @@ begin
 end
 $$;
 comment on function pgque._send_batch(text, text, text[], text) is
-    'What send_batch with headers calls, with the rights of its caller: the ids in the order of the payloads.';
+    'Serves send_batch with headers, with the rights of its caller. Returns the ids in the order of the payloads.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[])
 returns bigint[]
@@ -153,7 +162,8 @@ language sql
 as $$
     select pgque._send_batch(queue_name, type_name, payloads)
 $$;
-comment on function pgque.send_batch(text, text, text[]) is 'Sends many texts of one type: ids in the order of the input.';
+comment on function pgque.send_batch(text, text, text[]) is
+    'Sends many texts of one type and returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads text[], headers text)
 returns bigint[]
@@ -162,7 +172,8 @@ as $$
     select pgque._send_batch(queue_name, type_name, payloads, headers)
 $$;
 comment on function pgque.send_batch(text, text, text[], text) is
-    'Sends many texts of one type with the same headers, a JSON object that each has in ev_extra2: ids in the order of the input.';
+    'Sends many texts of one type with the same headers, a JSON object that is stored in ev_extra2 of each event. '
+    'Returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads jsonb[])
 returns bigint[]
@@ -171,7 +182,7 @@ as $$
     select pgque._send_batch(queue_name, type_name, payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, text, jsonb[]) is
-    'Sends many JSON values of one type: ids in the order of the input.';
+    'Sends many JSON values of one type and returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads json[])
 returns bigint[]
@@ -180,7 +191,7 @@ as $$
     select pgque._send_batch(queue_name, type_name, payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, text, json[]) is
-    'Sends many JSON texts of one type as they are written: ids in the order of the input.';
+    'Sends many JSON texts of one type unchanged and returns the ids in the order of the input.';
 
 create or replace function pgque._as_array(payloads text)
 returns text[]
@@ -194,7 +205,8 @@ exception
         raise exception 'payloads must be an array, or a literal of one such as {a,b}: %', sqlerrm using errcode = '22023';
 end
 $$;
-comment on function pgque._as_array(text) is 'The array that a text is the literal of. 22023 if it is not one.';
+comment on function pgque._as_array(text) is
+    'Returns the array that a text represents as a literal. Raises 22023 if it represents none.';
 
 create or replace function pgque.send_batch(queue_name text, type_name text, payloads text)
 returns bigint[]
@@ -203,7 +215,8 @@ as $$
     select pgque._send_batch(queue_name, type_name, pgque._as_array(payloads))
 $$;
 comment on function pgque.send_batch(text, text, text) is
-    'Sends many texts of one type, given as an array literal such as {a,b}: ids in the order of the input. 22023 if it is not one.';
+    'Sends many texts of one type, given as an array literal such as {a,b}, and returns the ids in the order of the '
+    'input. Raises 22023 for a text that is not an array literal.';
 
 create or replace function pgque.send_batch(queue_name text, payloads text[])
 returns bigint[]
@@ -211,7 +224,8 @@ language sql
 as $$
     select pgque._send_batch(queue_name, 'default', payloads)
 $$;
-comment on function pgque.send_batch(text, text[]) is 'Sends many texts with type default: ids in the order of the input.';
+comment on function pgque.send_batch(text, text[]) is
+    'Sends many texts with type default and returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, payloads jsonb[])
 returns bigint[]
@@ -220,7 +234,7 @@ as $$
     select pgque._send_batch(queue_name, 'default', payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, jsonb[]) is
-    'Sends many JSON values with type default: ids in the order of the input.';
+    'Sends many JSON values with type default and returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, payloads json[])
 returns bigint[]
@@ -229,7 +243,7 @@ as $$
     select pgque._send_batch(queue_name, 'default', payloads::pg_catalog.text[])
 $$;
 comment on function pgque.send_batch(text, json[]) is
-    'Sends many JSON texts with type default as they are written: ids in the order of the input.';
+    'Sends many JSON texts unchanged with type default and returns the ids in the order of the input.';
 
 create or replace function pgque.send_batch(queue_name text, payloads text)
 returns bigint[]
@@ -238,4 +252,5 @@ as $$
     select pgque._send_batch(queue_name, 'default', pgque._as_array(payloads))
 $$;
 comment on function pgque.send_batch(text, text) is
-    'Sends many texts with type default, given as an array literal such as {a,b}: ids in the order of the input. 22023 if it is not one.';
+    'Sends many texts with type default, given as an array literal such as {a,b}, and returns the ids in the order of '
+    'the input. Raises 22023 for a text that is not an array literal.';

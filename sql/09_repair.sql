@@ -1,4 +1,4 @@
--- Repair: sequences behind their tables, and dumps that lack rows which were truncated meanwhile.
+-- Repair: sequences behind their tables, and dumps that lack rows which were truncated after their snapshot.
 --
 -- Invariant: no id is handed out twice. Sequences are not transactional and are easily left behind: logical replication
 -- does not copy them, and a dump may exclude them. They are compared with the tables after every restore and by maint();
@@ -16,7 +16,8 @@ as $$
     select age(i.xmin) from pg_index i where i.indexrelid = 'pgque.tick_pkey'::regclass
 $$;
 comment on function pgque._restored_age() is
-    'After a restore: rows at least as old as that, in transactions, were restored; what was sent since is younger.';
+    'Returns an age in transactions. After a restore, rows of at least this age were restored; events sent since are '
+    'younger.';
 
 -- Sequences
 create or replace function pgque._advance_sequences(restored boolean default false)
@@ -31,7 +32,7 @@ begin
     for s in
         select behind.name, behind.used
         from (
-            -- Some of these rows outlive what they belong to: an id must not meet them again.
+            -- Some of these rows outlive the object that they belong to. A new object must not get its id.
             values
                 ('pgque.batch_id_seq', (select max(c.cur_batch) from pgque.cursor c)),
                 ('pgque.queue_queue_id_seq', greatest(
@@ -46,16 +47,16 @@ begin
             or (restored and behind.name = 'pgque.batch_id_seq' and pgque._sequence_value(behind.name) = 0
                 and exists (select from pgque.cursor c where c.cur_seq > 1))
     loop
-        perform pg_advisory_xact_lock(1885827448, 2); -- a second setval would take back what the first one gave
+        perform pg_advisory_xact_lock(1885827448, 2); -- a second setval could undo the first
         given := pgque._sequence_value(s.name);
         continue when given > 0 and given >= s.used;
         if s.name = 'pgque.batch_id_seq' then
-            -- A consumer may hold an id that no row remembers any more. At most one is handed out per move.
+            -- A consumer may hold an id that no row contains any more. Each move hands out at most one id.
             s.used := 1000000 + greatest(s.used, (
                 select sum(newest.cur_seq)
                 from (select max(c.cur_seq) as cur_seq from pgque.cursor c group by c.cur_sub) newest));
         end if;
-        raise warning 'pgque: % stood at %, though greater ids were used: it continues at %', s.name, given, s.used + 1;
+        raise warning 'pgque: % was at %, but greater ids were used: it continues at %', s.name, given, s.used + 1;
         perform setval(s.name, s.used);
         advanced := advanced + 1;
     end loop;
@@ -63,8 +64,8 @@ begin
 end
 $$;
 comment on function pgque._advance_sequences(boolean) is
-    'Advances the sequences of batches, queues, consumers, subscriptions and dead letters that stand behind their tables: how many. '
-    'restored: one that was never used is behind too.';
+    'Advances the sequences of batches, queues, consumers, subscriptions and dead letters that are behind their '
+    'tables, and returns how many. With restored, an unused sequence of batches is behind too.';
 
 create or replace function pgque._advance_event_ids(q pgque.queue, last pgque.tick, restored boolean)
 returns boolean
@@ -80,10 +81,10 @@ begin
     if given >= used then
         return false;
     elsif not pgque._lock_briefly(q.queue_data_pfx, 'access exclusive') then
-        raise exception 'the sequence % stands behind the log, which is in use: it cannot be advanced', q.queue_event_seq
+        raise exception 'sequence % is behind the log and cannot be advanced while the log is in use', q.queue_event_seq
             using errcode = 'lock_not_available', hint = 'The next ticker call tries again.';
     end if;
-    -- All who took used ids have ended by now.
+    -- All transactions that took used ids have ended by now.
     given := pgque._sequence_value(q.queue_event_seq);
     execute format('select max(ev_id) from %s', q.queue_data_pfx) into used;
     used := greatest(used, last.tick_seq_after, q.queue_floor);
@@ -91,8 +92,8 @@ begin
         return false;
     end if;
     perform setval(q.queue_event_seq, used);
-    -- Events that took used ids get new ones. They are those that the newest tick does not see; after a
-    -- restore, when that tick may be of another cluster, those whose row was written by their own transaction.
+    -- Events that took used ids get new ones. These are the events that the newest tick does not see. After a restore
+    -- that tick may be from another cluster, so these are the events whose row was written by their own transaction.
     execute format(
         'with again as (
             select e.tableoid, e.ctid as place, row_number() over (order by e.ev_txid, e.ev_id) as n
@@ -103,7 +104,7 @@ begin
                     when $4 then
                         age(e.xmin) < pgque._restored_age()
                         and e.ev_txid < pg_snapshot_xmax(pg_current_snapshot())
-                        and age(e.ev_txid::xid) - age(e.xmin) between 0 and 100 -- savepoints have ids of their own
+                        and age(e.ev_txid::xid) - age(e.xmin) between 0 and 100 -- savepoints have their own ids
                     else not pg_visible_in_snapshot(e.ev_txid, $3)
                 end
         )
@@ -112,16 +113,17 @@ begin
         where e.tableoid = again.tableoid and e.ctid = again.place', q.queue_data_pfx)
         using given, used, last.tick_snapshot, restored;
     get diagnostics renumbered = row_count;
-    -- The windows hold no more events than ids went by: see _span.
+    -- A window must not hold more events than ids were taken in it: see _span.
     perform setval(q.queue_event_seq, used + greatest(renumbered, given, 1));
-    raise warning 'pgque: the sequence of queue % stood at %, and ids up to % were used: it continues behind them; % events got new ids',
+    raise warning 'pgque: the sequence of queue % was at %, but ids up to % were used: % events get greater ids',
         q.queue_name, given, used, renumbered;
     return true;
 end
 $$;
 comment on function pgque._advance_event_ids(pgque.queue, pgque.tick, boolean) is
-    'Advances the sequence of a log that stands behind its log or its newest tick, and renumbers events that took used ids: whether '
-    'it did. 55P03 while the log is in use. Needs the lock of the ticker.';
+    'Advances the sequence of a log that is behind the log or its newest tick, renumbers events that took used ids, '
+    'and returns whether it did. Raises 55P03 while the log is in use. The caller must hold the lock of the queue''s '
+    'ticker.';
 
 -- Dumps
 create or replace function pgque._is_being_dumped()
@@ -140,7 +142,8 @@ begin
 end
 $$;
 comment on function pgque._is_being_dumped() is
-    'Whether a pg_dump has taken its snapshot in this database: what is truncated now would be missing in its dump.';
+    'Returns true if a pg_dump has taken its snapshot in this database: its dump would lack the rows that are '
+    'truncated now.';
 
 do $$
 begin
@@ -162,7 +165,7 @@ begin
 end
 $$;
 comment on function pgque._replace_config() is
-    'Lets data be restored into a schema that install has completed: the restored row of config replaces the one that is there.';
+    'Lets data be restored into an installed schema: the restored row of config replaces the existing one.';
 
 create or replace trigger replaced_by_a_restore
 before insert on pgque.config
@@ -173,7 +176,7 @@ returns void
 language plpgsql
 as $$
 begin
-    -- Whichever child ledger_child names, it holds the newest rows after this.
+    -- After this, the current child holds the newest rows, whichever child that is.
     if pgque._ledger_child() = 0 then
         insert into pgque.tick_0 select * from pgque.tick_1 on conflict do nothing;
         insert into pgque.cursor_0 select * from pgque.cursor_1 on conflict do nothing;
@@ -213,7 +216,7 @@ begin
 end
 $$;
 comment on function pgque._insert_blind_tick(pgque.queue, bigint) is
-    'Stands for a tick that was lost: it has seen nothing, so that its consumers get everything again.';
+    'Inserts a tick that has seen nothing for a tick that was lost, so that its consumers receive everything again.';
 
 create or replace function pgque._replace_lost_ticks(q pgque.queue)
 returns void
@@ -244,7 +247,8 @@ as $$
     select tick_id is not null and not exists (
         select from pgque.tick t where t.tick_queue = q.queue_id and t.tick_id = _tick_is_lost.tick_id)
 $$;
-comment on function pgque._tick_is_lost(pgque.queue, bigint) is 'Whether a position names a tick that does not exist.';
+comment on function pgque._tick_is_lost(pgque.queue, bigint) is
+    'Returns true if a position names a tick that does not exist.';
 
 create or replace function pgque._replace_lost_positions(q pgque.queue)
 returns void
@@ -256,7 +260,7 @@ declare
     g pgque.cursor;
     start bigint;
 begin
-    -- Members first: what one of them held is given to the group again.
+    -- Members first, because a piece that one of them held returns to the group.
     for s in select * from pgque.subscriber t where t.sub_queue = q.queue_id order by t.sub_group nulls last, t.sub_id loop
         c := pgque._position(s.sub_id);
         continue when c.cur_sub is not null
@@ -283,7 +287,7 @@ begin
         c.cur_batch := null;
         c.cur_upto := null;
         perform pgque._move(c);
-        raise warning 'pgque: the place of subscription % on queue % was not in the dump; % starts again at tick %',
+        raise warning 'pgque: the position of subscription % on queue % was not in the dump; % starts again at tick %',
             s.sub_id, q.queue_name, case when s.sub_group is null then 'it' else 'its group' end, start;
         insert into pgque.restore_report (queue_name, consumer_name, detail)
         select q.queue_name, n.co_name, format('its position was not in the dump: events since tick %s are delivered again', start)
@@ -293,8 +297,8 @@ begin
 end
 $$;
 comment on function pgque._replace_lost_positions(pgque.queue) is
-    'Lets a subscriber whose position was lost, or names a tick that was lost, begin at the newest tick before that still exists. '
-    'Events may be delivered again, none is skipped.';
+    'Moves each subscriber that has lost its position, or the tick of its position, to the newest earlier tick that '
+    'still exists. Events may be delivered again; none is skipped.';
 
 create or replace function pgque._report_lost_events(q pgque.queue)
 returns void

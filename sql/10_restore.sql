@@ -20,15 +20,15 @@ begin
     return null;
 end
 $$;
-comment on function pgque._cluster_id() is 'What tells this cluster from others; NULL where the provider does not say.';
+comment on function pgque._cluster_id() is 'Returns the identifier of this cluster, or NULL if the provider hides it.';
 
 create or replace function pgque._is_restored(here bigint)
 returns boolean
 language plpgsql volatile
 as $$
 begin
-    -- The newest ticks are asked too: the identifier of a physical clone is that of its origin, some
-    -- providers hide it, and installing again may have noted the server's start.
+    -- The newest ticks are checked too: a physical clone has the identifier of its origin, some providers hide the
+    -- identifier, and a repeated install may have stored the server's start time.
     return coalesce((
         select g.cluster_id is distinct from here or g.table_id <> 'pgque.config'::regclass
         from pgque.config g
@@ -42,7 +42,8 @@ begin
 end
 $$;
 comment on function pgque._is_restored(bigint) is
-    'Whether this database began a life in the cluster with that identifier and no call has seen to it.';
+    'Returns true if this database was restored into the cluster with this identifier and no call has handled the '
+    'restore yet.';
 
 create or replace function pgque._retry_unseen_redeliveries(q pgque.queue)
 returns void
@@ -82,14 +83,15 @@ begin
 end
 $$;
 comment on function pgque._retry_unseen_redeliveries(pgque.queue) is
-    'Takes redeliveries that were not done out of the log, to be put back with a transaction id of this cluster.';
+    'Moves unfinished redeliveries from the log to the retry queue, to be put back with a transaction id of this '
+    'cluster.';
 
 create or replace function pgque._rebase_ticks(q pgque.queue, last pgque.tick)
 returns pgque.tick
 language plpgsql
 as $$
 declare
-    greatest_txid numeric; -- there is no max(xid8) before PostgreSQL 15
+    greatest_txid numeric; -- max(xid8) exists from PostgreSQL 15 on
     boundary bigint;
     t pgque.tick := last;
 begin
@@ -111,7 +113,7 @@ begin
     t.tick_waiting := '{}';
     perform pgque._insert_tick(t);
 
-    perform nextval(q.queue_event_seq::regclass); -- the next boundary will lie above this one
+    perform nextval(q.queue_event_seq::regclass); -- the next boundary must be above this one
     t.tick_id := last.tick_id + 2;
     t.tick_snapshot := '3:3:';
     t.tick_floor := boundary;
@@ -137,7 +139,8 @@ begin
 end
 $$;
 comment on function pgque._begin_life(pgque.queue) is
-    'Replaces what the dump of a queue lacks, and rebases its ticks. Needs the lock of its ticker.';
+    'Replaces rows that the dump of a queue lacks and rebases its ticks. The caller must hold the lock of the '
+    'queue''s ticker.';
 
 create or replace function pgque._after_restore()
 returns void
@@ -156,7 +159,7 @@ begin
     end if;
     here := pgque._cluster_id();
     if not pgque._is_restored(here) then
-        if transaction_timestamp() = statement_timestamp() then -- others wait for the row
+        if transaction_timestamp() = statement_timestamp() then -- others wait for the row, so not in a long transaction
             update pgque.config g
             set checked_in = pg_postmaster_start_time(),
                 table_id = 'pgque.config'::regclass
@@ -164,7 +167,7 @@ begin
         end if;
         return;
     end if;
-    -- Other sessions wait here and then find that the first one has done it all.
+    -- Other sessions wait here and then find that the first one has done everything.
     perform from pgque.config g where g.singleton for no key update;
     if not pgque._is_restored(here) then
         return;
@@ -173,7 +176,7 @@ begin
     perform pgque._advance_sequences(true);
     for q in select * from pgque.queue t order by t.queue_id loop
         begin
-            perform pg_advisory_xact_lock(1885827446, q.queue_id); -- the lock of its ticker
+            perform pg_advisory_xact_lock(1885827446, q.queue_id); -- the lock of the queue's ticker
             perform pgque._begin_life(q);
         exception
             when others then
@@ -188,8 +191,8 @@ begin
 end
 $$;
 comment on function pgque._after_restore() is
-    'Repairs and rebases every queue if this database was restored since the last call. Every call that writes to the log or '
-    'to the ledger on its own account makes this one first.';
+    'Repairs and rebases every queue if this database was restored since the last call. Tickers and maintenance call '
+    'it first.';
 
 update pgque.config g
 set cluster_id = case when g.checked_in is null then pgque._cluster_id() else g.cluster_id end,

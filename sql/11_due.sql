@@ -6,13 +6,15 @@
 -- The second rule finds the late commit: a tick counted its id but could not see its event. An idle queue meets neither, so
 -- nothing is written.
 --
--- force_next_tick increments a sequence of the queue, and a tick keeps the count that it read before its snapshot. A row would
--- have to be updated. A sequence is not transactional: the force takes effect at once, even if the caller rolls back.
+-- force_next_tick increments a sequence of the queue, and a tick keeps the count that it read before its snapshot. A
+-- sequence needs no update of a row, and it is not transactional: the call takes effect at once, even if the caller
+-- rolls back.
 --
--- Any session that may connect can take any advisory lock, so a stranger can hold one of ours. Nothing is lost then:
+-- Any session that may connect can take any advisory lock, so another application may hold one of pgque's.
+-- Nothing is lost then:
 --   * installation (1885827445, 0): installers wait.
 --   * ticks of a queue (1885827446, queue_id): the queue is skipped, with a WARNING once its events have waited.
---   * the leading ticker (1885827447, 0): if ticks are late, the tickers that stand by tick without the lead.
+--   * the leading ticker (1885827447, 0): if ticks are late, standby tickers tick without the lead.
 --   * ledger rotation, _append, sequences (1885827448; 0, 1, 2): skipped until the next call.
 --   * the name of a queue (_name_key, 64 bits): senders share it, drop_queue holds it alone. A send never waits for it.
 -- pgque doctor names the session.
@@ -26,7 +28,7 @@ declare
 begin
     if last.tick_id is null then
         raise exception 'queue % has lost its ticks', q.queue_name
-            using errcode = 'PQ011', hint = 'Its row in pgque.tick was removed by hand; drop and create the queue again.';
+            using errcode = 'PQ011', hint = 'Its rows in pgque.tick were deleted by hand. Drop and recreate the queue.';
     elsif pgque._is_from_the_future(last.tick_snapshot) then
         return pgque._rebase_ticks(q, last);
     elsif pgque._sequence_value(q.queue_event_seq) < last.tick_seq_after then
@@ -35,7 +37,9 @@ begin
     return last;
 end
 $$;
-comment on function pgque._need_last_tick(pgque.queue) is 'The newest tick of a queue, rebased if it must be, with the sequence of the log not behind it; PQ011 if there is none.';
+comment on function pgque._need_last_tick(pgque.queue) is
+    'Returns the newest tick of a queue. Rebases the queue or advances its sequence first if that is needed. Raises '
+    'PQ011 if the queue has no tick.';
 
 create or replace function pgque._times_forced(q pgque.queue)
 returns bigint
@@ -44,7 +48,8 @@ as $$
     select coalesce(pg_sequence_last_value(to_regclass(pgque._force_sequence(q))), 0)
 $$;
 comment on function pgque._times_forced(pgque.queue) is
-    'How often force_next_tick was called; 0 where the sequence is missing, as after a restore without it.';
+    'Returns how often force_next_tick was called, or 0 if the sequence does not exist, for example after a restore '
+    'without it.';
 
 create or replace function pgque._is_due(q pgque.queue, last pgque.tick)
 returns boolean
@@ -61,7 +66,7 @@ begin
 end
 $$;
 comment on function pgque._is_due(pgque.queue, pgque.tick) is
-    'Whether a tick may see something new, or is wanted all the same.';
+    'Returns true if a tick may see something new, was forced, or is due after the idle period.';
 
 create or replace function pgque._refuse_ticks(q pgque.queue)
 returns void
@@ -77,11 +82,12 @@ begin
         raise exception 'This queue has external tick source'
             using errcode = 'PQ010',
                 detail = format('queue: %s', q.queue_name),
-                hint = 'Its ticks come through pgque.ticker(queue, tick_id, orig_timestamp, event_seq).';
+                hint = 'Take its ticks with pgque.ticker(queue, tick_id, orig_timestamp, event_seq).';
     end if;
 end
 $$;
-comment on function pgque._refuse_ticks(pgque.queue) is 'PQ010 where the queue is paused or ticked from outside.';
+comment on function pgque._refuse_ticks(pgque.queue) is
+    'Raises PQ010 if the queue is paused or has an external ticker.';
 
 create or replace function pgque.force_next_tick(queue text)
 returns bigint
@@ -93,20 +99,21 @@ declare
     newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
 begin
     perform pgque._refuse_ticks(q);
-    -- drop_queue waits for this row before it locks anything: the sequence is locked until the commit.
+    -- The row is locked first, because drop_queue waits for it before it locks anything else. The sequence stays locked
+    -- until the commit.
     perform from pgque.queue t where t.queue_id = q.queue_id for key share;
     if not found then
-        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It has just been dropped.';
     elsif to_regclass(pgque._force_sequence(q)) is null then
-        perform pgque._make_force_sequence(q.queue_data_pfx); -- it was not restored
+        perform pgque._make_force_sequence(q.queue_data_pfx); -- the sequence was not restored
     end if;
     perform nextval(pgque._force_sequence(q)::regclass);
     return newest;
 end
 $$;
 comment on function pgque.force_next_tick(text) is
-    'Makes the next ticker call tick whatever is new: the newest tick so far. Takes no tick itself. In effect at once, and '
-    'though the caller rolls back.';
+    'Makes the next ticker call tick even if nothing is new, and returns the newest tick so far. Takes no tick '
+    'itself. Takes effect at once, even if the caller rolls back.';
 
 create or replace function pgque.force_tick(queue text)
 returns bigint
@@ -115,7 +122,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select pgque.force_next_tick(queue)
 $$;
-comment on function pgque.force_tick(text) is 'The older name of force_next_tick.';
+comment on function pgque.force_tick(text) is 'Same as force_next_tick, under its older name.';
 
 create or replace function pgque._unticked_for(q pgque.queue, last pgque.tick)
 returns interval
@@ -126,9 +133,9 @@ declare
     first timestamptz;
 begin
     if age >= '0' and age < '1 second' then
-        return age; -- it cannot be older
+        return age; -- no event can have waited longer
     end if;
-    -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
+    -- Does not wait for the lock: drop_queue locks the log before the sequence, which the caller has locked.
     execute format('lock table %s in access share mode nowait', q.queue_data_pfx);
     execute format(
         'select e.ev_time
@@ -139,14 +146,14 @@ begin
         limit 1', q.queue_data_pfx)
         into first
         using pg_snapshot_xmax(last.tick_snapshot);
-    return coalesce(greatest(clock_timestamp() - first, '0'), '0'); -- sent, but not committed
+    return coalesce(greatest(clock_timestamp() - first, '0'), '0'); -- 0 if nothing is committed
 exception
     when lock_not_available or undefined_table then
-        return interval '0'; -- it is rotated or dropped in this moment
+        return interval '0'; -- the log is being rotated or dropped
 end
 $$;
 comment on function pgque._unticked_for(pgque.queue, pgque.tick) is
-    'The age of the oldest event that is newer than the last tick; 0 where none has been committed.';
+    'Returns the age of the oldest event that is newer than the last tick, or 0 if none is committed.';
 
 create or replace function pgque._is_late(q pgque.queue)
 returns boolean
@@ -160,7 +167,7 @@ begin
 end
 $$;
 comment on function pgque._is_late(pgque.queue) is
-    'Whether a committed event has waited for a tick for more than 5 seconds longer than ticker_max_lag.';
+    'Returns true if a committed event has waited for a tick more than 5 seconds longer than ticker_max_lag.';
 
 create or replace function pgque.ticks_are_late()
 returns boolean
@@ -178,7 +185,8 @@ begin
 end
 $$;
 comment on function pgque.ticks_are_late() is
-    'Whether the events of any queue have waited for a tick for more than 5 seconds: one that leads does not tick then.';
+    'Returns true if an event of any queue has waited for a tick more than 5 seconds longer than ticker_max_lag. The '
+    'leading ticker is then not ticking.';
 
 create or replace function pgque._warn_of_held_tick(q pgque.queue)
 returns void
@@ -188,10 +196,10 @@ declare
     holder int;
 begin
     if not pgque._is_late(q) then
-        return; -- another ticker is at it
+        return; -- another ticker is working on the queue
     end if;
     holder := pgque._advisory_holder(1885827446, q.queue_id);
-    -- A ticker comes back a thousand times a second.
+    -- A ticker tries a thousand times a second.
     if holder is null
         or clock_timestamp() - nullif(current_setting('pgque.warned_at', true), '')::timestamptz between '0' and '10 seconds'
     then
@@ -203,4 +211,4 @@ begin
 end
 $$;
 comment on function pgque._warn_of_held_tick(pgque.queue) is
-    'A WARNING that names the backend which keeps a late queue from being ticked; once in 10 seconds.';
+    'Warns that a late queue is not ticked and names the backend that holds its lock, at most once in 10 seconds.';

@@ -19,7 +19,8 @@ begin
     t.tick_snapshot := snap;
     t.tick_seq_after := pgque._sequence_value(q.queue_event_seq);
     t.tick_event_seq := t.tick_seq_after;
-    -- Read later than the ids: never more than there were ids meanwhile, so that what is left of them does not shrink.
+    -- Read after the ids, and limited to the number of ids taken since the last tick, so that the count of new events
+    -- never falls.
     t.tick_put_back := greatest(last.tick_put_back, least(
         coalesce(pg_sequence_last_value(to_regclass(q.queue_data_pfx || '_put_back')), 0),
         coalesce(last.tick_put_back, 0) + t.tick_seq_after - last.tick_seq_after));
@@ -43,8 +44,8 @@ begin
 end
 $$;
 comment on function pgque._next_tick(pgque.queue, pgque.tick, bigint, pg_snapshot, boolean) is
-    'The tick after last. seq_before was read before the snapshot. may_have_sent: whether this transaction had an id before '
-    'the call, so that its end has to be waited for.';
+    'Returns the tick that follows last. seq_before was read before the snapshot. may_have_sent says that this '
+    'transaction had an id before the call: it may have sent events, so a tick is due when it ends.';
 
 create or replace function pgque._store_tick(q pgque.queue, t pgque.tick)
 returns bigint
@@ -56,7 +57,8 @@ begin
     return t.tick_id;
 end
 $$;
-comment on function pgque._store_tick(pgque.queue, pgque.tick) is 'Writes a tick and tells the listeners of its queue: the tick id.';
+comment on function pgque._store_tick(pgque.queue, pgque.tick) is
+    'Writes a tick, notifies the listeners of its queue and returns the tick id.';
 
 create or replace function pgque._take_tick(q pgque.queue, may_have_sent boolean)
 returns bigint
@@ -67,9 +69,9 @@ declare
     seq bigint;
     snap pg_snapshot;
 begin
-    -- A statement of its own: the snapshots below are taken after the lock is held.
+    -- A separate statement, so that the snapshots below are taken after the lock is held.
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
-    q := pgque._queue(q.queue_name); -- drop_queue takes the lock too
+    q := pgque._queue(q.queue_name); -- drop_queue takes the same lock
     last := pgque._need_last_tick(q);
     if not pgque._is_due(q, last) then
         return null;
@@ -80,7 +82,8 @@ begin
     return pgque._store_tick(q, pgque._next_tick(q, last, seq, snap, may_have_sent));
 end
 $$;
-comment on function pgque._take_tick(pgque.queue, boolean) is 'Takes a tick of a queue if one is due: its id; NULL where none was.';
+comment on function pgque._take_tick(pgque.queue, boolean) is
+    'Takes a tick of a queue if one is due and returns its id, or NULL if none was due.';
 
 create or replace function pgque._take_ticks(queues pgque.queue[], may_have_sent boolean)
 returns bigint
@@ -96,7 +99,7 @@ declare
 begin
     foreach q in array queues loop
         if not pg_try_advisory_xact_lock(1885827446, q.queue_id) then
-            perform pgque._warn_of_held_tick(q); -- unless another ticker is at this queue
+            perform pgque._warn_of_held_tick(q); -- warns only if the queue is late
         else
             last := pgque._need_last_tick(q);
             if pgque._is_due(q, last) then
@@ -118,7 +121,8 @@ begin
 end
 $$;
 comment on function pgque._take_ticks(pgque.queue[], boolean) is
-    'Takes a tick of each of these queues that is due and not at another ticker, all with one snapshot: how many.';
+    'Takes a tick of each of these queues that is due and that no other ticker is working on, all with one snapshot. '
+    'Returns how many.';
 
 create or replace function pgque.ticker(queue text)
 returns bigint
@@ -137,7 +141,8 @@ begin
 end
 $$;
 comment on function pgque.ticker(text) is
-    'Takes a tick of one queue if one is due: its id, else NULL. Cannot see what the caller has not committed.';
+    'Takes a tick of one queue if one is due and returns its id, or NULL if none was due. Cannot see events that the '
+    'caller has not committed.';
 
 create or replace function pgque.ticker(queue text, tick_id bigint, orig_timestamp timestamptz, event_seq bigint)
 returns bigint
@@ -167,7 +172,7 @@ begin
     end if;
     perform pgque._after_restore();
     perform pg_advisory_xact_lock(1885827446, q.queue_id);
-    q := pgque._queue(queue); -- drop_queue takes the lock too
+    q := pgque._queue(queue); -- drop_queue takes the same lock
     last := pgque._need_last_tick(q);
     if tick_id <= last.tick_id then
         raise exception 'tick_id must move forward: % is not above %', tick_id, last.tick_id
@@ -187,7 +192,8 @@ begin
 end
 $$;
 comment on function pgque.ticker(text, bigint, timestamptz, bigint) is
-    'Takes a tick with a given id, time and sequence on a queue with an external ticker. Both must move forward.';
+    'Takes a tick with a given id, time and sequence on a queue with an external ticker, and returns its id. Raises '
+    '22023 unless id and sequence move forward.';
 
 create or replace function pgque.ticker()
 returns bigint
@@ -202,7 +208,7 @@ declare
 begin
     perform pgque._need_read_committed('ticker');
     perform pgque._after_restore();
-    -- Reads only, for all queues at once; what is really due is decided under the lock in _take_tick.
+    -- Only reads, for all queues at once. _take_ticks decides under the lock which of them are really due.
     begin
         due := array(
             select u
@@ -230,14 +236,14 @@ begin
         );
     exception
         when undefined_table or internal_error then
-            -- A queue was dropped in this moment, sequence and all.
+            -- A queue and its sequence are being dropped.
             due := array(select u from pgque.queue u where not u.queue_ticker_paused and not u.queue_external_ticker);
     end;
     begin
         return pgque._take_ticks(due, has_id);
     exception
         when others then
-            null; -- one of them is at fault: each by itself, so that the others go on
+            null; -- one queue failed: tick each one separately, so that the others continue
     end;
     foreach q in array due loop
         begin
@@ -251,4 +257,5 @@ begin
 end
 $$;
 comment on function pgque.ticker() is
-    'Ticks every queue that is due: how many. A fault in one queue is a WARNING and does not stop the others.';
+    'Ticks every queue that is due and returns how many. An error in one queue becomes a WARNING and does not stop '
+    'the others.';

@@ -5,8 +5,8 @@
 -- newest row (REPEATABLE READ, SERIALIZABLE) collides with that row's key and gets a serialization failure, never an
 -- old position.
 --
--- Locks are taken in the order of docs/architecture.md. A table that is emptied is waited for only a moment, so it may
--- come anywhere.
+-- Locks are taken in the order of docs/architecture.md. The lock on a table that is emptied is waited for only a
+-- moment, so it may be taken at any point.
 
 create or replace function pgque._lock_position(subscriber_id int, no_wait boolean default false)
 returns pgque.cursor
@@ -25,8 +25,9 @@ begin
         if c.cur_sub is null and pgque._isolated_from_commits() then
             perform pgque._raise_moved_on('the consumer');
         elsif c.cur_sub is null then
-            raise exception 'subscription % has lost its place', subscriber_id
-                using errcode = 'PQ011', hint = 'Its rows in pgque.cursor were removed by hand; subscribe it again.';
+            raise exception 'subscription % has lost its position', subscriber_id
+                using errcode = 'PQ011',
+                    hint = 'Its rows in pgque.cursor were deleted by hand. Unsubscribe and resubscribe the consumer.';
         end if;
         if pgque._isolated_from_commits() then
             c := pgque._move(c);
@@ -36,7 +37,7 @@ begin
 end
 $$;
 comment on function pgque._lock_position(int, boolean) is
-    'Locks a subscriber and returns where it stands; a row of NULLs where it is gone; 40001 where the snapshot is too old.';
+    'Locks a subscriber and returns its position, or NULLs if it was removed. Raises 40001 if the snapshot is too old.';
 
 create or replace function pgque._window_end(queue_id int, start pgque.tick, wanted int, newest bigint default null)
 returns pgque.tick
@@ -50,7 +51,7 @@ begin
     if wanted is null or t.tick_id is null or t.tick_id = newest or t.tick_floor <> start.tick_floor then
         return t;
     end if;
-    -- Several windows in one, as long as they hold about as many events as are wanted.
+    -- Merges several windows, as long as they hold about as many events as wanted.
     select * into further
     from pgque._ticks_after(queue_id, t.tick_id, 500) next_ticks
     where next_ticks.tick_floor = start.tick_floor
@@ -64,8 +65,8 @@ begin
 end
 $$;
 comment on function pgque._window_end(int, pgque.tick, int, bigint) is
-    'The tick that ends the window after start: the next one, or with wanted a later one up to about so many events. newest is '
-    'a tick after which none needs to be looked for.';
+    'Returns the tick that ends the window after start: the next one or, with wanted, a later one after up to about '
+    'that many events. Stops at newest.';
 
 create or replace function pgque._span(
     q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
@@ -79,9 +80,9 @@ declare
     before xid8 := pg_snapshot_xmax(later.tick_snapshot);
 begin
     if earlier.tick_floor <> later.tick_floor then
-        return s; -- between two lives of the log there is nothing: see restore
+        return s; -- nothing lies between two lives of the log: see restore
     elsif earlier.tick_floor = q.queue_floor then
-        s.owner := owner; -- redeliveries of an earlier life were taken out of the log
+        s.owner := owner; -- redeliveries of an earlier life were removed from the log
     end if;
     s.queue_id := q.queue_id;
     s.snapshot := later.tick_snapshot;
@@ -108,7 +109,7 @@ begin
 end
 $$;
 comment on function pgque._span(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
-    'What one owner reads of a window: all of it, or behind a place, or up to another. Of NULLs where there is nothing.';
+    'Returns the part of a window that one owner reads, between two places if given, or a row of NULLs if it is empty.';
 
 create or replace function pgque._events(s pgque.span)
 returns table (
@@ -123,15 +124,15 @@ begin
     end if;
     begin
         return query execute 'select * from pgque._event_' || s.queue_id || '_events($1)' using s;
-        -- Gives the locks on the log back, or handlers that take long would keep it from being rotated
-        -- for ever. What the subscriber's position has not passed is not truncated, locks or not.
+        -- The error releases the locks on the log; otherwise a slow handler would prevent its rotation. Rows that the
+        -- subscriber's position has not passed are not truncated, with or without locks.
         raise exception using errcode = 'PQUND';
     exception
         when sqlstate 'PQUND' then null;
     end;
 end
 $$;
-comment on function pgque._events(pgque.span) is 'The events of a span, by ev_id.';
+comment on function pgque._events(pgque.span) is 'Returns the events of a span, by ev_id.';
 
 create or replace function pgque._holds_events(s pgque.span)
 returns boolean
@@ -145,14 +146,14 @@ begin
     end if;
     begin
         execute 'select exists (select from pgque._event_' || s.queue_id || '_places($1, 0, 1))' into holds using s;
-        raise exception using errcode = 'PQUND'; -- as in _events
+        raise exception using errcode = 'PQUND'; -- see _events
     exception
         when sqlstate 'PQUND' then null;
     end;
     return holds;
 end
 $$;
-comment on function pgque._holds_events(pgque.span) is 'Whether there is an event in a span.';
+comment on function pgque._holds_events(pgque.span) is 'Returns true if a span holds an event.';
 
 create or replace function pgque._part(s pgque.span, first pgque.place, last pgque.place)
 returns pgque.span
@@ -169,7 +170,7 @@ begin
 end
 $$;
 comment on function pgque._part(pgque.span, pgque.place, pgque.place) is
-    'A span without those of its transactions, late ones apart, that are not between two places, the second being the last of it.';
+    'Returns a span without the events up to first and after last. Its late transactions stay.';
 
 create or replace function pgque._cut(s pgque.span, max_return int)
 returns pgque.span
@@ -185,18 +186,18 @@ begin
     begin
         for p in execute 'select * from pgque._event_' || s.queue_id || '_places($1, $2, 2)' using s, max_return - 1 loop
             if cut.txid is not null then
-                s.upto := cut; -- there is another one behind it
+                s.upto := cut; -- another event follows
             end if;
             cut := p;
         end loop;
-        raise exception using errcode = 'PQUND'; -- as in _events
+        raise exception using errcode = 'PQUND'; -- see _events
     exception
         when sqlstate 'PQUND' then null;
     end;
     return pgque._part(s, null, s.upto);
 end
 $$;
-comment on function pgque._cut(pgque.span, int) is 'The first max_return events of a span: all of it, if they are fewer.';
+comment on function pgque._cut(pgque.span, int) is 'Returns the first max_return events of a span, or all of it.';
 
 create or replace function pgque._pass_over_nothing(q pgque.queue, owner int, start pgque.tick)
 returns pgque.tick
@@ -226,7 +227,7 @@ begin
 end
 $$;
 comment on function pgque._pass_over_nothing(pgque.queue, int, pgque.tick) is
-    'The last tick after start before there is an event for this owner: many empty windows cost little more than one.';
+    'Returns the last tick before the first event for this owner. Many empty windows cost little more than one.';
 
 -- Batches by id
 create or replace function pgque._same_place(a pgque.place, b pgque.place)
@@ -235,7 +236,7 @@ language sql immutable
 as $$
     select a.txid is not distinct from b.txid and a.id is not distinct from b.id
 $$;
-comment on function pgque._same_place(pgque.place, pgque.place) is 'Whether two places are one, or both none.';
+comment on function pgque._same_place(pgque.place, pgque.place) is 'Returns true if two places are equal or both NULL.';
 
 create or replace function pgque._find_batch(batch_id bigint, lock boolean)
 returns pgque.cursor
@@ -248,7 +249,7 @@ begin
     if lock and holder is not null then
         c := pgque._lock_position(holder);
     elsif lock and pgque._isolated_from_commits() and pgque._ledger_was_truncated() then
-        perform pgque._raise_moved_on('the ledger'); -- perhaps its row went to the other child
+        perform pgque._raise_moved_on('the ledger'); -- its row may have moved to the other child
     elsif exists (select from pgque.subscriber s where s.sub_id = holder) then
         c := pgque._position(holder);
     end if;
@@ -259,7 +260,7 @@ begin
 end
 $$;
 comment on function pgque._find_batch(bigint, boolean) is
-    'Where the holder of an open batch stands, locked or not; a row of NULLs where no such batch is open.';
+    'Returns the position of the holder of an open batch, locked if lock is true, or NULLs if no such batch is open.';
 
 create or replace function pgque._raise_not_open(batch_id bigint)
 returns void
@@ -270,7 +271,7 @@ begin
         using errcode = 'PQ003', hint = 'It was finished or taken over, or never existed.';
 end
 $$;
-comment on function pgque._raise_not_open(bigint) is 'Raises PQ003.';
+comment on function pgque._raise_not_open(bigint) is 'Raises PQ003: the batch is not open.';
 
 create or replace function pgque._warn_not_open(batch_id bigint)
 returns int
@@ -281,7 +282,7 @@ begin
     return 0;
 end
 $$;
-comment on function pgque._warn_not_open(bigint) is 'What an ack of a batch that is not open says and returns.';
+comment on function pgque._warn_not_open(bigint) is 'Warns that a batch is not open and returns 0.';
 
 create or replace function pgque._need_batch(batch_id bigint, lock boolean)
 returns pgque.cursor
@@ -296,7 +297,7 @@ begin
     return c;
 end
 $$;
-comment on function pgque._need_batch(bigint, boolean) is 'As _find_batch, with PQ003 where no such batch is open.';
+comment on function pgque._need_batch(bigint, boolean) is 'Same as _find_batch, but raises PQ003 if none is open.';
 
 create or replace function pgque._finish_batch(c pgque.cursor, s pgque.subscriber)
 returns void
@@ -304,9 +305,9 @@ language plpgsql
 as $$
 begin
     if not pgque._same_place(c.cur_upto, c.cur_end) then
-        c.cur_place := c.cur_upto; -- the batch was cut: the rest comes next
+        c.cur_place := c.cur_upto; -- the batch was cut: the next one continues there
     else
-        -- A member holds nothing now: the group's own cursor is past this window already.
+        -- A member then holds nothing: the group's own cursor has already passed this window.
         c.cur_tick := case when s.sub_group is null then c.cur_next_tick end;
         c.cur_next_tick := null;
         c.cur_place := null;
@@ -319,7 +320,7 @@ begin
 end
 $$;
 comment on function pgque._finish_batch(pgque.cursor, pgque.subscriber) is
-    'Moves a subscriber behind its open batch: to the end of the window, or to the place where the batch was cut.';
+    'Moves a subscriber past its open batch: to the end of the window, or to the place where the batch was cut.';
 
 create or replace function pgque._batch_span(c pgque.cursor, s pgque.subscriber)
 returns pgque.span
@@ -339,7 +340,7 @@ begin
     );
 end
 $$;
-comment on function pgque._batch_span(pgque.cursor, pgque.subscriber) is 'The span that an open batch covers.';
+comment on function pgque._batch_span(pgque.cursor, pgque.subscriber) is 'Returns the span that an open batch covers.';
 
 create or replace function pgque._batch_event(c pgque.cursor, s pgque.subscriber, event_id bigint)
 returns pgque.retry_queue
@@ -357,7 +358,7 @@ begin
             into e.ev_id, e.ev_time, e.ev_txid, e.ev_retry, e.ev_type, e.ev_data,
                 e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
             using span, event_id;
-        raise exception using errcode = 'PQUND'; -- gives the locks on the log back, as in _events
+        raise exception using errcode = 'PQUND'; -- releases the locks on the log, see _events
     exception
         when sqlstate 'PQUND' then null;
     end;
@@ -367,7 +368,7 @@ begin
 end
 $$;
 comment on function pgque._batch_event(pgque.cursor, pgque.subscriber, bigint) is
-    'One event of an open batch as a row for the retry queue, without its time; ev_id is NULL where it is not in the batch.';
+    'Returns one event of an open batch for the retry queue, without its time. ev_id is NULL if there is none.';
 
 create or replace function pgque._batch_events(batch_id bigint)
 returns table (
@@ -384,7 +385,7 @@ begin
     return query select * from pgque._events(pgque._batch_span(c, s));
 exception
     when undefined_table or undefined_function then
-        -- Nothing was locked: the queue may have been dropped meanwhile.
+        -- Nothing was locked, so the queue may have been dropped since.
         perform pgque._need_batch(batch_id, false);
         if pgque._isolated_from_commits() then
             perform pgque._raise_moved_on('the queue');
@@ -392,4 +393,5 @@ exception
         raise;
 end
 $$;
-comment on function pgque._batch_events(bigint) is 'The events of an open batch, by ev_id.';
+comment on function pgque._batch_events(bigint) is
+    'Returns the events of an open batch, by ev_id. Raises PQ003 if the batch is not open.';

@@ -1,7 +1,7 @@
 -- Subscriptions: finding, adding and removing them, and moving one to another tick.
 --
--- Invariant: a subscription stands at a tick whose history is kept; a new one stands at the newest tick. Whether a name
--- works alone or belongs to a group is checked under the lock of its row.
+-- Invariant: a subscription stands at a tick whose history is kept; a new one stands at the newest tick. Whether a
+-- consumer is normal or belongs to a group is checked under the lock of its row.
 
 create or replace function pgque._tick_seen(queue_id int, tick_id bigint)
 returns pgque.tick
@@ -9,7 +9,7 @@ language sql volatile
 as $$
     select t from pgque.tick t where t.tick_queue = $1 and t.tick_id = $2 limit 1
 $$;
-comment on function pgque._tick_seen(int, bigint) is 'A tick by its id; a row of NULLs if it is not kept.';
+comment on function pgque._tick_seen(int, bigint) is 'Returns a tick by its id, or a row of NULLs if it is not kept.';
 
 create or replace function pgque._passed(queue_id int, tick_id bigint, place pgque.place)
 returns bigint
@@ -22,7 +22,8 @@ begin
 end
 $$;
 comment on function pgque._passed(int, bigint, pgque.place) is
-    'Events of a queue that were sent up to a position, redeliveries left out; NULL if the tick is not kept.';
+    'Returns how many events of a queue were sent up to a position, without redeliveries, or NULL if the tick is not '
+    'kept.';
 
 create or replace function pgque._raise_not_subscribed(queue text, consumer text)
 returns void
@@ -34,7 +35,7 @@ begin
         using errcode = 'PQ002', hint = 'Subscribe it with pgque.subscribe(queue, consumer).';
 end
 $$;
-comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002.';
+comment on function pgque._raise_not_subscribed(text, text) is 'Raises PQ002: the consumer is not subscribed.';
 
 create or replace function pgque._subscriber(queue text, consumer text)
 returns pgque.subscriber
@@ -55,7 +56,8 @@ begin
     return s;
 end
 $$;
-comment on function pgque._subscriber(text, text) is 'The subscription of that name; PQ001 or PQ002 where there is none.';
+comment on function pgque._subscriber(text, text) is
+    'Returns the subscription with this name. Raises PQ001 or PQ002 if it does not exist.';
 
 create or replace function pgque._lock_subscribed(
     subscriber_id int, queue text, consumer text, no_wait boolean default false
@@ -73,7 +75,7 @@ begin
 end
 $$;
 comment on function pgque._lock_subscribed(int, text, text, boolean) is
-    'Locks a subscriber and returns where it stands; PQ002, with these names, where it is gone.';
+    'Locks a subscriber and returns its position. Raises PQ002 with these names if it no longer exists.';
 
 create or replace function pgque._refuse_cooperative(s pgque.subscriber, consumer text)
 returns void
@@ -89,7 +91,7 @@ begin
 end
 $$;
 comment on function pgque._refuse_cooperative(pgque.subscriber, text) is
-    'PQ007, naming the calls to use, where the subscription belongs to a cooperative group.';
+    'Raises PQ007 and names the calls to use if the subscription belongs to a cooperative group.';
 
 create or replace function pgque._lock_normal(s pgque.subscriber, queue text, consumer text, no_wait boolean default false)
 returns pgque.cursor
@@ -98,13 +100,13 @@ as $$
 declare
     c pgque.cursor := pgque._lock_subscribed(s.sub_id, queue, consumer, no_wait);
 begin
-    -- After the lock, for register_subconsumer takes the same one.
+    -- Checked after the lock, because register_subconsumer takes the same one.
     perform pgque._refuse_cooperative(s, consumer);
     return c;
 end
 $$;
 comment on function pgque._lock_normal(pgque.subscriber, text, text, boolean) is
-    'Locks a consumer that works alone and returns where it stands; PQ007 for cooperative names.';
+    'Locks a consumer that is not in a group and returns its position. Raises PQ007 for cooperative names.';
 
 create or replace function pgque._consumer_id(consumer text)
 returns int
@@ -115,7 +117,7 @@ declare
 begin
     if coalesce(consumer, '') = '' then
         raise exception 'consumer name must not be empty' using errcode = '22023';
-    elsif octet_length(consumer) > 2000 then -- what the index can hold
+    elsif octet_length(consumer) > 2000 then -- the index cannot hold more
         raise exception 'consumer name too long: % bytes (max 2000)', octet_length(consumer) using errcode = '22023';
     end if;
     select n.co_id into id from pgque.consumer n where n.co_name = consumer;
@@ -128,7 +130,8 @@ begin
     return id;
 end
 $$;
-comment on function pgque._consumer_id(text) is 'The id of a consumer name, made where it is new.';
+comment on function pgque._consumer_id(text) is
+    'Returns the id of a consumer name and adds the name if it is new. Raises 22023 for an empty or too long name.';
 
 create or replace function pgque._add_subscriber(queue_id int, consumer text, group_id int, start bigint)
 returns int
@@ -152,7 +155,7 @@ begin
 end
 $$;
 comment on function pgque._add_subscriber(int, text, int, bigint) is
-    'Subscribes a name at a tick (a member: at none): the new sub_id, NULL where it is subscribed already.';
+    'Subscribes a name at a tick (a member at none) and returns the new sub_id, or NULL if it is already subscribed.';
 
 create or replace function pgque._need_tick(q pgque.queue, wanted bigint)
 returns bigint
@@ -161,18 +164,19 @@ as $$
 declare
     newest bigint := (pgque._last_tick(q.queue_id)).tick_id;
 begin
-    -- Having read the ledger, this transaction keeps it from being truncated until it ends.
+    -- This transaction has read the ledger, so the ledger is not truncated before the transaction ends.
     if wanted is null or wanted > newest or wanted < q.queue_history_tick
         or not exists (select from pgque.tick t where t.tick_queue = q.queue_id and t.tick_id = wanted)
     then
         raise exception 'tick not found: % in queue %', coalesce(wanted::text, '<NULL>'), q.queue_name
             using errcode = 'PQ011',
-                hint = format('The history that is kept goes from tick %s to %s.', q.queue_history_tick, newest);
+                hint = format('The kept history extends from tick %s to tick %s.', q.queue_history_tick, newest);
     end if;
     return wanted;
 end
 $$;
-comment on function pgque._need_tick(pgque.queue, bigint) is 'The tick, if it lies in the history that is kept: else PQ011.';
+comment on function pgque._need_tick(pgque.queue, bigint) is
+    'Returns the tick''s id if the tick is in the kept history. Raises PQ011 if it is not.';
 
 create or replace function pgque._hold_history(queue text)
 returns pgque.queue
@@ -181,18 +185,19 @@ as $$
 declare
     q pgque.queue := pgque._queue(queue);
 begin
-    -- Rotation, which cannot see a subscription or a position before its commit, updates this row before
-    -- it truncates; and drop_queue locks it.
+    -- Rotation cannot see a subscription or a position before its commit, so it updates this row before it truncates.
+    -- drop_queue locks the row too.
     select * into q from pgque.queue t where t.queue_id = q.queue_id for share;
     if not found then
         raise exception 'queue not found: %', queue
-            using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+            using errcode = 'PQ001', hint = 'It has just been dropped.';
     end if;
     return q;
 end
 $$;
 comment on function pgque._hold_history(text) is
-    'The queue, whose log loses nothing until this transaction ends: for new positions. PQ001.';
+    'Returns the queue and keeps its log from losing events until this transaction ends, for new positions. Raises '
+    'PQ001 if the queue does not exist.';
 
 create or replace function pgque._newest_tick(q pgque.queue)
 returns bigint
@@ -207,7 +212,7 @@ begin
     return newest;
 end
 $$;
-comment on function pgque._newest_tick(pgque.queue) is 'The tick at which a new subscriber stands.';
+comment on function pgque._newest_tick(pgque.queue) is 'Returns the tick at which a new subscriber starts.';
 
 create or replace function pgque.register_consumer(queue text, consumer text)
 returns int
@@ -221,7 +226,7 @@ begin
 end
 $$;
 comment on function pgque.register_consumer(text, text) is
-    'Subscribes a consumer at the newest tick: 1; 0 where it is subscribed already.';
+    'Subscribes a consumer at the newest tick and returns 1, or 0 if it is already subscribed.';
 
 create or replace function pgque.register_consumer_at(queue text, consumer text, tick_id bigint)
 returns int
@@ -235,7 +240,8 @@ begin
 end
 $$;
 comment on function pgque.register_consumer_at(text, text, bigint) is
-    'Subscribes a consumer at a tick within the history that is kept: 1; 0 where it is subscribed already; else PQ011.';
+    'Subscribes a consumer at a tick in the kept history and returns 1, or 0 if it is already subscribed. Raises '
+    'PQ011 for any other tick.';
 
 create or replace function pgque.subscribe(queue text, consumer text)
 returns int
@@ -249,7 +255,8 @@ begin
 end
 $$;
 comment on function pgque.subscribe(text, text) is
-    'Subscribes a consumer at the newest tick: 1; 0 where it is subscribed already. Events sent later are delivered.';
+    'Subscribes a consumer at the newest tick and returns 1, or 0 if it is already subscribed. The consumer receives '
+    'the events sent after that tick.';
 
 create or replace function pgque.unregister_consumer(queue text, consumer text)
 returns int
@@ -277,7 +284,8 @@ begin
 end
 $$;
 comment on function pgque.unregister_consumer(text, text) is
-    'Ends a subscription and forgets its retries; dead letters stay: 1; 0 where it was not subscribed.';
+    'Ends a subscription, deletes its retries and returns 1, or 0 if the consumer was not subscribed. Dead letters '
+    'stay.';
 
 create or replace function pgque.unsubscribe(queue text, consumer text)
 returns int
@@ -290,9 +298,9 @@ begin
     return (pgque._ask('unsubscribe', array[queue, consumer])).number::pg_catalog.int4;
 end
 $$;
-comment on function pgque.unsubscribe(text, text) is 'unregister_consumer under the shorter name.';
+comment on function pgque.unsubscribe(text, text) is 'Same as unregister_consumer, under a shorter name.';
 
--- Seeking
+-- Seek
 create or replace function pgque._seek(queue text, consumer text, tick_id bigint, at timestamptz)
 returns bigint
 language plpgsql security definer
@@ -319,7 +327,7 @@ begin
             using errcode = 'PQ012', hint = 'Finish it with pgque.ack(batch_id) before you seek.';
     end if;
     if at is not null then
-        -- A clock that was set back gives some times twice: the first one counts, so that nothing is left out.
+        -- If the clock was set back, some times occur twice. The first occurrence counts, so that no event is skipped.
         select t.tick_id into tick_id
         from pgque.tick t
         where t.tick_queue = q.queue_id
@@ -336,7 +344,7 @@ begin
         limit 1;
         if tick_id is null then
             raise exception 'tick not found: none in queue % is as old as %', queue, at
-                using errcode = 'PQ011', hint = format('Seek to tick %s, the oldest that is kept.', q.queue_history_tick);
+                using errcode = 'PQ011', hint = format('Seek to tick %s, the oldest kept tick.', q.queue_history_tick);
         end if;
     end if;
     skipped := pgque._passed(q.queue_id, c.cur_tick, c.cur_place);
@@ -348,7 +356,8 @@ begin
     return c.cur_tick;
 end
 $$;
-comment on function pgque._seek(text, text, bigint, timestamptz) is 'Moves a consumer to a tick, or to the last tick at a time.';
+comment on function pgque._seek(text, text, bigint, timestamptz) is
+    'Moves a consumer to a tick, or to the last tick at a time, and returns the tick.';
 
 create or replace function pgque._seek_to(queue text, consumer text, tick_id bigint, at timestamptz)
 returns bigint
@@ -361,7 +370,8 @@ begin
     return (pgque._ask('seek', array[queue, consumer, tick_id::pg_catalog.text, pg_catalog.to_jsonb(at) #>> '{}'])).number;
 end
 $$;
-comment on function pgque._seek_to(text, text, bigint, timestamptz) is 'What both seek call, with the rights of their caller.';
+comment on function pgque._seek_to(text, text, bigint, timestamptz) is
+    'Serves both seek functions, with the rights of their caller.';
 
 create or replace function pgque.seek(queue text, consumer text, tick_id bigint)
 returns bigint
@@ -370,7 +380,8 @@ as $$
     select pgque._seek_to(queue, consumer, tick_id, null)
 $$;
 comment on function pgque.seek(text, text, bigint) is
-    'Moves a consumer to a tick within the history that is kept (else PQ011), unless it holds a batch (PQ012): the tick.';
+    'Moves a consumer to a tick in the kept history and returns the tick. Raises PQ011 for any other tick and PQ012 '
+    'while the consumer holds a batch.';
 
 create or replace function pgque.seek(queue text, consumer text, at timestamptz)
 returns bigint
@@ -379,4 +390,5 @@ as $$
     select pgque._seek_to(queue, consumer, null, at)
 $$;
 comment on function pgque.seek(text, text, timestamptz) is
-    'Moves a consumer to the last tick at or before a time, so that what was sent afterwards is delivered: the tick.';
+    'Moves a consumer to the last tick at or before a time, so that it receives the events sent after that time, and '
+    'returns the tick. Raises PQ011 if no kept tick is that old and PQ012 while the consumer holds a batch.';

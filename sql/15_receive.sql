@@ -1,7 +1,7 @@
 -- Consuming: receive and ack.
 --
 -- Invariant: ack covers exactly what the batch returned last. A batch that was cut at max_return ends at the cut
--- (cur_upto), and the next one continues there in the same window. A look for work takes no lock and writes nothing.
+-- (cur_upto), and the next one continues there in the same window. Looking for work takes no lock and writes nothing.
 
 create or replace function pgque._has_work(s pgque.subscriber, newest bigint)
 returns boolean
@@ -10,7 +10,7 @@ as $$
 declare
     c pgque.cursor := pgque._position(s.sub_id);
 begin
-    return c.cur_sub is null -- let the locked path find out why
+    return c.cur_sub is null -- the locked path finds out why
         or c.cur_batch is not null
         or c.cur_next_tick is not null
         or c.cur_tick < newest
@@ -18,7 +18,7 @@ begin
 end
 $$;
 comment on function pgque._has_work(pgque.subscriber, bigint) is
-    'Whether it is worth locking the subscriber, newest being the newest tick: reads only.';
+    'Returns true if it is worth locking the subscriber. newest is the newest tick. Only reads.';
 
 create or replace function pgque._messages_sql(s pgque.span)
 returns text
@@ -26,11 +26,12 @@ language sql immutable
 as $$
     select 'select * from pgque._event_' || s.queue_id || '_messages($1)'
 $$;
-comment on function pgque._messages_sql(pgque.span) is 'The query for the messages of a span, which is its parameter.';
+comment on function pgque._messages_sql(pgque.span) is
+    'Returns the query for the messages of a span. The span is the query''s parameter.';
 
--- An ack by whoever received an open batch before would cover events that he has not seen, or fewer than
--- he handled, if the batch now ended elsewhere. So where another max_return changes its extent it gets a
--- new id.
+-- A session may have received the open batch before. If the batch then ended elsewhere, that session's ack would cover
+-- events that it has not seen, or fewer than it handled. So if another max_return changes the batch's extent, the batch
+-- gets a new id.
 create or replace function pgque._open_batch(queue text, consumer text, max_return int, merged boolean, empty_batch bigint)
 returns pgque.span
 language plpgsql security definer
@@ -50,7 +51,7 @@ begin
     s := pgque._subscriber(queue, consumer);
     perform pgque._refuse_cooperative(s, consumer);
     newest := pgque._last_tick(s.sub_queue);
-    -- After a restore new events may have transaction ids between those of old ticks: see restore.
+    -- After a restore, new events may have transaction ids between those of old ticks: see restore.
     if not pgque._has_work(s, newest.tick_id) or pgque._is_from_the_future(newest.tick_snapshot) then
         return null;
     end if;
@@ -67,7 +68,7 @@ begin
             exit when later.tick_id is null;
         end if;
         span := pgque._span(q, s.sub_id, earlier, later, c.cur_place, null);
-        -- That there is something in the first window is found out by reading it.
+        -- The first window is not checked here, because reading it shows whether it holds events.
         if span.queue_id is not null and (c.cur_batch is distinct from empty_batch or empty_batch is null) then
             if not moved or pgque._holds_events(span) then
                 if span.at_most > max_return or span.at_most is null then
@@ -84,7 +85,7 @@ begin
                 return span;
             end if;
         end if;
-        -- Nothing in it for this consumer: finished here and now, and on to the next window.
+        -- This window holds nothing for this consumer, so finish it and look at the next one.
         earlier := case when moved then pgque._pass_over_nothing(q, s.sub_id, later) else later end;
         c.cur_tick := earlier.tick_id;
         c.cur_next_tick := null;
@@ -100,8 +101,8 @@ begin
 end
 $$;
 comment on function pgque._open_batch(text, text, int, boolean, bigint) is
-    'Opens the next batch or finds the open one again: its span, at most max_return events of one window; NULL where nothing is '
-    'ready. empty_batch is the one that this transaction has just opened and found to be empty.';
+    'Opens the next batch or finds the open one, at most max_return events of one window, and returns its span, or '
+    'NULL if nothing is ready. empty_batch is the batch that this transaction has just opened and found empty.';
 
 create or replace function pgque.receive(queue text, consumer text, max_return int default 100)
 returns setof pgque.message
@@ -124,8 +125,9 @@ begin
 end
 $$;
 comment on function pgque.receive(text, text, int) is
-    'The next batch, or the open one again until it is acked: at most max_return messages of one tick window, by msg_id. '
-    'An empty result means that nothing is ready. Waits while another transaction handles a batch of this consumer.';
+    'Returns the next batch, or the open one again until it is acked: at most max_return messages of one tick window, '
+    'by msg_id. An empty result means that nothing is ready. Waits while another transaction handles a batch of this '
+    'consumer.';
 
 create or replace function pgque.receive_merged(queue text, consumer text, max_return int default 100)
 returns setof pgque.message
@@ -148,8 +150,8 @@ begin
 end
 $$;
 comment on function pgque.receive_merged(text, text, int) is
-    'receive for a loop: several ready windows as one batch of at most max_return messages, and 55P03 at once, '
-    'rather than a wait, while another transaction handles a batch of this consumer.';
+    'Same as receive, for loops: returns several ready windows as one batch of at most max_return messages. Raises '
+    '55P03 at once, instead of waiting, while another transaction handles a batch of this consumer.';
 
 create or replace function pgque.finish_batch(batch_id bigint)
 returns int
@@ -168,7 +170,7 @@ begin
     return 1;
 end
 $$;
-comment on function pgque.finish_batch(bigint) is 'ack under PgQ''s name.';
+comment on function pgque.finish_batch(bigint) is 'Same as ack, under PgQ''s name.';
 
 create or replace function pgque.ack(batch_id bigint)
 returns int
@@ -182,8 +184,8 @@ begin
 end
 $$;
 comment on function pgque.ack(bigint) is
-    'Finishes a batch, so that what it returned is never delivered to this consumer again: 1; 0 with a WARNING where '
-    'the batch is not open.';
+    'Finishes a batch and returns 1, or 0 with a WARNING if the batch is not open. Messages of the batch that were '
+    'not nacked are never delivered to this consumer again.';
 
 create or replace function pgque._ack_or_fail(batch_id bigint)
 returns void
@@ -198,7 +200,8 @@ begin
     perform pgque._finish_batch(c, s);
 end
 $$;
-comment on function pgque._ack_or_fail(bigint) is 'ack_or_fail for members of pgque_reader, on any batch.';
+comment on function pgque._ack_or_fail(bigint) is
+    'Does the work of ack_or_fail on any batch, for members of pgque_reader.';
 
 create or replace function pgque.ack_or_fail(batch_id bigint)
 returns void
@@ -213,4 +216,5 @@ begin
 end
 $$;
 comment on function pgque.ack_or_fail(bigint) is
-    'ack for whoever commits without waiting for its answer: PQ003 where the batch is not open, so that nothing is committed.';
+    'Finishes a batch, the same as ack, but raises PQ003 if the batch is not open. A caller that commits without '
+    'waiting for the answer then commits nothing.';

@@ -22,7 +22,8 @@ begin
 end
 $$;
 comment on function pgque._bury(pgque.retry_queue, text) is
-    'Makes an event a dead letter of its owner, with 10,000 characters of the reason at most: 1; 0 where it is one already.';
+    'Makes an event a dead letter of its owner and returns 1, or 0 if it already is one. Keeps at most 10,000 '
+    'characters of the reason.';
 
 create or replace function pgque.event_dead(
     batch_id bigint, event_id bigint, reason text, ev_time timestamptz, ev_txid xid8, ev_retry int,
@@ -59,7 +60,9 @@ end
 $$;
 comment on function pgque.event_dead(
     bigint, bigint, text, timestamptz, xid8, int, text, text, text, text, text, text
-) is 'Makes an event of an open batch a dead letter, with the fields given: 1; 0 where it is one already.';
+) is
+    'Makes an event of an open batch a dead letter with the given fields and returns 1, or 0 if it already is one. '
+    'Raises PQ003 if the batch is not open.';
 
 create or replace function pgque.dlq_inspect(queue text, limit_count int default 100)
 returns setof pgque.dead_letter
@@ -80,7 +83,7 @@ begin
     limit limit_count;
 end
 $$;
-comment on function pgque.dlq_inspect(text, int) is 'The newest dead letters of a queue, newest first.';
+comment on function pgque.dlq_inspect(text, int) is 'Returns the newest dead letters of a queue, newest first.';
 
 create or replace function pgque.dlq_replay(dead_letter_id bigint)
 returns bigint
@@ -95,7 +98,7 @@ begin
     returning * into d;
     if not found then
         raise exception 'dead letter entry not found: %', coalesce(dead_letter_id::text, '<NULL>')
-            using errcode = 'PQ005', hint = 'pgque.dlq_inspect(queue) lists what there is.';
+            using errcode = 'PQ005', hint = 'pgque.dlq_inspect(queue) lists the entries.';
     end if;
     return pgque._insert_event(
         (select q.queue_name from pgque.queue q where q.queue_id = d.dl_queue_id),
@@ -104,7 +107,8 @@ begin
 end
 $$;
 comment on function pgque.dlq_replay(bigint) is
-    'Sends a dead letter again as a new event, to every consumer of the queue, and removes the entry: the new event id.';
+    'Sends a dead letter as a new event to every consumer of the queue, removes the entry and returns the new '
+    'event''s id. Raises PQ005 if the entry does not exist.';
 
 create or replace function pgque.dlq_replay_all(
     queue text, out replayed bigint, out failed bigint, out first_error text
@@ -129,7 +133,7 @@ begin
             replayed := replayed + 1;
         exception
             when sqlstate 'PQ005' then
-                null; -- somebody else replayed it meanwhile
+                null; -- another session has replayed it
             when others then
                 failed := failed + 1;
                 first_error := coalesce(first_error, sqlerrm);
@@ -138,7 +142,8 @@ begin
 end
 $$;
 comment on function pgque.dlq_replay_all(text) is
-    'Replays every dead letter of a queue, oldest first: how many, how many failed, and why the first one did.';
+    'Replays every dead letter of a queue, oldest first. Returns how many were replayed, how many failed, and the '
+    'first error.';
 
 create or replace function pgque.dlq_purge(queue text, older_than interval default '30 days')
 returns bigint
@@ -159,4 +164,5 @@ begin
     return purged;
 end
 $$;
-comment on function pgque.dlq_purge(text, interval) is 'Removes dead letters that are older than that: how many.';
+comment on function pgque.dlq_purge(text, interval) is
+    'Removes dead letters older than older_than and returns how many.';

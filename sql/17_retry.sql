@@ -1,4 +1,4 @@
--- Retries: nack, and the way back into the log.
+-- Retries: nack, and the return of events to the log.
 --
 -- Invariant: nack reads one event and nack_many reads the batch once. Neither moves the position: the batch still has to be
 -- acked. An event waits at most once per consumer (primary key of retry_queue). Maintenance puts due events back
@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function pgque._retry(pgque.retry_queue, timestamptz) is
-    'Lets an event wait for its next attempt: 1; 0 where it waits already.';
+    'Adds an event to the retry queue and returns 1, or 0 if it already waits there.';
 
 create or replace function pgque._nack(batch_id bigint, msg_id bigint, retry_after interval, reason text)
 returns int
@@ -38,7 +38,7 @@ begin
     e := pgque._batch_event(c, s, msg_id);
     if e.ev_id is null then
         raise exception 'msg_id % not found in batch %', coalesce(msg_id::text, '<NULL>'), batch_id
-            using errcode = 'PQ004', hint = 'nack takes a message of the batch that is open.';
+            using errcode = 'PQ004', hint = 'nack takes a message of the open batch.';
     end if;
     if e.ev_retry < (select q.queue_max_retries from pgque.queue q where q.queue_id = s.sub_queue) then
         perform pgque._retry(e, pgque._from_now(coalesce(retry_after, interval '60 seconds')));
@@ -48,7 +48,8 @@ begin
     return 1;
 end
 $$;
-comment on function pgque._nack(bigint, bigint, interval, text) is 'nack for members of pgque_reader, in any batch.';
+comment on function pgque._nack(bigint, bigint, interval, text) is
+    'Does the work of nack in any batch, for members of pgque_reader.';
 
 create or replace function pgque.nack(
     batch_id bigint, msg pgque.message, retry_after interval default '60 seconds', reason text default null
@@ -65,9 +66,9 @@ begin
 end
 $$;
 comment on function pgque.nack(bigint, pgque.message, interval, text) is
-    'Refuses one message of an open batch: it comes back after retry_after or, at max_retries, is a dead letter with '
-    'reason, of which 10,000 characters are kept. '
-    'Trusts msg.msg_id alone. PQ003, PQ004. The batch still has to be acked.';
+    'Rejects one message of an open batch and returns 1. The message is delivered again after retry_after or, at '
+    'max_retries, becomes a dead letter with the first 10,000 characters of reason. Only msg.msg_id is used. The '
+    'batch still has to be acked. Raises PQ003 if the batch is not open and PQ004 if the message is not in it.';
 
 create or replace function pgque._nack_many(batch_id bigint, msg_ids bigint[], retry_after interval, reasons text[])
 returns int
@@ -89,7 +90,7 @@ begin
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
     select q.queue_max_retries into max_retries from pgque.queue q where q.queue_id = s.sub_queue;
-    -- The whole batch is read once, and those that are wanted are found by a hash.
+    -- Reads the whole batch once and finds the wanted messages by a hash join.
     with wanted as materialized (
         select distinct on (w.msg_id) w.msg_id, w.reason
         from unnest(msg_ids, reasons) as w (msg_id, reason)
@@ -135,12 +136,13 @@ begin
     end if;
     if missing is not null or exists (select from unnest(msg_ids) w where w is null) then
         raise exception 'msg_id % not found in batch %', coalesce(missing::text, '<NULL>'), batch_id
-            using errcode = 'PQ004', hint = 'nack_many takes messages of the batch that is open.';
+            using errcode = 'PQ004', hint = 'nack_many takes messages of the open batch.';
     end if;
     return coalesce(cardinality(done), 0);
 end
 $$;
-comment on function pgque._nack_many(bigint, bigint[], interval, text[]) is 'nack_many for members of pgque_reader, in any batch.';
+comment on function pgque._nack_many(bigint, bigint[], interval, text[]) is
+    'Does the work of nack_many in any batch, for members of pgque_reader.';
 
 create or replace function pgque.nack_many(
     batch_id bigint, msg_ids bigint[], retry_after interval default '60 seconds', reasons text[] default null
@@ -157,8 +159,8 @@ begin
 end
 $$;
 comment on function pgque.nack_many(bigint, bigint[], interval, text[]) is
-    'nack for many messages of an open batch in one go: how many. All or none: PQ004 where one is not in the batch. '
-    'reasons has one element for each message, or is NULL.';
+    'Nacks many messages of an open batch in one call and returns how many. All or none: raises PQ004 if one is not '
+    'in the batch. reasons has one element for each message, or is NULL.';
 
 create or replace function pgque.event_retry(batch_id bigint, event_id bigint, retry_time timestamptz)
 returns int
@@ -177,13 +179,14 @@ begin
     e := pgque._batch_event(c, s, event_id);
     if e.ev_id is null then
         raise exception 'event not found: % in batch %', coalesce(event_id::text, '<NULL>'), batch_id
-            using errcode = 'PQ004', hint = 'event_retry takes an event of the batch that is open.';
+            using errcode = 'PQ004', hint = 'event_retry takes an event of the open batch.';
     end if;
     return pgque._retry(e, retry_time);
 end
 $$;
 comment on function pgque.event_retry(bigint, bigint, timestamptz) is
-    'Lets one event of an open batch come back at a time, however often it was tried: 1; 0 where it waits already.';
+    'Schedules one event of an open batch for redelivery at a time, however often it was tried, and returns 1, or 0 '
+    'if it already waits. Raises PQ003 if the batch is not open and PQ004 if the event is not in it.';
 
 create or replace function pgque.event_retry(batch_id bigint, event_id bigint, retry_seconds int)
 returns int
@@ -194,7 +197,7 @@ begin
     return pgque.event_retry(batch_id, event_id, clock_timestamp() + make_interval(secs => retry_seconds));
 end
 $$;
-comment on function pgque.event_retry(bigint, bigint, int) is 'event_retry after so many seconds.';
+comment on function pgque.event_retry(bigint, bigint, int) is 'Same as event_retry with a time retry_seconds from now.';
 
 create or replace function pgque.batch_retry(batch_id bigint, retry_seconds int)
 returns int
@@ -224,7 +227,8 @@ begin
 end
 $$;
 comment on function pgque.batch_retry(bigint, int) is
-    'Lets every event of an open batch come back after so many seconds: how many do that did not wait already.';
+    'Schedules every event of an open batch for redelivery after retry_seconds and returns how many did not already '
+    'wait.';
 
 create or replace function pgque._ack_part(batch_id bigint, msg_ids bigint[])
 returns int
@@ -242,7 +246,7 @@ begin
         raise exception 'msg_ids must not be null' using errcode = '22023';
     end if;
     select * into s from pgque.subscriber t where t.sub_id = c.cur_sub;
-    -- What was handled may be the beginning of the batch in the order of the log too. Then it is cut there.
+    -- If the handled events are the beginning of the batch in log order, the batch is cut after them.
     select bool_and(e.is_done = (e.number <= e.done)), max(e.place) filter (where e.number = e.done), sum((not e.is_done)::int)
     into is_beginning, cut, put_back
     from (
@@ -272,7 +276,8 @@ begin
     return coalesce(put_back, 0);
 end
 $$;
-comment on function pgque._ack_part(bigint, bigint[]) is 'ack_part for members of pgque_reader, on any batch.';
+comment on function pgque._ack_part(bigint, bigint[]) is
+    'Does the work of ack_part on any batch, for members of pgque_reader.';
 
 create or replace function pgque.ack_part(batch_id bigint, msg_ids bigint[])
 returns int
@@ -286,10 +291,11 @@ begin
 end
 $$;
 comment on function pgque.ack_part(bigint, bigint[]) is
-    'Finishes a batch of which only these messages were handled: how many are left. They come again as they were, not as '
-    'retries. For a consumer that stops inside a batch. PQ003 where the batch is not open.';
+    'Finishes a batch of which only these messages were handled and returns how many are left. Those are delivered '
+    'again unchanged, not as retries. For a consumer that stops in the middle of a batch. Raises PQ003 if the batch '
+    'is not open.';
 
--- Back into the log
+-- Return to the log
 create or replace function pgque._append_retries(q pgque.queue, at_most int)
 returns int
 language plpgsql
@@ -319,7 +325,8 @@ begin
         order by ev_id', q.queue_data_pfx, q.queue_cur_table)
         using q.queue_id, txid, at_most;
     get diagnostics appended = row_count;
-    -- Tells the ticker that there is something new, and how much; and the figures that it was not sent.
+    -- The first sequence tells the ticker that something is new, and how much. The second one tells monitoring that
+    -- these ids were not sends.
     perform pgque._make_put_back_counter(q.queue_id);
     perform nextval(q.queue_event_seq::regclass), nextval(format('%s_put_back', q.queue_data_pfx)::regclass)
     from generate_series(1, appended);
@@ -327,7 +334,7 @@ begin
 end
 $$;
 comment on function pgque._append_retries(pgque.queue, int) is
-    'Moves events that are due from the retry queue to the log: how many.';
+    'Moves up to at_most due events from the retry queue to the log and returns how many.';
 
 create or replace function pgque.maint_retry_events()
 returns int
@@ -368,4 +375,4 @@ begin
 end
 $$;
 comment on function pgque.maint_retry_events() is
-    'Puts every retry that is due back into its queue''s log: how many. Belongs in a transaction of its own.';
+    'Moves every due retry back to its queue''s log and returns how many. Call it in a separate transaction.';

@@ -17,7 +17,8 @@ begin
     end if;
 end
 $$;
-comment on function pgque._check_member_name(text, text) is '22023 for a name that cannot be part of <group>.<member>.';
+comment on function pgque._check_member_name(text, text) is
+    'Raises 22023 for a name that cannot be part of <group>.<member>.';
 
 create or replace function pgque._member(queue text, consumer text, subconsumer text)
 returns pgque.subscriber
@@ -35,7 +36,8 @@ begin
     return s;
 end
 $$;
-comment on function pgque._member(text, text, text) is 'A member of a group; a row of NULLs where there is none.';
+comment on function pgque._member(text, text, text) is
+    'Returns a member of a group, or a row of NULLs if it does not exist.';
 
 create or replace function pgque.register_subconsumer(
     queue text, consumer text, subconsumer text, convert_normal boolean default false
@@ -78,7 +80,8 @@ begin
                 consumer || '.' || subconsumer, queue
                 using errcode = 'PQ008', hint = 'Choose another name for the subconsumer.';
         end if;
-        -- Somebody was faster. The group's lock is given back, since the member's comes before it.
+        -- Another session was faster. The error releases the group's lock, because the member's lock must be taken
+        -- first.
         raise exception using errcode = 'PQUND';
     exception
         when sqlstate 'PQUND' then
@@ -87,8 +90,8 @@ begin
 end
 $$;
 comment on function pgque.register_subconsumer(text, text, text, boolean) is
-    'Adds a member to a group, which is made where it is missing: 1; 0 where it is a member already. '
-    'A consumer that works alone becomes a group only with convert_normal and without an open batch (PQ008).';
+    'Adds a member to a group, which is created if it does not exist, and returns 1, or 0 if it already is a member. '
+    'A normal consumer becomes a group only with convert_normal and without an open batch. Otherwise raises PQ008.';
 
 create or replace function pgque.subscribe_subconsumer(
     queue text, consumer text, subconsumer text, convert_normal boolean default false
@@ -104,7 +107,8 @@ begin
         'subscribe_subconsumer', array[queue, consumer, subconsumer, convert_normal::pg_catalog.text])).number::pg_catalog.int4;
 end
 $$;
-comment on function pgque.subscribe_subconsumer(text, text, text, boolean) is 'register_subconsumer under another name.';
+comment on function pgque.subscribe_subconsumer(text, text, text, boolean) is
+    'Same as register_subconsumer, under another name.';
 
 create or replace function pgque.unregister_subconsumer(
     queue text, consumer text, subconsumer text, batch_handling int default 0
@@ -136,7 +140,7 @@ begin
             using errcode = 'PQ012',
                 hint = 'Finish it with pgque.ack(batch_id), or pass batch_handling 1 to nack its messages.';
     elsif c.cur_next_tick is not null then
-        -- All of its piece, also what a smaller receive left for later.
+        -- All of its piece, including events that a smaller receive left for later.
         c.cur_batch := coalesce(c.cur_batch, nextval('pgque.batch_id_seq'));
         c.cur_upto := c.cur_end;
         c := pgque._move(c);
@@ -150,8 +154,8 @@ begin
 end
 $$;
 comment on function pgque.unregister_subconsumer(text, text, text, int) is
-    'Removes a member: 1; 0 where there is none. While it holds a batch: PQ012, or with batch_handling 1 its messages '
-    'are nacked first. Without members the consumer is a normal one again.';
+    'Removes a member and returns 1, or 0 if it does not exist. While the member holds a batch, raises PQ012 or, with '
+    'batch_handling 1, first nacks its messages. Without members, the consumer is a normal one again.';
 
 create or replace function pgque.unsubscribe_subconsumer(
     queue text, consumer text, subconsumer text, batch_handling int default 0
@@ -167,7 +171,8 @@ begin
         'unsubscribe_subconsumer', array[queue, consumer, subconsumer, batch_handling::pg_catalog.text])).number::pg_catalog.int4;
 end
 $$;
-comment on function pgque.unsubscribe_subconsumer(text, text, text, int) is 'unregister_subconsumer under another name.';
+comment on function pgque.unsubscribe_subconsumer(text, text, text, int) is
+    'Same as unregister_subconsumer, under another name.';
 
 create or replace function pgque._touch_subconsumer(queue text, consumer text, subconsumer text)
 returns int
@@ -188,10 +193,11 @@ begin
         c := pgque._lock_position(m.sub_id);
         perform pgque._move(c);
     end if;
-    return 1; -- whoever holds the row is the member at work: nobody takes over from it
+    return 1; -- a locked row shows that the member is at work, so no sibling takes over
 end
 $$;
-comment on function pgque._touch_subconsumer(text, text, text) is 'touch_subconsumer for members of pgque_reader, on any queue.';
+comment on function pgque._touch_subconsumer(text, text, text) is
+    'Does the work of touch_subconsumer on any queue, for members of pgque_reader.';
 
 create or replace function pgque.touch_subconsumer(queue text, consumer text, subconsumer text)
 returns int
@@ -205,4 +211,5 @@ begin
 end
 $$;
 comment on function pgque.touch_subconsumer(text, text, text) is
-    'Says that a member is alive, so that nobody takes its batch over: 1; 0 where there is no such member. Never waits.';
+    'Reports that a member is alive, so that no sibling takes over its batch, and returns 1, or 0 if the member does '
+    'not exist. Never waits.';

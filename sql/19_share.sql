@@ -39,7 +39,8 @@ begin
 end
 $$;
 comment on function pgque._dead_sibling(pgque.subscriber, interval, boolean) is
-    'A sibling that holds a batch and was not seen for so long, locked or not; a row of NULLs where there is none.';
+    'Returns a sibling that holds a batch and was last seen at least dead_interval ago, locked if lock is true, or a '
+    'row of NULLs if there is none.';
 
 create or replace function pgque._take_over(c pgque.cursor, dead pgque.cursor)
 returns pgque.cursor
@@ -63,7 +64,8 @@ begin
 end
 $$;
 comment on function pgque._take_over(pgque.cursor, pgque.cursor) is
-    'Gives the piece of a dead sibling to a member, whose row is still to be written. The old batch id is void.';
+    'Gives the piece of a dead sibling to a member and returns the member''s row, which the caller must write. The '
+    'old batch id becomes void.';
 
 create or replace function pgque._need_member(
     queue text, consumer text, subconsumer text, dead_interval interval
@@ -85,7 +87,8 @@ begin
     return m;
 end
 $$;
-comment on function pgque._need_member(text, text, text, interval) is 'The member, registered where it is missing.';
+comment on function pgque._need_member(text, text, text, interval) is
+    'Returns the member and registers it if it does not exist.';
 
 create or replace function pgque._has_member_work(m pgque.subscriber, dead_interval interval)
 returns boolean
@@ -96,7 +99,7 @@ declare
     newest pgque.tick := pgque._last_tick(m.sub_queue);
 begin
     select * into main from pgque.subscriber t where t.sub_id = m.sub_group;
-    return pgque._is_from_the_future(newest.tick_snapshot) is not true -- else as in _open_batch
+    return pgque._is_from_the_future(newest.tick_snapshot) is not true -- otherwise see _open_batch
         and (
             (pgque._position(m.sub_id)).cur_next_tick is not null
             or pgque._has_work(main, newest.tick_id)
@@ -104,7 +107,8 @@ begin
         );
 end
 $$;
-comment on function pgque._has_member_work(pgque.subscriber, interval) is 'Whether it is worth locking the member: reads only.';
+comment on function pgque._has_member_work(pgque.subscriber, interval) is
+    'Returns true if it is worth locking the member. Only reads.';
 
 create or replace function pgque._share(
     queue text, consumer text, subconsumer text, max_return int, dead_interval interval, merged boolean
@@ -162,7 +166,7 @@ begin
             span := pgque._cut(span, max_return);
         end if;
         if c.cur_next_tick is null then
-            -- A new piece: the group goes on behind it.
+            -- A new piece: the group continues after it.
             if something then
                 c.cur_tick := g.cur_tick;
                 c.cur_next_tick := later.tick_id;
@@ -185,14 +189,14 @@ begin
         if something then
             span.batch_id := c.cur_batch;
             if c.cur_batch is null or not pgque._same_place(c.cur_upto, span.upto) then
-                span.batch_id := nextval('pgque.batch_id_seq'); -- another extent is another batch: see _open_batch
+                span.batch_id := nextval('pgque.batch_id_seq'); -- another extent needs another id: see _open_batch
                 c.cur_batch := span.batch_id;
                 c.cur_upto := span.upto;
                 perform pgque._move(c);
             end if;
             exit;
         elsif c.cur_next_tick is not null then
-            -- Nothing left in a piece that was held or taken over: it is done.
+            -- Nothing is left in the piece that was held or taken over, so it is done.
             c.cur_tick := null;
             c.cur_next_tick := null;
             c.cur_place := null;
@@ -210,8 +214,8 @@ begin
 end
 $$;
 comment on function pgque._share(text, text, text, int, interval, boolean) is
-    'Gives a member its open batch again, a dead sibling''s batch, or the next piece of the group''s events: the span of its batch; '
-    'NULL where nothing is ready.';
+    'Gives a member its open batch again, a dead sibling''s batch, or the next piece of the group''s events. Returns '
+    'the span of that batch, or NULL if nothing is ready.';
 
 create or replace function pgque.receive_coop(
     queue text, consumer text, subconsumer text, max_return int default 100,
@@ -237,9 +241,10 @@ begin
 end
 $$;
 comment on function pgque.receive_coop(text, text, text, int, interval) is
-    'The next piece of a group''s events for one member, or its open batch again: at most max_return messages of one window. '
-    'Registers group and member where they are missing. Commit before the messages are handled: the group waits until then. '
-    'With dead_interval the batch of a sibling that was not seen for so long is taken over.';
+    'Returns the next piece of a group''s events for one member, or its open batch again: at most max_return messages '
+    'of one window. Registers the group and the member if they do not exist. Commit before you handle the messages, '
+    'because the group waits until then. With dead_interval, takes over the batch of a sibling that was last seen at '
+    'least that long ago.';
 
 create or replace function pgque.receive_coop_merged(
     queue text, consumer text, subconsumer text, max_return int default 100,
@@ -265,4 +270,4 @@ begin
 end
 $$;
 comment on function pgque.receive_coop_merged(text, text, text, int, interval) is
-    'receive_coop for a loop: several ready windows as one batch of at most max_return messages.';
+    'Same as receive_coop, for loops: returns several ready windows as one batch of at most max_return messages.';

@@ -32,7 +32,7 @@ begin
     order by k.tick_id
     limit 1;
     if t.tick_floor <> start.tick_floor then
-        -- A life of the log ended before the window was as large as that.
+        -- A life of the log ended before the window was that large, so the window ends with that life.
         select * into t
         from pgque.tick k
         where k.tick_queue = queue_id
@@ -44,7 +44,7 @@ begin
 end
 $$;
 comment on function pgque._window_end_custom(int, pgque.tick, interval, int, interval) is
-    'The first tick that ends a window as large and as old as is wanted.';
+    'Returns the first tick that ends a window of the wanted size and age.';
 
 create or replace function pgque.get_batch_events(
     batch_id bigint,
@@ -64,9 +64,9 @@ begin
 end
 $$;
 comment on function pgque.get_batch_events(bigint) is
-    'The events that finish_batch(batch_id) will cover, by ev_id. PQ003 where the batch is not open.';
+    'Returns the events that finish_batch(batch_id) will cover, by ev_id. Raises PQ003 if the batch is not open.';
 
--- With the caller's rights, for extra_where is SQL of the caller's.
+-- Runs with the caller's rights, because extra_where is the caller's SQL.
 create or replace function pgque.get_batch_cursor(
     batch_id bigint, cursor_name text, quick_limit int, extra_where text,
     out ev_id bigint, out ev_time timestamptz, out ev_txid bigint, out ev_retry int, out ev_type text,
@@ -96,8 +96,8 @@ begin
 end
 $$;
 comment on function pgque.get_batch_cursor(bigint, text, int, text) is
-    'Returns the first quick_limit events of a batch; FETCH from the named cursor gives the rest, within the transaction. '
-    'extra_where is SQL over the columns of the result.';
+    'Returns the first quick_limit events of a batch. FETCH from the named cursor returns the rest, within the '
+    'transaction. extra_where is SQL over the columns of the result.';
 
 create or replace function pgque.get_batch_cursor(
     batch_id bigint, cursor_name text, quick_limit int,
@@ -110,7 +110,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_batch_cursor(batch_id, cursor_name, quick_limit, null)
 $$;
-comment on function pgque.get_batch_cursor(bigint, text, int) is 'get_batch_cursor without a condition.';
+comment on function pgque.get_batch_cursor(bigint, text, int) is
+    'Same as get_batch_cursor with extra_where, without a condition.';
 
 create or replace function pgque._open_window(queue text, consumer text, min_lag interval, min_count int, min_interval interval)
 returns pgque.cursor
@@ -145,7 +146,7 @@ begin
 end
 $$;
 comment on function pgque._open_window(text, text, interval, int, interval) is
-    'Opens a whole window as a batch, or returns the open batch; a row of NULLs where nothing is ready.';
+    'Opens a whole window as a batch, or returns the open batch, or a row of NULLs if nothing is ready.';
 
 create or replace function pgque.next_batch(queue text, consumer text)
 returns bigint
@@ -157,7 +158,8 @@ begin
 end
 $$;
 comment on function pgque.next_batch(text, text) is
-    'Opens the next window as a batch, empty or not, or returns the open batch; NULL where nothing is ready.';
+    'Opens the next window as a batch, empty or not, and returns its id, or that of the open batch, or NULL if '
+    'nothing is ready.';
 
 create or replace function pgque.next_batch_custom(
     queue text, consumer text, min_lag interval, min_count int, min_interval interval,
@@ -185,9 +187,10 @@ begin
 end
 $$;
 comment on function pgque.next_batch_custom(text, text, interval, int, interval) is
-    'next_batch_info for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
+    'Same as next_batch_info, for a window that ended at least min_lag ago and holds min_count events or lasted '
+    'min_interval.';
 
--- For a member of a cooperative group
+-- Members of a cooperative group
 create or replace function pgque._open_window_coop(
     queue text, consumer text, subconsumer text, min_lag interval, min_count int, min_interval interval,
     dead_interval interval
@@ -243,7 +246,7 @@ begin
 end
 $$;
 comment on function pgque._open_window_coop(text, text, text, interval, int, interval, interval) is
-    'Gives a member a whole window as a batch, or its open batch; a row of NULLs where nothing is ready.';
+    'Gives a member a whole window as a batch, or its open batch again. Returns a row of NULLs if nothing is ready.';
 
 create or replace function pgque.next_batch_custom(
     queue text, consumer text, subconsumer text, min_lag interval, min_count int,
@@ -263,7 +266,8 @@ begin
 end
 $$;
 comment on function pgque.next_batch_custom(text, text, text, interval, int, interval, interval) is
-    'next_batch for a member, for a window that ended at least min_lag ago and holds min_count events or lasted min_interval.';
+    'Same as next_batch for a member, for a window that ended at least min_lag ago and holds min_count events or '
+    'lasted min_interval.';
 
 create or replace function pgque.next_batch_info(
     queue text, consumer text,
@@ -276,7 +280,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.next_batch_custom(queue, consumer, null, null, null)
 $$;
-comment on function pgque.next_batch_info(text, text) is 'next_batch with the two ticks of the window.';
+comment on function pgque.next_batch_info(text, text) is
+    'Same as next_batch, but also returns the two ticks of the window.';
 
 create or replace function pgque.next_batch(
     queue text, consumer text, subconsumer text, dead_interval interval default null
@@ -291,4 +296,5 @@ begin
 end
 $$;
 comment on function pgque.next_batch(text, text, text, interval) is
-    'Opens the group''s next window as a batch of one member, or returns its open batch; NULL where nothing is ready.';
+    'Opens the group''s next window as a batch of one member and returns its id, or that of the member''s open batch, '
+    'or NULL if nothing is ready.';

@@ -1,8 +1,9 @@
 -- Rotation: how the log and the ledger return space, by TRUNCATE.
 --
--- Invariant: a child is truncated only under its exclusive lock, and only if a look under that lock finds that every
+-- Invariant: a child is truncated only under its exclusive lock, and only if a check under that lock finds that every
 -- position has seen every row in it. A transaction that inserted and has not committed, or is prepared, holds a lock on
--- the child, so the exclusive lock cannot be had. The wait for the lock is a moment at most, because readers queue behind it.
+-- the child, so the exclusive lock is not available. The lock is waited for only a moment, because
+-- readers queue behind it.
 
 create or replace function pgque._log_has_unseen(q pgque.queue, child text)
 returns boolean
@@ -11,8 +12,8 @@ as $$
 declare
     unseen boolean;
 begin
-    -- Every position, and the newest tick, at which the next subscriber will stand. Whoever stands in
-    -- an earlier life of the log (restore) has seen nothing of this one.
+    -- Checks every position, and the newest tick, where the next subscriber will start. A position in an earlier life
+    -- of the log (see restore) has seen nothing of this one.
     execute format(
         'select coalesce(bool_or(
             t.tick_floor is distinct from $2
@@ -75,7 +76,7 @@ begin
 end
 $$;
 comment on function pgque._log_has_unseen(pgque.queue, text) is
-    'Whether a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
+    'Returns true if a child of the log holds a row that some consumer, or one that subscribes now, has not seen.';
 
 create or replace function pgque._truncate_child(q pgque.queue, child text)
 returns boolean
@@ -87,17 +88,17 @@ begin
     elsif pgque._log_has_unseen(q, child) or not pgque._lock_briefly(child, 'access exclusive') then
         return false;
     elsif pgque._log_has_unseen(q, child) then
-        return false; -- committed between the look and the lock; nobody can add a row now
+        return false; -- committed between the check and the lock; no session can add a row now
     elsif pgque._is_being_dumped() then
-        return false; -- the look comes first: a dump that begins now sees the positions that it saw
+        return false; -- checked last, because a dump that begins now sees the positions that the check saw
     end if;
-    -- History begins with the first tick that saw all of what goes.
+    -- History begins with the first tick that saw every row to be truncated.
     execute format(
         'update pgque.queue set queue_history_tick = coalesce((
             select t.tick_id
             from pgque.tick t
             cross join (
-                select max(greatest_of.txid::text::numeric)::text::xid8 -- there is no max(xid8) before PostgreSQL 15
+                select max(greatest_of.txid::text::numeric)::text::xid8 -- max(xid8) exists from PostgreSQL 15 on
                 from (
                     (select ev_txid from %1$s where ev_owner is null order by ev_txid desc limit 1)
                     union all
@@ -126,7 +127,7 @@ begin
 end
 $$;
 comment on function pgque._truncate_child(pgque.queue, text) is
-    'Empties a child of the log if everybody has seen it and nobody is at it: whether it is empty now.';
+    'Empties a child of the log if every consumer has seen it and no session uses it. Returns whether it is empty now.';
 
 create or replace function pgque.maint_rotate_tables_step1(queue text)
 returns int
@@ -159,8 +160,8 @@ begin
 end
 $$;
 comment on function pgque.maint_rotate_tables_step1(text) is
-    'Once per rotation_period: empties the oldest child of the log, if everybody has seen it, and writes to it from now on: '
-    '1; 0 where it is too early, still needed or in use.';
+    'Rotates a log, once per rotation_period: empties the oldest child, if every consumer has seen it, and directs '
+    'new events to it. Returns 1, or 0 if it is too early or if the child is needed or in use.';
 
 create or replace function pgque.maint_rotate_tables_step2()
 returns int
@@ -170,7 +171,7 @@ as $$
     select 0
 $$;
 comment on function pgque.maint_rotate_tables_step2() is
-    'Does nothing and returns 0: rotation needs no second step. Kept for callers of PgQ.';
+    'Does nothing and returns 0, because rotation needs no second step. Kept for callers of PgQ.';
 
 create or replace function pgque._copy_ledger(from_child int, to_child int)
 returns bigint
@@ -188,7 +189,7 @@ begin
         join pgque.cursor_%s c on c.cur_sub = newest.cur_sub and c.cur_seq = newest.cur_seq
         on conflict do nothing', to_child, from_child);
     get diagnostics cursors = row_count;
-    -- Ticks where somebody stands, the ends of each life of a log, and history, the thinner the older.
+    -- Keeps ticks at which a consumer stands, the ends of each life of a log, and history, which gets sparser with age.
     execute format(
         'with stands as (
             select s.sub_queue, newest.cur_tick, newest.cur_next_tick
@@ -229,7 +230,8 @@ begin
 end
 $$;
 comment on function pgque._copy_ledger(int, int) is
-    'Copies what is still needed from one child of the ledger to the other: how many rows. Needs both locked against writers of the first.';
+    'Copies the rows that are still needed from one child of the ledger to the other and returns how many. The tables '
+    'of the first child must be locked against writers.';
 
 create or replace function pgque.maint_rotate_ledger()
 returns int
@@ -244,16 +246,16 @@ begin
     perform pgque._need_read_committed('maint_rotate_ledger');
     perform pgque._after_restore();
     if not pg_try_advisory_xact_lock(1885827448, 0) then
-        return 0; -- somebody else is at it
+        return 0; -- another session is doing this
     end if;
     current_child := pgque._ledger_child();
     other := 1 - current_child;
     if pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
-        -- Written to until the last switch, and by those who had read the setting before it.
+        -- Sessions wrote to it until the last switch, and after it if they had read the setting before.
         if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'access exclusive') then
             return 0;
         end if;
-        -- Truncated by a later call, when the copies are committed: a dump must find one or the other.
+        -- A later call truncates it, after the commit of the copies, because a dump must find one or the other.
         if pgque._copy_ledger(other::int, current_child::int) > 0 then
             return 1;
         elsif pgque._is_being_dumped() then
@@ -271,8 +273,8 @@ begin
     then
         return 0;
     end if;
-    -- An isolated writer may have written to both children since the look above. It would leave a row in the
-    -- other one that the current one has outrun. The lock keeps the child empty until it is current.
+    -- An isolated writer may have written to both children since the check above. Its row in the other child would be
+    -- older than a row in the current one. The lock keeps the other child empty until it is current.
     if not pgque._lock_briefly(format('pgque.tick_%1$s, pgque.cursor_%1$s', other), 'share') then
         return 0;
     elsif pg_relation_size(format('pgque.tick_%s', other)) + pg_relation_size(format('pgque.cursor_%s', other)) > 0 then
@@ -283,4 +285,6 @@ begin
 end
 $$;
 comment on function pgque.maint_rotate_ledger() is
-    'Gives back the space of old ticks and cursors by TRUNCATE, or copies what is still needed of them, or begins a new child where the current one is full: 1, or 0.';
+    'Releases the space of old ticks and cursors. Each call does one step: copies the rows that are still needed, '
+    'truncates the old child, or switches to the other child if the current one is full. Returns 1, or 0 if it did '
+    'nothing.';

@@ -30,7 +30,7 @@ begin
             when others then
                 raise warning 'pgque: no rotation of queue %: % (%)', due, sqlerrm, sqlstate;
         end;
-        -- What was truncated is locked until the commit, so many queues take several calls.
+        -- Truncated tables stay locked until the commit, so many queues take several calls.
         exit when rotated > 0 and pgque._is_past(began, '100 milliseconds');
     end loop;
     perform pgque._make_append();
@@ -39,16 +39,17 @@ begin
 end
 $$;
 comment on function pgque.maint() is
-    'Puts retries back, rotates the logs that are due and the ledger: number of things done. In a transaction of its own.';
+    'Puts due retries back, rotates the due logs and the ledger, and returns the number of things done. Call it in a '
+    'separate transaction.';
 
--- Inside a process (ticker.py)
+-- Tickers in a process (ticker.py)
 create or replace function pgque.ticker_may_sleep()
 returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- A transaction that has notified cannot be prepared, so nobody is asked to where some may want to be.
+    -- A transaction that has notified cannot be prepared, so no send notifies if prepared transactions are allowed.
     if current_setting('max_prepared_transactions') <> '0' then
         return false;
     end if;
@@ -72,10 +73,11 @@ begin
 end
 $$;
 comment on function pgque.ticker_may_sleep() is
-    'Raises the flag, so that the next send notifies channel pgque_ticker; look once more before you sleep. False: keep looking '
-    'all the same, for a transaction is open that may hold events, or transactions may be prepared here and nobody notifies.';
+    'Raises the flag, so that the next send notifies channel pgque_ticker. Look for work once more before you sleep. '
+    'Returns false if you must keep looking: an open transaction may hold events, or prepared transactions are '
+    'allowed and no send notifies.';
 
--- Inside a scheduler
+-- Tickers in a scheduler (pg_cron)
 create or replace function pgque.set_tick_period_ms(ms int)
 returns int
 language plpgsql security definer
@@ -89,7 +91,8 @@ begin
     return 1;
 end
 $$;
-comment on function pgque.set_tick_period_ms(int) is 'Sets how often ticker_loop looks for something new, 1 to 1000 ms.';
+comment on function pgque.set_tick_period_ms(int) is
+    'Sets how often ticker_loop looks for work and returns 1. Raises 22023 unless ms is between 1 and 1000.';
 
 create or replace procedure pgque.ticker_loop()
 language plpgsql
@@ -106,14 +109,14 @@ begin
         into slot
     from pgque.config;
     if slot is null then
-        -- Nothing can be set for a procedure that commits.
-        raise exception 'the row of pgque.config is not to be seen'
+        -- A procedure that commits cannot have settings such as row_security, so hidden rows are detected here.
+        raise exception 'the row of pgque.config is not visible'
             using errcode = 'insufficient_privilege',
-                hint = 'Row security hides it, or it is missing: pgque doctor tells, pgque install puts it back.';
+                hint = 'Row security hides it or it is missing. pgque doctor says which, and pgque install repairs it.';
     end if;
     while not pgque._is_past(slot_began, slot) loop
-        -- The lock of the ticker that leads, see ticker.py: one loop or process at a time. Not for the
-        -- session, where a cancelled loop would leave it behind: behind a pooler, to others.
+        -- The lock of the leading ticker, see ticker.py: one loop or process at a time. It is not a session lock,
+        -- because a cancelled loop would leave that to its session and, behind a pooler, to other clients.
         if not stands_in and not pg_try_advisory_xact_lock(1885827447, 0) then
             stands_in := pgque.ticks_are_late();
             if not stands_in then
@@ -142,8 +145,8 @@ begin
 end
 $$;
 comment on procedure pgque.ticker_loop() is
-    'Ticks and maintains for one slot of a scheduler, committing each time; returns at once where another ticker leads, '
-    'unless ticks are late.';
+    'Ticks and does maintenance for one slot of a scheduler, and commits each time. Returns at once if another ticker '
+    'leads, unless ticks are late.';
 
 create or replace function pgque._cron_has_seconds()
 returns boolean
@@ -155,7 +158,8 @@ as $$
         where e.extname = 'pg_cron'
     ), false)
 $$;
-comment on function pgque._cron_has_seconds() is 'Whether the pg_cron here knows intervals of seconds (1.5 and later).';
+comment on function pgque._cron_has_seconds() is
+    'Returns true if the installed pg_cron supports intervals of seconds (1.5 and later).';
 
 create or replace function pgque.start()
 returns int
@@ -178,7 +182,8 @@ begin
 end
 $$;
 comment on function pgque.start() is
-    'Schedules ticker_loop with pg_cron: number of jobs, 0 with a NOTICE where pg_cron is not installed.';
+    'Schedules ticker_loop with pg_cron and returns the number of jobs, or 0 with a NOTICE if pg_cron is not '
+    'installed.';
 
 create or replace function pgque.stop()
 returns int
@@ -198,7 +203,8 @@ begin
     return stopped;
 end
 $$;
-comment on function pgque.stop() is 'Takes the jobs of start() out of pg_cron again: how many. A slot that runs ends by itself.';
+comment on function pgque.stop() is
+    'Removes the jobs of start() from pg_cron and returns how many. A slot that is running still finishes.';
 
 create or replace function pgque.status()
 returns table (component text, status text, detail text)
@@ -209,7 +215,7 @@ declare
     cron_version text := (select e.extversion from pg_extension e where e.extname = 'pg_cron');
     schedule text;
     leader int;
-    most constant int := 100000; -- rows that are counted of a table: looking costs the same at any number
+    most constant int := 100000; -- counts at most this many rows of a table, so that the cost is bounded
     retries bigint;
     letters bigint;
 begin
@@ -264,7 +270,8 @@ begin
 end
 $$;
 comment on function pgque.status() is
-    'What runs here: versions of pgque, PostgreSQL and the schema; scheduler, ticker, queues. Of retries and of dead letters it counts 100000 at most.';
+    'Returns the versions of pgque, PostgreSQL and the schema, and the state of the scheduler, the ticker and the '
+    'queues. Counts at most 100000 retries and as many dead letters.';
 
 create or replace function pgque.uninstall()
 returns void
@@ -276,4 +283,5 @@ begin
 end
 $$;
 comment on function pgque.uninstall() is
-    'Drops the schema with every queue in it. Runs with the caller''s rights: for the owner alone. The roles stay.';
+    'Drops the schema with every queue in it. Runs with the caller''s rights, so only the owner can call it. The '
+    'roles stay.';

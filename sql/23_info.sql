@@ -1,6 +1,6 @@
 -- Figures for monitoring.
 --
--- Invariant: figures come from ticks, cursors and sequences, never from counting events, so a look costs the same at
+-- Invariant: figures come from ticks, cursors and sequences, never from counting events, so a call costs the same at
 -- any backlog. They count ids: a rolled-back send counts as one. A redelivery uses an id but was not sent, so it is
 -- counted apart (tick_put_back). A consumer's own redeliveries are counted by the log's index of owners, up to 1,000.
 
@@ -14,7 +14,7 @@ as $$
     end
 $$;
 comment on function pgque._new_since(pgque.tick, bigint, bigint) is
-    'Events sent since a tick, by the last ids of the queue; NULL if they are not known.';
+    'Returns the number of events sent since a tick, by the last ids of the queue, or NULL if these are not known.';
 
 create or replace function pgque._own_put_back(
     q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
@@ -25,7 +25,7 @@ as $$
 declare
     found_rows bigint;
 begin
-    -- Not waited for: drop_queue locks the log before the sequence, which the caller has locked.
+    -- Does not wait for the lock: drop_queue locks the log before the sequence, which the caller has locked.
     execute format('lock table %s in access share mode nowait', q.queue_data_pfx);
     execute format(
         'with found as (
@@ -53,12 +53,12 @@ begin
     return found_rows;
 exception
     when lock_not_available or undefined_table then
-        return 0; -- it is rotated or dropped in this moment
+        return 0; -- the log is being rotated or dropped
 end
 $$;
 comment on function pgque._own_put_back(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
-    'Redeliveries for one owner after a tick and a place, up to another tick and another place, as far as they are given: at most '
-    '1,000.';
+    'Returns the number of redeliveries for one owner after a tick and a place and, if given, up to another tick and '
+    'another place. Counts at most 1,000.';
 
 create or replace function pgque._in_window(
     q pgque.queue, owner int, earlier pgque.tick, later pgque.tick, place pgque.place, upto pgque.place
@@ -74,13 +74,14 @@ begin
     if redelivered = 0 then
         return greatest(last - first, 0);
     end if;
-    -- Where in the window the ids lie that redeliveries used is not known.
+    -- It is not known which ids in the window redeliveries used.
     return greatest(least(last - first, later.tick_seq_after - earlier.tick_seq_after - redelivered), 0)
         + pgque._own_put_back(q, owner, earlier, later, place, upto);
 end
 $$;
 comment on function pgque._in_window(pgque.queue, int, pgque.tick, pgque.tick, pgque.place, pgque.place) is
-    'How many events for one owner lie between two ticks, or two places there: at most, and exactly for a whole window.';
+    'Returns how many events for one owner lie between two ticks, or between two places there. Exact for a whole '
+    'window, otherwise an upper bound.';
 
 create or replace function pgque._held(q pgque.queue, owner int, c pgque.cursor)
 returns bigint
@@ -95,7 +96,8 @@ begin
 end
 $$;
 comment on function pgque._held(pgque.queue, int, pgque.cursor) is
-    'How many events a member holds: all of its piece of a window, also what a smaller receive left for later.';
+    'Returns how many events a member holds: all of its piece of a window, including events that a smaller receive '
+    'left for later.';
 
 create or replace function pgque._unseen(q pgque.queue, owner int, c pgque.cursor, seq bigint, put_back bigint)
 returns bigint
@@ -119,7 +121,8 @@ begin
 end
 $$;
 comment on function pgque._unseen(pgque.queue, int, pgque.cursor, bigint, bigint) is
-    'How many events lie before a consumer or a group: those sent since, and its own redeliveries. NULL if ids or tick are missing.';
+    'Returns how many events a consumer or a group has yet to receive: those sent since its position and its own '
+    'redeliveries. Returns NULL if ids or the tick are missing.';
 
 create or replace function pgque._queue_info(queue text)
 returns table (
@@ -152,7 +155,7 @@ begin
     cross join lateral pgque._sequence_seen(q.queue_event_seq) seq (value)
     cross join lateral pgque._sequence_seen(q.queue_data_pfx || '_put_back') back (value)
     left join lateral (
-        -- The tick at which the last minute began, or the oldest one since: never further back.
+        -- The last tick that is at least a minute old or, if there is none, the oldest one.
         (
             select t.tick_event_seq, t.tick_time, coalesce(t.tick_put_back, 0) as put_back
             from pgque.tick t
@@ -175,7 +178,8 @@ begin
     order by q.queue_name;
 end
 $$;
-comment on function pgque._queue_info(text) is 'get_queue_info for members of pgque_reader, of any queue.';
+comment on function pgque._queue_info(text) is
+    'Does the work of get_queue_info for any queue, for members of pgque_reader.';
 
 create or replace function pgque.get_queue_info(queue text)
 returns table (
@@ -204,7 +208,8 @@ begin
 end
 $$;
 comment on function pgque.get_queue_info(text) is
-    'One queue, or with NULL all: settings, age of the newest tick, events a second over the last minute, events not ticked yet.';
+    'Returns one queue, or all queues for NULL: the settings, the age of the newest tick, the events per second over '
+    'the last minute, and the number of events that no tick covers yet.';
 
 create or replace function pgque.get_queue_info()
 returns table (
@@ -218,7 +223,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_queue_info(null)
 $$;
-comment on function pgque.get_queue_info() is 'Every queue: see get_queue_info(queue).';
+comment on function pgque.get_queue_info() is 'Returns every queue: see get_queue_info(queue).';
 
 create or replace function pgque._consumer_info(queue text, consumer text)
 returns table (
@@ -265,14 +270,15 @@ begin
         from pgque.tick k
         where k.tick_queue = s.sub_queue
             and k.tick_id = c.cur_tick
-        limit 1 -- by the index for each subscriber, whatever the planner thinks
+        limit 1 -- uses the index for each subscriber, whatever the planner estimates
     ) t on true
     where ($1 is null or q.queue_name = $1)
         and ($2 is null or n.co_name = $2)
     order by q.queue_name, n.co_name;
 end
 $$;
-comment on function pgque._consumer_info(text, text) is 'get_consumer_info for members of pgque_reader, of any queue.';
+comment on function pgque._consumer_info(text, text) is
+    'Does the work of get_consumer_info for any queue, for members of pgque_reader.';
 
 create or replace function pgque.get_consumer_info(queue text, consumer text)
 returns table (
@@ -297,9 +303,10 @@ begin
 end
 $$;
 comment on function pgque.get_consumer_info(text, text) is
-    'Where consumers stand; NULL means all. lag is the age of what is done, 0 where nothing is left to do; last_seen the time '
-    'since the last batch or sign of life. pending_events is how many events come at most: those sent and its own redeliveries; '
-    'of a group what no member was given, of a member what it holds.';
+    'Returns the positions of consumers; NULL means all. lag is the age of the position, or 0 if nothing is left to '
+    'do. last_seen is the time since the last batch or sign of life. pending_events is the number of events still to '
+    'come, at most: those sent and the consumer''s own redeliveries. For a group it counts the events that no member '
+    'holds, for a member those that it holds.';
 
 create or replace function pgque.get_consumer_info(queue text)
 returns table (
@@ -311,7 +318,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_consumer_info($1, null)
 $$;
-comment on function pgque.get_consumer_info(text) is 'Every consumer of a queue: see get_consumer_info(queue, consumer).';
+comment on function pgque.get_consumer_info(text) is
+    'Returns every consumer of a queue: see get_consumer_info(queue, consumer).';
 
 create or replace function pgque.get_consumer_info()
 returns table (
@@ -323,7 +331,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from pgque.get_consumer_info(null, null)
 $$;
-comment on function pgque.get_consumer_info() is 'Every consumer of every queue: see get_consumer_info(queue, consumer).';
+comment on function pgque.get_consumer_info() is
+    'Returns every consumer of every queue: see get_consumer_info(queue, consumer).';
 
 create or replace function pgque.get_batch_info(
     batch_id bigint, out queue_name text, out consumer_name text, out batch_start timestamptz,
@@ -352,4 +361,6 @@ begin
     where s.sub_id = c.cur_sub;
 end
 $$;
-comment on function pgque.get_batch_info(bigint) is 'Whose an open batch is and which window it covers. PQ003 where it is not open.';
+comment on function pgque.get_batch_info(bigint) is
+    'Returns the consumer that holds an open batch and the window that the batch covers. Raises PQ003 if the batch is '
+    'not open.';

@@ -13,7 +13,7 @@ language plpgsql
 as $$
 begin
     if t.tick_time > clock_timestamp() then
-        -- The clock was set back: it has been waiting at least since the next tick by the new one.
+        -- The clock was set back. The event has waited at least since the next tick by the new clock.
         return coalesce(min(k.tick_time), t.tick_time)
         from pgque._ticks_after(queue_id, t.tick_id, 1000) k
         where k.tick_time <= clock_timestamp();
@@ -21,7 +21,8 @@ begin
     return t.tick_time;
 end
 $$;
-comment on function pgque._time_after(int, pgque.tick) is 'The time of a tick, or of a later one that does not lie in the future.';
+comment on function pgque._time_after(int, pgque.tick) is
+    'Returns the time of a tick or, if that is in the future, the time of a later tick that is not.';
 
 create or replace function pgque._queue_state(q pgque.queue, waiting interval)
 returns text
@@ -35,7 +36,8 @@ as $$
     end
 $$;
 comment on function pgque._queue_state(pgque.queue, interval) is
-    'paused; no tick: its oldest event has waited for one for 10 seconds longer than ticker_max_lag; or ok.';
+    'Returns the state of a queue: paused, no tick (its oldest event has waited for a tick 10 seconds longer than '
+    'ticker_max_lag) or ok.';
 
 create or replace function pgque._consumer_state(takeovers int, ready interval, last_seen interval)
 returns text
@@ -50,8 +52,9 @@ as $$
     end
 $$;
 comment on function pgque._consumer_state(int, interval, interval) is
-    'crash loop: what it holds was taken over three times in a row; silent: no sign of life for 10 minutes although events were '
-    'ready for it; stuck: its oldest event has been ready for 10 minutes; behind: for a minute; or ok.';
+    'Returns the state of a consumer: crash loop (its batch was taken over three times in a row), silent (no sign of '
+    'life for 10 minutes although events were ready), stuck (its oldest event has been ready for 10 minutes), behind '
+    '(for a minute) or ok.';
 
 create or replace function pgque._queue_wait(queue text)
 returns table (queue_name text, ev_new bigint, waiting interval, state text)
@@ -81,7 +84,8 @@ begin
     order by i.queue_name;
 end
 $$;
-comment on function pgque._queue_wait(text) is 'get_queue_wait for members of pgque_reader, of any queue.';
+comment on function pgque._queue_wait(text) is
+    'Does the work of get_queue_wait for any queue, for members of pgque_reader.';
 
 create or replace function pgque.get_queue_wait(queue text default null)
 returns table (queue_name text, ev_new bigint, waiting interval, state text)
@@ -102,8 +106,9 @@ begin
 end
 $$;
 comment on function pgque.get_queue_wait(text) is
-    'One queue, or with NULL all: events not ticked yet, for how long the oldest has waited for a tick, 0 where there is none, and '
-    'the state: paused, no tick (the oldest has waited for 10 seconds longer than ticker_max_lag) or ok.';
+    'Returns one queue, or all queues for NULL: the number of events that no tick covers yet, how long the oldest of '
+    'them has waited for a tick (0 if there is none), and the state. The state is paused, no tick (the oldest has '
+    'waited 10 seconds longer than ticker_max_lag) or ok.';
 
 create or replace function pgque._consumer_wait(queue text, consumer text)
 returns table (
@@ -146,7 +151,7 @@ begin
         ) next on true
     ),
     members as (
-        -- What its members hold is before a group too, whichever of them holds it now.
+        -- Events that members hold are still to be done for their group, whichever member holds them now.
         select
             m.sub_group,
             max(m.waiting) as waiting,
@@ -179,11 +184,12 @@ begin
     where $2 is null or w.consumer_name = $2
     order by w.queue_name, w.consumer_name;
     if not found and $2 is not null and $1 is not null then
-        perform pgque._subscriber($1, $2); -- says which of them is missing
+        perform pgque._subscriber($1, $2); -- raises an error that names the missing one
     end if;
 end
 $$;
-comment on function pgque._consumer_wait(text, text) is 'get_consumer_wait for members of pgque_reader, of any queue.';
+comment on function pgque._consumer_wait(text, text) is
+    'Does the work of get_consumer_wait for any queue, for members of pgque_reader.';
 
 create or replace function pgque.get_consumer_wait(queue text default null, consumer text default null)
 returns table (
@@ -208,8 +214,10 @@ begin
 end
 $$;
 comment on function pgque.get_consumer_wait(text, text) is
-    'For how long the oldest event before a consumer has waited, as nearly as ticks tell; NULL means all. ready is for how long '
-    'the consumer could have had something: what waits for a tick it cannot get. Both are 0 where nothing is before it. A group '
-    'waits as long as its members do. takeovers is how often in a row what it holds was taken over from a member that died; '
-    'handled grows with the events that it finished, not with a seek; group_name is the group of a member. state is ok, behind '
-    '(ready for a minute), stuck (for 10 minutes), silent (and without a sign of life) or crash loop (3 takeovers in a row).';
+    'Returns how long the oldest event that a consumer has not finished has waited, as exactly as ticks tell; NULL '
+    'means all. ready is how long the consumer could have received an event; events that wait for a tick do not '
+    'count. Both are 0 if there is no such event. A group waits as long as the member that waits longest. takeovers '
+    'is how often in a row the consumer''s batch was taken over from a member that died. handled grows with the '
+    'events that the consumer finishes, not with a seek. group_name is the group of a member. state is ok, behind '
+    '(ready for a minute), stuck (ready for 10 minutes), silent (stuck and no sign of life for 10 minutes) or crash '
+    'loop (3 takeovers in a row).';

@@ -43,16 +43,15 @@ begin
     if fault is not null then
         raise exception '%', fault
             using errcode = '22023',
-                  hint = 'write the queue, then any of SKIP, backup, deny, ignore=a,b, pkey=a,b, '
-                         'when=EXPR, ev_type=EXPR, ev_extra1=EXPR to ev_extra4=EXPR, each once';
+                  hint = 'Write the queue, then any of SKIP, backup, deny, ignore=a,b, pkey=a,b, '
+                         'when=EXPR, ev_type=EXPR, ev_extra1=EXPR to ev_extra4=EXPR, each once.';
     end if;
     return options || jsonb_build_object('queue', queue);
 end
 $$;
 comment on function pgque._capture_options(text[]) is
-'The arguments of a capture trigger as an object: queue, and a key in lower case for each
-further argument. Promises that only known arguments with values come out; anything else is
-SQLSTATE 22023.';
+    'Returns the arguments of a capture trigger as an object: queue, and a lower-case key for each further argument. '
+    'Raises 22023 for an unknown argument and for one without a value.';
 
 create or replace function pgque._capture_table(
     table_oid oid, timing text, options jsonb,
@@ -109,12 +108,11 @@ begin
 end
 $$;
 comment on function pgque._capture_table(oid, text, jsonb) is
-'What the catalog and the options say of a table: its columns in order, those generated, those
-ignored, and the key, by default the primary key''s columns in its order. Names in the options
-are spelled as in the catalog, with or without double quotes; an unknown one is SQLSTATE 22023.
-source is a FROM item named r with the columns of the row $1; it computes the generated columns
-that PostgreSQL leaves empty in triggers (virtual ones, and before a change stored ones).
-Reads pg_attribute, pg_attrdef and pg_index.';
+    'Returns the parts of a table that capture needs, from the catalog and the options: its columns in order, the '
+    'generated ones, the ignored ones and the key, by default the columns of the primary key in its order. Names in '
+    'the options are spelled as in the catalog, with or without double quotes. Raises 22023 for an unknown name. '
+    'source is a FROM item named r with the columns of the row $1. It computes the generated columns that PostgreSQL '
+    'leaves empty in triggers: virtual ones and, before a change, stored ones.';
 
 create or replace function pgque._capture_values(captured record, columns text[], source text)
 returns text[]
@@ -124,9 +122,8 @@ as $$
 declare
     column_values text[];
 begin
-    -- format() writes a value as its type's output function does, which a cast to text
-    -- does not for boolean, inet or char(n); "is distinct from null" is true for a
-    -- composite value all of whose fields are null.
+    -- format() writes a value the same as its type's output function. A cast to text does not for boolean, inet or
+    -- char(n). "is distinct from null" is true for a composite value whose fields are all null.
     execute (
         select format('select array[%s]::text[] from %s',
                    string_agg(format('case when r.%1$I is distinct from null '
@@ -139,7 +136,7 @@ begin
 end
 $$;
 comment on function pgque._capture_values(record, text[], text) is
-'The values of the given columns of a row, as the output functions of their types write them.';
+    'Returns the values of the given columns of a row, as the output functions of their types write them.';
 
 create or replace function pgque._capture_urlencode(value text)
 returns text
@@ -160,7 +157,7 @@ begin
 end
 $$;
 comment on function pgque._capture_urlencode(text) is
-'Percent-encodes the UTF-8 bytes of all but letters, digits and ._~- (RFC 3986): %20 is a space.';
+    'Percent-encodes the UTF-8 bytes of everything except letters, digits and ._~- (RFC 3986). A space is %20.';
 
 create or replace function pgque._capture_row(
     function_name text, captured record, columns text[], source text)
@@ -195,8 +192,8 @@ begin
 end
 $$;
 comment on function pgque._capture_row(text, record, text[], text) is
-'The given columns of a row as the trigger function of that name writes a row: a JSON object,
-name=value pairs (a NULL is a name without =), or the tail of an INSERT.';
+    'Returns the given columns of a row as the trigger function of that name writes a row: a JSON object, name=value '
+    'pairs (a NULL is a name without =), or the tail of an INSERT.';
 
 create or replace function pgque._capture_statement(
     columns text[], old_values text[], new_values text[], set_columns text[], key_columns text[])
@@ -215,8 +212,8 @@ as $$
            with ordinality as c (name, old_value, new_value, position);
 $$;
 comment on function pgque._capture_statement(text[], text[], text[], text[], text[]) is
-'The tail of an UPDATE that gives set_columns their new values where key_columns have their
-old ones; without set_columns the condition alone, as a DELETE needs it.';
+    'Returns the tail of an UPDATE that sets set_columns to their new values where key_columns have their old ones. '
+    'Without set_columns, returns only the condition, for a DELETE.';
 
 create or replace function pgque._capture(
     function_name text, arguments text[], operation text, timing text, level text,
@@ -232,7 +229,7 @@ set quote_all_identifiers = off
 set standard_conforming_strings = on
 as $$
 declare
-    -- search_path stays the session's, for the names in expressions; hence pg_catalog below.
+    -- search_path stays that of the session, for the names in expressions. Hence pg_catalog below.
     options constant jsonb := pgque._capture_options(arguments);
     described record;
     captured record;
@@ -249,7 +246,7 @@ begin
         raise exception 'pgque.%() cannot be an % trigger for each % with these arguments',
                 function_name, timing, level
             using errcode = '22023',
-                  hint = 'use "before" or "after" and "for each row"; SKIP needs "before"';
+                  hint = 'Use "before" or "after" and "for each row". SKIP needs "before".';
     end if;
     select * into described from pgque._capture_table(table_oid, timing, options);
     ignored := described.ignored;
@@ -258,7 +255,7 @@ begin
         if operation <> 'INSERT' and described.key_columns = '{}' then
             raise exception 'table %.% has no primary key', table_schema, table_name
                 using errcode = '22023',
-                      hint = 'name the columns that identify a row: pkey=a,b';
+                      hint = 'Name the columns that identify a row: pkey=a,b';
         end if;
     end if;
     kept := array(select c from unnest(described.columns) as c where c <> all (ignored));
@@ -295,7 +292,7 @@ begin
         end,
         table_schema || '.' || table_name, null, null, null];
     if options - '{queue,skip,backup,deny,ignore,pkey}'::text[] <> '{}' then
-        -- The line breaks end comments in the expressions.
+        -- A line break ends a comment in an expression.
         execute (
             select pg_catalog.format(E'select case when (%s\n) then array[%s] end from %s',
                        coalesce(options ->> 'when', 'true'),
@@ -312,7 +309,7 @@ begin
     if options ? 'deny' then
         raise exception '% on %.% is denied', operation, table_schema, table_name
             using errcode = 'PQ014',
-                  hint = 'the table has a trigger pgque.' || function_name || '() with the argument deny';
+                  hint = 'The table has a trigger pgque.' || function_name || '() with the argument deny.';
     end if;
 
     if function_name <> 'sqltriga' or operation = 'INSERT' then
@@ -336,10 +333,10 @@ begin
 end
 $$;
 comment on function pgque._capture(text, text[], text, text, text, oid, text, text, record, record) is
-'What the three trigger functions share: sends at most one event for a changed row, by
-pgque.insert_event(), and returns the row that the trigger returns. Misuse of a trigger is
-SQLSTATE 22023, a change that deny forbids PQ014. Values are written alike whatever the settings
-of the session (UTC is used); only money follows lc_monetary.';
+    'Does the work of the three trigger functions: sends at most one event for a changed row, by '
+    'pgque.insert_event(), and returns the row that the trigger returns. Raises 22023 for misuse of a trigger and '
+    'PQ014 for a change that deny forbids. Values do not depend on the session''s settings (UTC is used), except that '
+    'money follows lc_monetary.';
 
 create or replace function pgque.jsontriga()
 returns trigger
@@ -354,18 +351,18 @@ comment on function pgque.jsontriga() is
 'Row trigger that sends each INSERT, UPDATE and DELETE of its table as an event. Arguments:
 the queue, then any of
   SKIP            in a BEFORE trigger: the row is not stored, whether or not it was sent
-  backup          ev_extra2 is the old row of an UPDATE or DELETE, written as rows in ev_data
-  deny            raise PQ014 where an event would be sent
-  ignore=a,b      leave these columns out; an UPDATE that changes no others sends nothing
-  pkey=a,b        the columns that identify a row, in place of the primary key''s
-  when=EXPR       send only where EXPR is true
-  ev_type=EXPR, ev_extra1=EXPR to ev_extra4=EXPR  in place of the defaults
-EXPR sees the columns of the new row, or of the row deleted, by name. It runs with the
-rights and the search_path of whoever changes the table, who needs pgque_writer, in UTC.
-An UPDATE that changes no column at all is sent: people touch a row to send it again.
-ev_type is {"op":"INSERT|UPDATE|DELETE","table":[schema,name],"pkey":[columns]}, ev_data the
-row as a JSON object, ev_extra1 schema.table without quotes. Of a partitioned table the
-partition that holds the row is named. Where an UPDATE changes the key, backup has the old.';
+  backup          ev_extra2 is the old row of an UPDATE or DELETE, in the format of ev_data
+  deny            raise PQ014 if an event would be sent
+  ignore=a,b      leave out these columns; an UPDATE that changes no others sends nothing
+  pkey=a,b        the columns that identify a row, instead of the primary key
+  when=EXPR       send only if EXPR is true
+  ev_type=EXPR, ev_extra1=EXPR to ev_extra4=EXPR  replace the defaults
+EXPR can name the columns of the new row or, for a DELETE, of the old row. It runs with the
+rights and the search_path of the role that changes the table, which needs pgque_writer, in UTC.
+An UPDATE that changes no column at all is sent, so that a row can be touched to send it again.
+ev_type is {"op":"INSERT|UPDATE|DELETE","table":[schema,name],"pkey":[columns]}, ev_data is the
+row as a JSON object, and ev_extra1 is schema.table without quotes. For a partitioned table
+they name the partition that holds the row. If an UPDATE changes the key, backup has the old one.';
 
 create or replace function pgque.logutriga()
 returns trigger
@@ -377,9 +374,9 @@ begin
 end
 $$;
 comment on function pgque.logutriga() is
-'As pgque.jsontriga(), but ev_type is I:, U: or D: and the key columns joined by commas, and
-ev_data the row URL-encoded as a=1&b=x%20y in UTF-8, a NULL being its column''s name without
-=. Values are written as the output functions of their types do, as in COPY.';
+    'Same as pgque.jsontriga(), but ev_type is I:, U: or D: and the key columns joined by commas. ev_data is the row '
+    'URL-encoded in UTF-8, such as a=1&b=x%20y; a NULL is its column''s name without =. Values are written by the '
+    'output functions of their types, the same as in COPY.';
 
 create or replace function pgque.sqltriga()
 returns trigger
@@ -391,9 +388,9 @@ begin
 end
 $$;
 comment on function pgque.sqltriga() is
-'As pgque.jsontriga(), but ev_type is I, U or D, and ev_data the tail of the statement that
+'Same as pgque.jsontriga(), but ev_type is I, U or D. ev_data is the tail of the statement that
 repeats the change, after "insert into t", "update t set" or "delete from t where":
 (a,b) values (''1'',null), a=''1'' where id=''2'', and id=''2''. An UPDATE sets the columns
-that it changed, or the key columns where it changed none; its condition has the old key.
+that it changed, or the key columns if it changed none; its condition has the old key.
 Generated columns are left out. backup has the INSERT of the old row. An UPDATE or DELETE of
-a table without primary key needs pkey=.';
+a table without a primary key needs pkey=.';

@@ -14,7 +14,8 @@ create table if not exists pgque.subscriber_role (
     role_name text not null
 );
 comment on table pgque.subscriber_role is
-    'Subscriptions that were made with a grant for their queue alone: only members of that role use them, and pgque_reader.';
+    'Subscriptions that were made with a grant for their queue alone. Only members of that role and pgque_reader use '
+    'them.';
 
 -- Grants
 create or replace function pgque._grant_function(queue_id int, privilege text)
@@ -23,7 +24,8 @@ language sql immutable
 as $$
     select format('pgque._event_%s_%s()', queue_id, privilege)
 $$;
-comment on function pgque._grant_function(int, text) is 'The function on which EXECUTE is that privilege for a queue; it may be missing.';
+comment on function pgque._grant_function(int, text) is
+    'Returns the function on which EXECUTE is this privilege for a queue. The function may not exist.';
 
 create or replace function pgque._grantees(queue_id int, privilege text)
 returns table (role_id oid, role_name text)
@@ -37,7 +39,7 @@ as $$
         and g.privilege_type = 'EXECUTE'
         and g.grantee <> f.proowner
 $$;
-comment on function pgque._grantees(int, text) is 'The roles to which that privilege for a queue was granted.';
+comment on function pgque._grantees(int, text) is 'Returns the roles to which this privilege for a queue was granted.';
 
 create or replace function pgque._locked_for_grant(role text, queue text, privilege text)
 returns int
@@ -50,20 +52,21 @@ begin
         raise exception 'unknown privilege: %', coalesce(privilege, '<NULL>')
             using errcode = '22023', hint = 'Privileges: produce, consume.';
     elsif role in ('pgque_writer', 'pgque_reader', 'pgque_admin', 'pgque_user', current_user) then
-        raise exception 'grants for a queue are not for %', role
-            using errcode = '22023', hint = 'Name a role of your own: what pgque''s roles and its owner may do is fixed.';
+        raise exception 'cannot change queue grants of role %', role
+            using errcode = '22023', hint = 'Name another role: those of pgque and its owner have fixed rights.';
     elsif role is null or not exists (select from pg_roles r where r.rolname = role) then
         raise exception 'role not found: %', coalesce(role, '<NULL>') using errcode = 'undefined_object';
     end if;
-    -- One at a time, and not while it is dropped.
+    -- One change at a time, and not while the queue is dropped.
     select * into q from pgque.queue t where t.queue_id = (pgque._queue(queue)).queue_id for no key update;
     if not found then
-        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It was dropped in this moment.';
+        raise exception 'queue not found: %', queue using errcode = 'PQ001', hint = 'It has just been dropped.';
     end if;
     return q.queue_id;
 end
 $$;
-comment on function pgque._locked_for_grant(text, text, text) is 'The queue, locked for a change of its grants: 22023, 42704, PQ001.';
+comment on function pgque._locked_for_grant(text, text, text) is
+    'Locks a queue for a change of its grants and returns its id. Raises 22023, 42704 or PQ001.';
 
 create or replace function pgque.grant_queue(role text, queue text, privilege text)
 returns int
@@ -81,7 +84,7 @@ begin
             when insufficient_privilege then
                 raise exception 'role % is not a member of pgque_user and % may not change that', role, current_user
                     using errcode = 'insufficient_privilege',
-                        hint = format('Let an administrator run: grant pgque_user to %I;', role);
+                        hint = format('Ask an administrator to run: grant pgque_user to %I;', role);
         end;
     end if;
     if role in (select g.role_name from pgque._grantees(queue_id, privilege) g) then
@@ -90,7 +93,7 @@ begin
     if to_regprocedure(function) is null then
         execute format('create function %s returns void language sql immutable as %L', function, 'select');
         execute format('comment on function %s is %L', function,
-            format('Does nothing. Who may execute it has the privilege %s for its queue: see grant_queue.', privilege));
+            format('Does nothing. EXECUTE on it is the privilege %s for its queue: see grant_queue.', privilege));
         execute format('revoke all on function %s from public', function);
     end if;
     execute format('grant execute on function %s to %I', function, role);
@@ -98,8 +101,8 @@ begin
 end
 $$;
 comment on function pgque.grant_queue(text, text, text) is
-    'Lets a role produce to one queue, or consume from it: 1; 0 where it was granted already. The role is made a member of pgque_user. '
-    '22023 for another privilege, 42704 where there is no such role.';
+    'Lets a role produce to one queue, or consume from it, and returns 1, or 0 if it already had that grant. Makes '
+    'the role a member of pgque_user. Raises 22023 for an unknown privilege and 42704 if the role does not exist.';
 
 create or replace function pgque.revoke_queue(role text, queue text, privilege text)
 returns int
@@ -117,8 +120,8 @@ begin
 end
 $$;
 comment on function pgque.revoke_queue(text, text, text) is
-    'Takes back what grant_queue gave, from the next call on: 1; 0 where there is no such grant. Consumers that the role '
-    'subscribed stay.';
+    'Revokes a grant of grant_queue from the next call on and returns 1, or 0 if there is no such grant. Consumers '
+    'that the role subscribed stay.';
 
 create or replace function pgque.queue_grants()
 returns table (queue_name text, role_name text, privilege text)
@@ -135,9 +138,9 @@ begin
     order by q.queue_name, grantee.role_name, p.privilege;
 end
 $$;
-comment on function pgque.queue_grants() is 'Every grant for a single queue.';
+comment on function pgque.queue_grants() is 'Returns every grant for a single queue.';
 
--- What a caller may do
+-- Rights of a caller
 create or replace function pgque._granted(caller text, queue_id int, privilege text)
 returns text
 language sql stable
@@ -148,7 +151,8 @@ as $$
     order by g.role_name <> caller, g.role_name
     limit 1
 $$;
-comment on function pgque._granted(text, int, text) is 'The role by which a caller has that privilege for a queue; NULL where he has not.';
+comment on function pgque._granted(text, int, text) is
+    'Returns the role through which a caller has this privilege for a queue, or NULL if it does not have it.';
 
 create or replace function pgque._need_granted(caller text, queue text, privilege text)
 returns text
@@ -161,18 +165,19 @@ begin
     if granted is null and pgque._granted(caller, id, case privilege when 'produce' then 'consume' else 'produce' end) is not null then
         raise exception 'no grant to % on queue %', privilege, queue
             using errcode = 'insufficient_privilege',
-                hint = format('Let an administrator run: select pgque.grant_queue(%L, %L, %L);', caller, queue, privilege);
+                hint = format('Ask an administrator to run: select pgque.grant_queue(%L, %L, %L);',
+                    caller, queue, privilege);
     elsif granted is null then
-        -- The same words whether there is such a queue or not.
+        -- The error is the same whether the queue exists or not.
         raise exception 'queue not found: %', coalesce(queue, '<NULL>')
-            using errcode = 'PQ001', hint = format('There is none, or no grant lets %s use it.', caller);
+            using errcode = 'PQ001', hint = format('It does not exist, or %s has no grant for it.', caller);
     end if;
     return granted;
 end
 $$;
 comment on function pgque._need_granted(text, text, text) is
-    'The role by which a caller has that privilege for a queue: else PQ001 as for a queue that does not exist, or 42501 where he '
-    'has the other privilege.';
+    'Returns the role through which a caller has this privilege for a queue. Otherwise raises 42501 if the caller has '
+    'the other privilege, and PQ001, the same as for a missing queue, if it has none.';
 
 create or replace function pgque._is_own(caller text, s pgque.subscriber)
 returns boolean
@@ -186,7 +191,8 @@ as $$
             and pg_has_role(caller::name, r.oid, 'usage')
     )
 $$;
-comment on function pgque._is_own(text, pgque.subscriber) is 'Whether a subscription, or its group, was made by a role that a caller belongs to.';
+comment on function pgque._is_own(text, pgque.subscriber) is
+    'Returns true if a subscription, or its group, was made by a role that the caller belongs to.';
 
 create or replace function pgque._own_batch(caller text, batch_id bigint)
 returns boolean
@@ -199,7 +205,8 @@ begin
     return found and pgque._is_own(caller, s) and pgque._granted(caller, s.sub_queue, 'consume') is not null;
 end
 $$;
-comment on function pgque._own_batch(text, bigint) is 'Whether a batch was given to a consumer of the caller''s, on a queue that he may consume from.';
+comment on function pgque._own_batch(text, bigint) is
+    'Returns true if a batch was given to a consumer of the caller, on a queue that the caller may consume from.';
 
 create or replace function pgque._has_own_consumer(caller text, queue text, consumer text)
 returns boolean
@@ -219,7 +226,8 @@ begin
 end
 $$;
 comment on function pgque._has_own_consumer(text, text, text) is
-    'Whether a consumer is there and the caller''s, on a queue that he may consume from (else PQ001, 42501).';
+    'Returns true if a consumer exists and belongs to the caller. Raises PQ001 or 42501 if the caller may not consume '
+    'from the queue.';
 
 create or replace function pgque._make_own_consumer(caller text, queue text, consumer text)
 returns boolean
@@ -235,11 +243,12 @@ begin
         values ((pgque._subscriber(queue, consumer)).sub_id, granted);
         return true;
     elsif pgque._has_own_consumer(caller, queue, consumer) then
-        return false; -- another process of the same role was faster
+        return false; -- another session of the same role was faster
     end if;
     raise exception 'consumer % on queue % belongs to another role', consumer, queue
         using errcode = 'insufficient_privilege', hint = 'Choose another name for the consumer.';
 end
 $$;
 comment on function pgque._make_own_consumer(text, text, text) is
-    'Subscribes a consumer for the role by which the caller may: false where it is his already, 42501 where it is another''s.';
+    'Subscribes a consumer for the role through which the caller may consume. Returns true, or false if the consumer '
+    'already belongs to the caller. Raises 42501 if it belongs to another role.';

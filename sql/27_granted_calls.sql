@@ -1,7 +1,7 @@
 -- Calls by a grant: what an update of pgque._call does.
 --
 -- Invariant: nothing is done before the caller, named by old.caller, is found to have a grant for the queue and to own the
--- consumer or the batch. What the caller does not own looks as if it did not exist. The worker functions of the global
+-- consumer or the batch. Other consumers and batches look as if they did not exist. The worker functions of the global
 -- roles do the work.
 
 create or replace function pgque._answer_producer(c pgque._call)
@@ -20,7 +20,7 @@ begin
     return c;
 end
 $$;
-comment on function pgque._answer_producer(pgque._call) is 'Sends where the caller may produce.';
+comment on function pgque._answer_producer(pgque._call) is 'Sends for a caller that may produce.';
 
 create or replace function pgque._answer_consumer(c pgque._call)
 returns pgque._call
@@ -50,7 +50,8 @@ begin
     return c;
 end
 $$;
-comment on function pgque._answer_consumer(pgque._call) is 'Calls for a consumer of the caller''s; of all others there are none.';
+comment on function pgque._answer_consumer(pgque._call) is
+    'Answers a call for a consumer of the caller. Any other consumer looks as if it did not exist.';
 
 create or replace function pgque._answer_subscriber(c pgque._call)
 returns pgque._call
@@ -73,7 +74,8 @@ begin
     return c;
 end
 $$;
-comment on function pgque._answer_subscriber(pgque._call) is 'Calls that make a consumer, which is then the caller''s, where it is missing.';
+comment on function pgque._answer_subscriber(pgque._call) is
+    'Answers a call that creates a consumer if it does not exist. The new consumer belongs to the caller.';
 
 create or replace function pgque._answer_holder(c pgque._call)
 returns pgque._call
@@ -102,7 +104,8 @@ begin
     return c;
 end
 $$;
-comment on function pgque._answer_holder(pgque._call) is 'Calls for a batch of the caller''s; of all others none is open.';
+comment on function pgque._answer_holder(pgque._call) is
+    'Answers a call for a batch of the caller. Any other batch looks as if it were not open.';
 
 create or replace function pgque._answer_observer(c pgque._call)
 returns pgque._call
@@ -154,7 +157,9 @@ begin
     return c;
 end
 $$;
-comment on function pgque._answer_observer(pgque._call) is 'Of the queues for which the caller has any grant, and of his own consumers, what monitoring reads.';
+comment on function pgque._answer_observer(pgque._call) is
+    'Answers a call of monitoring, about queues for which the caller has any grant and about the caller''s own '
+    'consumers.';
 
 create or replace function pgque._answer()
 returns trigger
@@ -184,11 +189,13 @@ begin
         else
             raise exception 'no such call: %', coalesce(c.called, '<NULL>') using errcode = '22023';
     end case;
-    c.called := null; -- it was answered: see _ask
+    c.called := null; -- the call was answered: see _ask
     return c;
 end
 $$;
-comment on function pgque._answer() is 'Does what an update of pgque._call asks for, as far as its caller''s grants go. Nobody else may fire it.';
+comment on function pgque._answer() is
+    'Does the work that an update of pgque._call asks for, within the caller''s grants. No other table may use it as '
+    'a trigger.';
 
 create or replace trigger answer
 instead of update on pgque._call

@@ -37,7 +37,7 @@ begin
             execute format('alter function %s set %s', function, setting);
         end loop;
     end loop;
-    -- What is nacked is looked for in the whole batch at once.
+    -- Nacked messages are looked up in the whole batch at once.
     foreach function in array array[
         'pgque._nack_many(bigint, bigint[], interval, text[])', 'pgque._ack_part(bigint, bigint[])'
     ]::regprocedure[] loop

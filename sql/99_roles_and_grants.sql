@@ -56,7 +56,7 @@ grant select on pgque.config to pgque_writer, pgque_user;
 
 grant select, update (called, arguments, texts) on pgque._call to pgque_user;
 
--- What runs with its caller's rights and looks what he may do, and the capture triggers.
+-- Functions that run with the caller's rights and check what the caller may do, and the capture triggers.
 grant execute on function
     pgque.send(text, text),
     pgque.send(text, json),
@@ -161,16 +161,16 @@ to pgque_reader;
 
 grant execute on function pgque._ask(text, text[], text[]) to pgque_user;
 
+-- get_batch_cursor runs with the caller's rights and reads the ledger.
 grant select on sequence pgque.ledger_child to pgque_admin;
 
- -- get_batch_cursor runs with the caller's rights
 grant execute on all functions in schema pgque to pgque_admin;
 
 grant execute on all procedures in schema pgque to pgque_admin;
 
 revoke execute on function pgque.uninstall() from pgque_admin;
 
--- Row security without a policy hides all rows from those to whom the tables were granted above.
+-- Row security without a policy hides all rows from the roles to which the tables were granted above.
 do $$
 begin
     perform pgque._turn_off_row_security(array(
@@ -184,8 +184,8 @@ begin
 end
 $$;
 
--- What belongs to one queue has the same grants whether its queue was made before this or after, or was
--- restored without any (pg_dump --no-acl).
+-- Objects of a queue have the same grants whether the queue was created before this file ran or after it, or was
+-- restored without grants (pg_dump --no-acl).
 do $$
 declare
     function regprocedure;

@@ -1,4 +1,4 @@
-"""The public functions of the schema, as the catalog has them."""
+"""The public functions of the schema, read from the catalog."""
 
 from tests.fix_engine import Connection, column
 

@@ -1,4 +1,4 @@
-"""What every test may use; the fixtures themselves are in one file a subject."""
+"""Fixtures for every test, registered from one file per subject (``fix_*.py``)."""
 
 import os
 
@@ -16,10 +16,11 @@ pytest_plugins = [
     "tests.fix_restore",
     "tests.fix_ordeal",
     "tests.repeating",
+    "tests.slow",
     "tests.security.fix_security",
 ]
 
-# Tests talk to a database: how long an example takes says nothing about the code.
+# Tests talk to a database, so the duration of an example says nothing about the code.
 hypothesis.settings.register_profile(
     "pgque",
     deadline=None,
@@ -28,7 +29,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("pgque")
 
-# What a developer's shell says about PostgreSQL is not what the tests are about.
+# PostgreSQL settings in a developer's shell must not affect the tests.
 for name in list(os.environ):
     if name.startswith("PG") and not name.startswith("PGQUE_"):
         del os.environ[name]

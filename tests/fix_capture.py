@@ -1,4 +1,4 @@
-"""A table, the triggers on it, and what they have sent."""
+"""A table with capture triggers, and the events that they send."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Event(NamedTuple):
 
     @property
     def row(self) -> dict[str, Any]:
-        """The row of an event sent by jsontriga."""
+        """The row in an event from jsontriga."""
         return json.loads(self.data)
 
 
 @dataclass
 class Capture:
-    """A connection whose changes of tables go to a queue, and a consumer of that queue."""
+    """A connection whose table changes are sent to a queue, and a consumer of that queue."""
 
     conn: psycopg.Connection[Any]
     queue: str
@@ -52,7 +52,7 @@ class Capture:
         name: str | None = None,
         queue: str | None = None,
     ) -> None:
-        """Create a capture trigger, by default named as its function and with our queue."""
+        """Create a capture trigger; by default it has the function's name and the test's queue."""
         values = [self.queue if queue is None else queue, *arguments]
         statement = "create trigger {} {} {} on {} for each {} execute function pgque.{}({})"
         self.conn.execute(
@@ -68,13 +68,13 @@ class Capture:
         )
 
     def attach_all(self, table: str, *arguments: str, timing: str = "after") -> None:
-        """Create one trigger for each encoding; they fire in the order of ENCODINGS."""
+        """Create one trigger per encoding; they fire in the order of ENCODINGS."""
         for function in ENCODINGS:
             name = f"{timing}_{function}"
             self.attach(table, function, *arguments, timing=timing, name=name)
 
     def events(self) -> list[Event]:
-        """Commit, tick, and return the events that were sent since the last call."""
+        """Commit, tick, and return the events sent since the last call."""
         self.conn.commit()
         self.conn.execute("select pgque.ticker(%s)", [self.queue])
         self.conn.commit()

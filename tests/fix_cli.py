@@ -1,4 +1,4 @@
-"""The command line as a user runs it: each command a process of its own."""
+"""The command line as a user runs it: each command in a separate process."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def cli(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedPr
 
 
 def failed(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
-    """Check that a command failed in one clear line; return it."""
+    """Check that a command failed with one line of error; return that line."""
     assert done.returncode == status, done
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Consumers of the test's queue, and a client beside them."""
+"""Consumers of the test's queue, and a client."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def client(dsn, queue, consumer):
 
 @pytest.fixture
 def new(dsn, queue, consumer):
-    """Make a consumer of the test's queue."""
+    """Create a consumer of the test's queue."""
 
     def new(**options) -> Consumer:
         return Consumer(dsn, **{"queue": queue, "name": consumer, "retry_after": 0, **options})

@@ -31,7 +31,7 @@ def group(autoconn, queue) -> str:
 
 
 def drain_coop(conn, queue, group, members, max_return=100, *, merged=False) -> list:
-    """Tick, then let the members receive and ack in turn until all find nothing."""
+    """Tick, then let the members receive and ack in turn until none of them gets a message."""
     tick(conn, queue)
     messages = []
     idle = 0

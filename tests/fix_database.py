@@ -1,7 +1,7 @@
 """Databases, connections and queues.
 
-Each test has a database of its own, copied from a template with pgque in it: tests may
-tick, rotate and drop as they like.
+Each test has its own database, copied from a template that has pgque installed, so a test may
+tick, rotate and drop freely.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def databases(server_dsn: str) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def template(databases: Databases) -> Iterator[str]:
-    """The name of a database with pgque in it and nobody connected."""
+    """The name of a database with pgque installed and no open connections."""
     dsn = databases.create()
     install(dsn)
     yield databases.leave(dsn)
@@ -37,7 +37,7 @@ def template(databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def direct_dsn(databases: Databases, template: str) -> Iterator[str]:
-    """A database of the test's own with pgque in it, as superuser, whatever `dsn` leads through."""
+    """The test's own database with pgque, as superuser; never through the pooler, unlike `dsn`."""
     dsn = databases.create(template)
     yield dsn
     databases.drop(dsn)
@@ -45,7 +45,7 @@ def direct_dsn(databases: Databases, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def dsn(direct_dsn: str, lead: Callable[[str], str]) -> str:
-    """A database of the test's own with pgque in it, as superuser."""
+    """The test's own database with pgque, as superuser."""
     return lead(direct_dsn)
 
 
@@ -57,7 +57,7 @@ def fresh_dsn(dsn: str) -> str:
 
 @pytest.fixture
 def empty_dsn(databases: Databases, lead: Callable[[str], str]) -> Iterator[str]:
-    """A database of the test's own without pgque."""
+    """The test's own database, without pgque."""
     dsn = databases.create()
     yield lead(dsn)
     databases.drop(dsn)
@@ -65,13 +65,13 @@ def empty_dsn(databases: Databases, lead: Callable[[str], str]) -> Iterator[str]
 
 @pytest.fixture
 def connect(dsn: str) -> Iterator[Connect]:
-    """Open connections to the test's database; all are closed at the end."""
+    """Open connections to the test's database; all of them are closed at the end."""
     opened: list[psycopg.Connection] = []
 
     def connect(*, autocommit: bool = False, **options: object) -> psycopg.Connection:
         conn = psycopg.connect(dsn, autocommit=autocommit, **options)
         if POOLED:
-            conn.prepare_threshold = None  # what the documentation asks of an application there
+            conn.prepare_threshold = None  # the documentation's advice for poolers
         opened.append(conn)
         return conn
 
@@ -82,13 +82,13 @@ def connect(dsn: str) -> Iterator[Connect]:
 
 @pytest.fixture
 def conn(connect: Connect) -> psycopg.Connection:
-    """A connection with psycopg's usual transactions; what is not committed is undone."""
+    """A connection with psycopg's usual transactions; uncommitted work is rolled back."""
     return connect()
 
 
 @pytest.fixture
 def encoded(server_dsn: str) -> Iterator[Callable[[str], str]]:
-    """Make a database in an encoding, with pgque in it."""
+    """Create a database with the given encoding and install pgque in it."""
     made: list[str] = []
     with psycopg.connect(server_dsn, autocommit=True) as conn:
 
@@ -109,7 +109,7 @@ def encoded(server_dsn: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 def autoconn(connect: Connect) -> psycopg.Connection:
-    """A connection on which each statement is a transaction."""
+    """A connection in autocommit mode."""
     return connect(autocommit=True)
 
 
@@ -123,7 +123,7 @@ def queue(autoconn: psycopg.Connection) -> str:
 
 @pytest.fixture
 def consumer(autoconn: psycopg.Connection, queue: str) -> str:
-    """The name of a consumer that is subscribed to `queue`."""
+    """The name of a consumer subscribed to `queue`."""
     name = f"consumer_{next(_numbers)}"
     autoconn.execute("select pgque.subscribe(%s, %s)", [queue, name])
     return name

@@ -1,4 +1,4 @@
-"""The engine in plain SQL: one short call for each thing that its tests do again and again."""
+"""Short helpers for the engine's SQL calls that the tests repeat most."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ Connection = psycopg.Connection[Any]
 _numbers = itertools.count(1)
 
 LONG = os.environ.get("PGQUE_LONG") == "1"
-"""Whether races run as long as is claimed of them, rather than for a few seconds."""
+"""Whether races run for the full documented time instead of a few seconds."""
 
 
 class Message(NamedTuple):
@@ -38,7 +38,7 @@ class Message(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shared(databases: Any, template: str) -> Iterator[Connection]:
-    """A connection, in autocommit, to a database that all tests of a module share."""
+    """An autocommit connection to a database that all tests of a module share."""
     dsn = databases.create(template)
     with psycopg.connect(dsn, autocommit=True) as conn:
         yield conn
@@ -55,7 +55,7 @@ def shared_queue(shared: Connection) -> str:
 
 
 def value(conn: Connection, query: str, *parameters: object) -> Any:
-    """The first column of the first row; None where there is no row."""
+    """The first column of the first row, or None if there is no row."""
     row = conn.execute(query.encode(), parameters or None).fetchone()
     return row[0] if row else None
 
@@ -91,15 +91,15 @@ def tick(conn: Connection, queue: str) -> int | None:
 
 
 def settle(conn: Connection, queue: str) -> None:
-    """Tick until nothing is due, nor will be when transactions end that others have open here.
+    """Tick until no tick is due and the newest tick waits for no open transaction.
 
-    A tick cannot know which of all transactions in the cluster may have sent.
+    A tick cannot know which transactions in the cluster have sent something.
     """
     newest = (
         "select tick_waiting = '{}' from pgque.tick join pgque.queue on queue_id = tick_queue "
         "where queue_name = %s order by tick_id desc limit 1"
     )
-    eventually(lambda: tick(conn, queue) is None and value(conn, newest, queue), "quiet")
+    eventually(lambda: tick(conn, queue) is None and value(conn, newest, queue), "the last tick")
 
 
 def receive(
@@ -157,7 +157,7 @@ def retry(conn: Connection) -> int:
 
 
 def open_batch(conn: Connection, queue: str, consumer: str, count: int = 1) -> list[Message]:
-    """Send so many, tick, receive all of them."""
+    """Send `count` messages, tick, and receive all of them."""
     sent = send_many(conn, queue, count)
     tick(conn, queue)
     batch = receive(conn, queue, consumer, count + 1)
@@ -166,7 +166,7 @@ def open_batch(conn: Connection, queue: str, consumer: str, count: int = 1) -> l
 
 
 def buffers(conn: Connection, call: str) -> int:
-    """How many buffers a call touches."""
+    """The number of buffers that a call touches."""
     plan = value(conn, f"explain (analyze, buffers, format json) select * from pgque.{call}")[0]
     top = plan["Plan"]
     planning = plan.get("Planning", {})
@@ -210,7 +210,7 @@ def configure(conn: Connection, queue: str, **settings: object) -> None:
 
 
 def let_die(conn: Connection, queue: str, consumer: str, reason: str = "no such address") -> None:
-    """Let the consumer refuse all that is there for good."""
+    """Let the consumer refuse every message for good."""
     configure(conn, queue, max_retries=0)
     tick(conn, queue)
     batch = receive(conn, queue, consumer)
@@ -220,7 +220,7 @@ def let_die(conn: Connection, queue: str, consumer: str, reason: str = "no such 
 
 
 def rotate(conn: Connection, queue: str) -> int:
-    """Rotate the queue's log if it may be, whatever its rotation_period was: 1 or 0."""
+    """Rotate the queue's log if possible, even before rotation_period has passed: 1 or 0."""
     period = "select queue_rotation_period = '1 microsecond' from pgque.queue where queue_name = %s"
     if not value(conn, period, queue):
         configure(conn, queue, rotation_period="1 microsecond")
@@ -228,7 +228,7 @@ def rotate(conn: Connection, queue: str) -> int:
 
 
 def rotate_ledger(conn: Connection) -> bool:
-    """Switch to the other child of the ledger and empty the one before: whether it came to that."""
+    """Switch to the other ledger child and empty the previous one; return whether it worked."""
     current = "select pgque._ledger_child()"
     before = value(conn, current)
     for _ in range(6):
@@ -249,7 +249,7 @@ def log_of(conn: Connection, queue: str) -> str:
 
 
 def notices(conn: Connection) -> list[str]:
-    """A list to which every notice of the connection is added from now on."""
+    """A list that collects every later notice of the connection."""
     heard: list[str] = []
 
     def listen(notice: psycopg.errors.Diagnostic) -> None:
@@ -261,18 +261,18 @@ def notices(conn: Connection) -> list[str]:
 
 @contextlib.contextmanager
 def refused(state: str, text: str) -> Iterator[None]:
-    """The block must raise an error of that SQLSTATE with that text in it."""
+    """The block must raise an error with that SQLSTATE and that text."""
     try:
         yield
     except psycopg.Error as error:
         assert error.sqlstate == state, f"{error.sqlstate}: {error}"
         assert text in str(error.diag.message_primary), error.diag.message_primary
     else:
-        raise AssertionError(f"nothing was refused with {state}")
+        raise AssertionError(f"no error with SQLSTATE {state} was raised")
 
 
 class Thread(threading.Thread):
-    """A thread, started at once, whose result or error is handed over by `outcome`."""
+    """A thread that starts at once; `outcome` returns its result or raises its error."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(daemon=True)
@@ -297,6 +297,6 @@ class Thread(threading.Thread):
 
 
 def is_blocked(conn: Connection, other: Connection) -> bool:
-    """Whether the other connection waits for a lock."""
+    """Whether the other connection is waiting for a lock."""
     pid = other.info.backend_pid
     return value(conn, "select pg_blocking_pids(%s) <> '{}'", pid)

@@ -1,4 +1,4 @@
-"""A queue with one bad message among good ones, and a consumer that has to get past it."""
+"""A queue with one bad message among good ones, and a consumer that must get past it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,10 +18,7 @@ Fault = Callable[[Message, PgqueClient], Any]
 
 @dataclass
 class Ordeal:
-    """The outcome of a fault.
-
-    ``calls`` payloads in the order of the handlers' calls; ``done`` what the good ones wrote
-    """
+    """A consumer with a faulty handler. ``calls`` lists the payloads in the order handled."""
 
     consumer: Consumer
     client: PgqueClient
@@ -30,7 +27,7 @@ class Ordeal:
     retries: int = 1
 
     def run(self, fault: Fault, **settings: Any) -> DeadLetter:
-        """Let the handler of the bad message do something; return the dead letter it became."""
+        """Run `fault` in the handler of the bad message; return the resulting dead letter."""
         conn = self.client.conn
 
         @self.consumer.on("work")
@@ -49,7 +46,7 @@ class Ordeal:
             )
             assert thread.is_alive(), "the consumer has ended"
             self.client.send(self.queue, 7, type="work")
-            eventually(lambda: 7 in self.done(), "the next message's turn")
+            eventually(lambda: 7 in self.done(), "the next message to be handled")
         assert sorted(n for n in self.done() if n != BAD) == [*GOOD, 7]
         [dead] = self.client.dead_letters(self.queue)
         assert (dead.ev_data, dead.ev_retry) == (str(BAD), self.retries)
@@ -58,7 +55,7 @@ class Ordeal:
         return dead
 
     def done(self) -> list[int]:
-        """What was written and committed."""
+        """The numbers that were written and committed."""
         return [n for [n] in self.client.conn.execute("select n from done").fetchall()]
 
 

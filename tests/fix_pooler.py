@@ -1,7 +1,7 @@
-"""PgBouncer in transaction mode before the server of the tests.
+"""PgBouncer in transaction mode in front of the test server.
 
-With `PGQUE_TEST_POOLER=1` every connection string that a test is given leads through it. Each
-transaction gets another backend than the one before, so that nothing left in a session is found.
+With `PGQUE_TEST_POOLER=1` every connection string given to a test leads through it. Each
+transaction gets a different backend from the one before, so no session state survives.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from tests.fix_server import temporary_in, wanted_version
 from tests.running import eventually
 
 POOLED = os.environ.get("PGQUE_TEST_POOLER") == "1"
-"""Whether all tests go through the pooler."""
+"""Whether all tests connect through the pooler."""
 
 PORT = 6432
 
-directly = pytest.mark.skipif(POOLED, reason="it is about what no pooler lets through")
+directly = pytest.mark.skipif(POOLED, reason="needs a feature that poolers do not support")
 
 pooler_at_hand = pytest.mark.skipif(
     shutil.which("pgbouncer") is None, reason="pgbouncer is not installed"
@@ -35,7 +35,7 @@ pooler_at_hand = pytest.mark.skipif(
 
 
 class Pooler:
-    """A running PgBouncer: `dsn` leads a connection string through it."""
+    """A running PgBouncer; `dsn` rewrites a connection string to lead through it."""
 
     def __init__(self, server_dsn: str, folder: Path, settings: dict[str, object]) -> None:
         self.folder = folder
@@ -76,19 +76,19 @@ class Pooler:
         return False
 
     def admin(self) -> psycopg.Connection[Any]:
-        """Connect to PgBouncer's own console, which takes simple queries only."""
+        """Connect to PgBouncer's admin console, which accepts simple queries only."""
         dsn = make_conninfo(host=str(self.folder), port=PORT, user=self._user, dbname="pgbouncer")
         return psycopg.connect(dsn, autocommit=True, cursor_factory=psycopg.ClientCursor)
 
 
 @contextlib.contextmanager
 def running_pooler(server_dsn: str, **settings: object) -> Iterator[Pooler]:
-    """Run a PgBouncer, with its settings by name; it is ended at the end."""
+    """Run a PgBouncer with the given settings; it is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="pgque-pooler-", dir=temporary_in()))
     try:
         pooler = Pooler(server_dsn, folder, settings)
         identity: dict[str, Any] = {}
-        if account := find_account():  # it does not run as root
+        if account := find_account():  # PgBouncer refuses to run as root
             identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
             for path in (folder, *folder.iterdir()):
                 os.chown(path, account.uid, account.gid)
@@ -114,7 +114,7 @@ def running_pooler(server_dsn: str, **settings: object) -> Iterator[Pooler]:
 
 @pytest.fixture(scope="session")
 def lead(server_dsn: str) -> Iterator[Callable[[str], str]]:
-    """Lead a connection string through the pooler, where the tests are to go through one."""
+    """Rewrite connection strings to lead through the pooler if PGQUE_TEST_POOLER is set."""
     if not POOLED:
         yield lambda dsn: dsn
     else:
@@ -124,7 +124,7 @@ def lead(server_dsn: str) -> Iterator[Callable[[str], str]]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """With PGQUE_RECORD=1, write what came of a run through the pooler."""
+    """With PGQUE_RECORD=1, write the results of a run through the pooler."""
     if not (POOLED and os.environ.get("PGQUE_RECORD") == "1"):
         return
     outcomes = {

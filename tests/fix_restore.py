@@ -1,4 +1,4 @@
-"""A database with pgque in one cluster, and its dump restored in a younger one."""
+"""A database with pgque in one cluster, and its dump restored in a younger cluster."""
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +55,7 @@ def old(own_server: Server, young_server: Server) -> Iterator[Connection]:
 def restore(
     own_server: Server, young_server: Server, home: Path, old: Connection
 ) -> Iterator[Callable[..., Connection]]:
-    """Dump the old database and restore it in the young cluster; return a connection to it."""
+    """Dump the old database, restore it in the young cluster, and return a connection to it."""
     opened: list[Connection] = []
 
     def run(server: Server, program: str, *arguments: str) -> None:

@@ -1,7 +1,7 @@
-"""The PostgreSQL server of a test run: how it is found, `pgque.testing.server` says.
+"""The PostgreSQL server of a test run; `pgque.testing.server` describes how it is found.
 
-Under pytest-xdist each worker has a server of its own, but for one given by `PGQUE_TEST_DSN`: tests
-here look at roles, transactions and sessions of the whole cluster.
+Under pytest-xdist each worker has its own server, unless `PGQUE_TEST_DSN` names one, because some
+tests look at roles, transactions and sessions of the whole cluster.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def server_dsn() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[embedded.Server]:
-    """A server of the module's own, for what changes a whole cluster: roles, crashes."""
+    """A server for one module, for tests that change the whole cluster: roles, crashes."""
     version = wanted_version() if wanted_version() in embedded.VERSIONS else None
     with embedded_server(version=version) as server:
         yield server
@@ -50,7 +50,7 @@ def own_server() -> Iterator[embedded.Server]:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that the account which runs PostgreSQL for root can reach."""
+    """A folder that is open to the account that runs PostgreSQL when the tests run as root."""
     path = Path(tempfile.mkdtemp(prefix="pgque-test-", dir=temporary_in()))
     path.chmod(0o711)
     yield path
@@ -59,7 +59,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def new_server() -> Iterator[Callable[..., embedded.Server]]:
-    """Start embedded servers with the options given; all are stopped at the end."""
+    """Start embedded servers with the given options; all of them are stopped at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(**options: object) -> embedded.Server:

@@ -1,7 +1,7 @@
-"""`pgque top` without a terminal: a source whose figures stand still, and the text of a screen.
+"""`pgque top` without a terminal: a source with fixed figures, and the text of a screen.
 
-The snapshots are in tests/snapshots_top, one file each. To write them anew, and then look at the
-difference: `PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py`.
+The snapshots are in tests/snapshots_top, one file each. To rewrite them, run
+`PGQUE_SNAPSHOTS=write pytest tests/test_top_screens.py` and check the diff.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ SNAPSHOTS = Path(__file__).parent / "snapshots_top"
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
 
 NEVER = 3600.0
-"""An interval in which no sample is taken by itself."""
+"""An interval so long that no automatic sample is taken."""
 
 
 def ago(seconds: float) -> datetime:
@@ -74,7 +74,7 @@ def sample(
 
 
 def sent(number: int, txid: int, age: float, *texts: str | None) -> Sent:
-    """Return an event: type, key and payload are its texts."""
+    """Return an event; its type, key and payload are the texts."""
     return Sent(*_stored(number, age, *texts), txid=txid)
 
 
@@ -103,7 +103,7 @@ def _stored(
 
 
 class FakeBrowser:
-    """Lists that are given."""
+    """A browser that returns the given lists."""
 
     def __init__(self, lists: dict[str, Any]) -> None:
         self.lists = lists
@@ -125,9 +125,9 @@ class FakeBrowser:
 
 
 class FakeSource(Source):
-    """A source without a database: the samples come in turn, the last one again and again.
+    """A source without a database: it returns the samples in turn and then repeats the last one.
 
-    A sample that is an error is raised.
+    A sample that is an exception is raised.
     """
 
     def __init__(self, *samples: Sample | Exception, **lists: Any) -> None:
@@ -149,7 +149,7 @@ class FakeSource(Source):
 
 
 class HeldSource(FakeSource):
-    """A source that finds a list at once and hands it over when it is let."""
+    """A source that finds a list at once but returns it only when told to."""
 
     def __init__(self, *samples: Sample, **lists: Any) -> None:
         super().__init__(*samples, **lists)
@@ -188,13 +188,13 @@ async def shown(
 
 
 def send_key(pilot: Pilot[None], key: str) -> None:
-    """Press a key without waiting for what it does."""
+    """Press a key without waiting for its effect."""
     name, char = (_character_to_key(key), key) if len(key) == 1 else (key, None)
     pilot.app.post_message(Key(name, char))
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
-    """Press keys and let the screen take each: without the pilot's own waits, which are long."""
+    """Press keys and let the screen handle each; the pilot's own waits are too long."""
     for key in keys:
         send_key(pilot, key)
         await settled(pilot)
@@ -207,7 +207,7 @@ async def seen(pilot: Pilot[None], text: str) -> None:
 
 
 async def settled(pilot: Pilot[None]) -> None:
-    """Wait until the threads are done and all that they said is shown."""
+    """Wait until the threads are done and their results are on the screen."""
     for _ in range(2):
         await pilot.pause(0)
         await until(pilot, lambda: all(w.is_finished for w in pilot.app.workers), "the threads")
@@ -221,16 +221,16 @@ async def looked(pilot: Pilot[None]) -> None:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], object], what: str) -> None:
-    """Wait until the condition holds; fail where it does not within half a minute."""
+    """Wait until the condition holds; fail if it does not within half a minute."""
     loop = asyncio.get_running_loop()
     end = loop.time() + PATIENCE
     while not condition():
-        assert loop.time() < end, f"{what} did not come true\n{text_of(pilot)}"
+        assert loop.time() < end, f"timed out waiting for {what}\n{text_of(pilot)}"
         await pilot.pause(0.01)
 
 
 def text_of(pilot: Pilot[None]) -> str:
-    """Return what is on the screen, a line each."""
+    """Return the text of the screen, line by line."""
     app = pilot.app
     update = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
     lines = ("".join(strip.text for strip in line) for line in update.strips)
@@ -238,13 +238,13 @@ def text_of(pilot: Pilot[None]) -> str:
 
 
 async def check(pilot: Pilot[None], name: str) -> None:
-    """Compare the screen with its snapshot, once it has come to rest."""
+    """Compare the screen with its snapshot as soon as it stops changing."""
     path = SNAPSHOTS / f"{name}.txt"
     if os.environ.get("PGQUE_SNAPSHOTS") == "write":
         SNAPSHOTS.mkdir(exist_ok=True)
         await pilot.pause()
         path.write_text(text_of(pilot), encoding="utf-8")
-    assert path.exists(), f"no snapshot {path.name}; tests/fix_top.py says how it is made"
+    assert path.exists(), f"no snapshot {path.name}; see tests/fix_top.py for how to make it"
     expected = path.read_text(encoding="utf-8")
     loop = asyncio.get_running_loop()
     end = loop.time() + PATIENCE

@@ -1,4 +1,4 @@
-"""A project that uses Alembic and Django, as it was before it met pgque."""
+"""A project that uses Alembic and Django, before it adopts pgque."""
 
 import textwrap
 from collections.abc import Mapping

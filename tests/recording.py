@@ -1,4 +1,4 @@
-"""Figures of long runs, written by the runs themselves where PGQUE_RECORD=1 is set."""
+"""Figures of long runs, which the runs write themselves if PGQUE_RECORD=1 is set."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ Figures = dict[str, "int | float | Figures"]
 
 
 def record(conn: Connection, room: str, part: str, tests: str, figures: Figures) -> None:
-    """Add figures to this run's in docs/reliability/<room>.json; those of an earlier run go."""
+    """Write this run's figures to docs/reliability/<room>.json, replacing an earlier run's."""
     if not RECORD:
         return
     version = str(value(conn, "show server_version")).split()[0]

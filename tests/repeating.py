@@ -1,8 +1,8 @@
-"""Repeats the tests that failed, once and alone, if PGQUE_REPEAT_FAILED says how many at most.
+"""Repeats failed tests once, in isolation; PGQUE_REPEAT_FAILED sets the largest number to repeat.
 
-A test that passes then is flaky: the run succeeds, and lists it. CI sets the variable, so that one
-unlucky minute does not hide a good change, and no flaky test stays unseen. A collection error, a
-worker that crashed, or more failures than the limit are never repeated.
+A test that passes then is flaky: the run succeeds and lists it. CI sets the variable, so that one
+unlucky minute does not hide a good change and no flaky test goes unnoticed. Collection errors and
+crashed workers are never repeated, nor are more failures than the limit.
 """
 
 import json
@@ -18,17 +18,17 @@ import pytest
 
 LIMIT = "PGQUE_REPEAT_FAILED"
 OUTCOMES = "PGQUE_REPEAT_OUTCOMES"
-"""The file in which the second run says how each test ended."""
+"""The file to which the second run writes how each test ended."""
 
 LIST = "PGQUE_FLAKY_LIST"
-"""A file that collects the flaky tests of several runs; the last run shows them all."""
+"""A file that collects the flaky tests of several runs; the last run shows all of them."""
 
 Reports = list[pytest.TestReport]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # the process that started the workers does it
+    if hasattr(config, "workerinput"):  # the controller process does it
         return
     if path := os.environ.get(OUTCOMES):
         config.pluginmanager.register(Outcomes(Path(path)))
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Outcomes:
-    """In the second run: notes which tests have passed in all their phases."""
+    """In the second run: records the tests that passed in all their phases."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class Outcomes:
         self._failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take in one phase of a test."""
+        """Record one phase of a test."""
         if report.failed:
             self._failed.add(report.nodeid)
         elif report.when == "call" and report.passed:
@@ -58,7 +58,7 @@ class Outcomes:
 
 
 class Repeating:
-    """In the first run: repeats the failed tests in a process of their own, before the summary."""
+    """In the first run: repeats the failed tests in a new process, before the summary."""
 
     def __init__(self, config: pytest.Config, limit: int) -> None:
         self._config = config
@@ -67,7 +67,7 @@ class Repeating:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
-        """Repeat what failed, once the workers are gone; the terminal's summary comes later."""
+        """Repeat the failed tests after the workers have exited; the terminal summary follows."""
         result = yield
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         failures: Reports = [
@@ -89,7 +89,7 @@ class Repeating:
         return result
 
     def _repeat(self, names: list[str], reporter: Any) -> set[str]:
-        """Run tests again, one after the other; return the names of those that passed."""
+        """Run tests again, one after the other; return the names of the tests that passed."""
         reporter.write_line("")
         reporter.write_sep("=", f"{len(names)} failed: repeating, alone")
         alone = ["-n", "0"] if self._config.pluginmanager.hasplugin("xdist") else []
@@ -106,12 +106,12 @@ class Repeating:
                 check=False,
             )
             reporter.write(done.stdout)
-            if not outcomes.exists():  # it has crashed
+            if not outcomes.exists():  # the second run crashed
                 return set()
             return set(json.loads(outcomes.read_text(encoding="utf-8")))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Show how the flaky tests failed at first, and list them below those of earlier runs."""
+        """Show the first failures of the flaky tests, then list them, also from earlier runs."""
         if self._flaky:
             title = "FLAKY: failed, and passed when repeated alone"
             terminalreporter.section(title, "=", yellow=True)
@@ -122,7 +122,7 @@ class Repeating:
             terminalreporter.write_line(line, yellow=True)
 
     def _all_runs(self, names: Iterable[str]) -> list[str]:
-        """Return a line for each flaky test, and for those of earlier runs that left a file."""
+        """Return a line for each flaky test, including tests from earlier runs that left a file."""
         now = [f"flaky: {name}" for name in names]
         if LIST not in os.environ:
             return now
@@ -133,17 +133,17 @@ class Repeating:
 
 
 def _can_be_repeated(report: pytest.TestReport) -> bool:
-    """Tell whether it is a test that failed, not a file that cannot be read or a dead worker."""
+    """Return whether this is a failed test rather than a collection error or a crashed worker."""
     return isinstance(report, pytest.TestReport) and report.when in {"setup", "call", "teardown"}
 
 
 def _plugins(config: pytest.Config) -> list[str]:
-    """Return the options that load the plugins of this run again."""
+    """Return the options that load this run's plugins again."""
     return [part for plugin in config.option.plugins for part in ("-p", plugin)]
 
 
 def _move(flaky: Reports, reporter: Any) -> None:
-    """Count reports as flaky, a category of its own in the closing line."""
+    """Count reports as flaky, a separate category in the closing line."""
     for category in ("failed", "error"):
         left = [report for report in reporter.stats.pop(category, []) if report not in flaky]
         if left:

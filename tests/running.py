@@ -19,16 +19,16 @@ PATIENCE = 30.0
 
 
 def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait until the condition holds; fail where it does not within half a minute."""
+    """Wait until the condition holds; fail if it does not within half a minute."""
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come true within {PATIENCE:.0f} s")
+            raise AssertionError(f"waited {PATIENCE:.0f} s for {what}")
         time.sleep(0.01)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody has, and that the system gives to nobody by itself."""
+    """A free port of this machine, outside the range that the system assigns automatically."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def backend_of(conn: psycopg.Connection[Any]) -> int:
-    """The process that serves the connection's transaction: its own, or one that a pooler lends."""
+    """The backend that serves the connection's transaction: its own, or one from a pooler."""
     row = conn.execute("select pg_backend_pid()").fetchone()
     assert row is not None
     return row[0]
@@ -45,7 +45,7 @@ def backend_of(conn: psycopg.Connection[Any]) -> int:
 
 @contextlib.contextmanager
 def running(part: Consumer | Ticker) -> Iterator[threading.Thread]:
-    """Run a consumer or a ticker in a thread; what it raises is raised at the end."""
+    """Run a consumer or a ticker in a thread; its exception is raised at the end."""
     errors: list[BaseException] = []
 
     def target() -> None:
@@ -71,7 +71,7 @@ def running(part: Consumer | Ticker) -> Iterator[threading.Thread]:
 
 @contextlib.contextmanager
 def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python script in a process of its own; it is killed at the end."""
+    """Run a Python script in a separate process; it is killed at the end."""
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         stdout=subprocess.PIPE,

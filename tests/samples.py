@@ -1,17 +1,17 @@
-"""Reading a document as its reader does: every sample in it is run, from top to bottom.
+"""Reads a document the way its reader does: runs every sample in it, from top to bottom.
 
-A fenced block is run by its language: python in one namespace per document, sql in one session of
-psql, sh in bash. A block of text after one of these is what it prints, ``...`` standing for
-anything. HTML comments right before a block, or between blocks, say what a reader is told in words:
+A fenced block is run according to its language: python in one namespace per document, sql in one
+psql session, sh in bash. A text block after one of these is the expected output; ``...`` matches
+anything. HTML comments before a block or between blocks say what the prose tells a reader to do:
 
-    file: NAME          the block is a file of that name
-    background          the command runs on; text after it is what it prints sooner or later
-    with: ARGUMENTS     added to the command; {home} is a folder for data
-    prints: COMMAND     the text is what that background command prints next
-    not run: REASON     the reason is one of those in NOT_RUN
-    stop: COMMAND       Ctrl-C, and it ends with status 0
+    file: NAME          the block is the content of that file
+    background          the command keeps running; the text after it appears sooner or later
+    with: ARGUMENTS     appended to the command; {home} is a folder for data
+    prints: COMMAND     the text is the next output of that background command
+    not run: REASON     the reason is one of the keys of NOT_RUN
+    stop: COMMAND       Ctrl-C; the command must exit with status 0
     kill: COMMAND       kill -9
-    check: SQL          becomes true
+    check: SQL          must become true
 """
 
 import configparser
@@ -45,18 +45,18 @@ __all__ = ["NOT_RUN", "ROOT", "Reader", "Step", "parse", "reader", "steps", "to_
 ROOT = Path(__file__).resolve().parent.parent
 
 NOT_RUN = {
-    "a fresh clone": "it installs this package and runs its tests: the one thing they cannot do",
+    "a fresh clone": "it installs this package and runs these very tests",
     "packages": "pip would need the network",
     "another server": "it needs a second machine, a pooler, pg_cron or Docker",
-    "needs a terminal": "it ends when somebody quits it; tests/test_top_cli.py does",
+    "needs a terminal": "it runs until the user quits; see tests/test_top_cli.py",
     "your DSN": "the value differs from reader to reader; the test takes the one that was printed",
 }
-"""Why a block is not run; what can be is parsed all the same."""
+"""Reasons not to run a block; it is still parsed if its language allows that."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A fenced block, or an order in a comment, which has no language."""
+    """A fenced block, or an instruction in a comment, which has no language."""
 
     place: str
     notes: dict[str, str]
@@ -68,7 +68,7 @@ _COMMENT = re.compile(r"<!-- ([a-z ]+?)(?:: (.+?))? -->")
 
 
 def steps(document: Path) -> list[Step]:
-    """Return what there is to do in a document, from top to bottom."""
+    """Return the steps of a document, from top to bottom."""
     found: list[Step] = []
     notes: dict[str, str] = {}
     lines = iter(enumerate(document.read_text(encoding="utf-8").splitlines(), 1))
@@ -96,7 +96,7 @@ def steps(document: Path) -> list[Step]:
 
 
 class Background:
-    """A command that runs beside the reader, and what it has printed."""
+    """A command that runs in the background, and its output."""
 
     def __init__(self, command: str, folder: Path, env: dict[str, str]) -> None:
         self.printed = ""
@@ -118,7 +118,7 @@ class Background:
             self.printed += line
 
     def expect(self, pattern: str, what: str) -> str:
-        """Wait until what was not yet looked at contains the pattern; return what matched."""
+        """Wait until the unread output matches the pattern; return the match."""
         try:
             eventually(lambda: re.search(pattern, self.printed[self.seen :], re.DOTALL), what)
         except AssertionError as error:
@@ -129,7 +129,7 @@ class Background:
         return match[0]
 
     def end(self, how: signal.Signals) -> int:
-        """Send a signal, wait for the end and return the status."""
+        """Send a signal, wait for the process to exit, and return its status."""
         if self._process.poll() is None:
             self._process.send_signal(how)
         try:
@@ -142,7 +142,7 @@ class Background:
 
 
 class Psql:
-    """A session of psql, which ends at the first error."""
+    """A psql session that stops at the first error."""
 
     def __init__(self, dsn: str, env: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -173,7 +173,7 @@ class Psql:
 
 @dataclass
 class Reader:
-    """Does what a document says, in a folder of its own."""
+    """Does what a document says, in a separate folder."""
 
     folder: Path
     home: Path
@@ -185,7 +185,7 @@ class Reader:
 
     @property
     def env(self) -> dict[str, str]:
-        # pg_dump and pg_restore of a newer version write what an older server does not know.
+        # A newer pg_dump or pg_restore writes settings that an older server does not know.
         version = wanted_version() if wanted_version() in embedded.VERSIONS else None
         programs = find_binaries(version or max(embedded.VERSIONS)).bin
         path = [Path(sys.executable).parent, programs]
@@ -200,7 +200,7 @@ class Reader:
         }
 
     def read(self, document: Path) -> None:
-        """Do all that a document says."""
+        """Run all steps of a document."""
         for step in steps(document):
             try:
                 self._follow(step)
@@ -270,11 +270,11 @@ class Reader:
         if isinstance(self.printed, Background):
             self.printed.expect(rf"(?m:^{pattern}$)", step.text)
         else:
-            printed = re.sub(r" +$", "", self.printed, flags=re.MULTILINE)  # psql fills its lines
+            printed = re.sub(r" +$", "", self.printed, flags=re.MULTILINE)  # psql pads its lines
             assert re.fullmatch(pattern, printed.strip(), re.DOTALL), printed
 
     def close(self) -> None:
-        """End what is still there, the newest first."""
+        """Stop the remaining processes, newest first."""
         for value in self.namespace.values():
             if isinstance(value, psycopg.Connection | pgque.PgqueClient | pgque.ClientPool):
                 value.close()
@@ -287,7 +287,7 @@ class Reader:
 
 
 def parse(step: Step) -> None:
-    """Look at a block that is a file, or cannot be run, as far as its language can be read."""
+    """Parse a block that is a file, or that is not run, if its language can be parsed."""
     if step.language == "python":
         compile(step.text, step.place, "exec")
     elif step.language == "sh":
@@ -302,7 +302,7 @@ def parse(step: Step) -> None:
 
 @contextlib.contextmanager
 def reader(folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, dsn: str) -> Iterator[Reader]:
-    """A reader whose programs find the folder's modules and the DSN as they would in a shell."""
+    """A reader whose programs find the folder's modules and the DSN as in a shell."""
     monkeypatch.setenv("PGQUE_DSN", dsn)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)

@@ -1,4 +1,4 @@
-"""The public names: what `__all__` says and what the package exports are the same."""
+"""The public names: `__all__` and the package's exports agree."""
 
 import inspect
 from types import ModuleType
@@ -17,7 +17,7 @@ def exported() -> set[str]:
     }
 
 
-def test_all_is_what_the_package_exports() -> None:
+def test_all_lists_exactly_the_exports() -> None:
     assert set(pgque.__all__) == exported()
 
 

@@ -50,12 +50,10 @@ def next_batch(conn, queue, consumer) -> int | None:
     return value(conn, "select pgque.next_batch(%s, %s)", queue, consumer)
 
 
-# What lies between two ticks
+# Events between two ticks
 
 
-def test_p4_a_batch_is_in_the_order_of_ids_whatever_the_order_of_commits(
-    connect, autoconn, queue, consumer
-):
+def test_p4_a_batch_is_sorted_by_id_regardless_of_commit_order(connect, autoconn, queue, consumer):
     first, second = connect(), connect()
     for n in range(3):
         send(first, queue, f"first {n}")
@@ -69,10 +67,10 @@ def test_p4_a_batch_is_in_the_order_of_ids_whatever_the_order_of_commits(
 
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
-def test_p6_windows_cut_in_pieces_with_late_transactions(
+def test_p6_windows_read_in_pieces_include_late_transactions(
     connect, autoconn, queue, consumer, size, merged
 ):
-    """Late ones have ids below, among and above those of their window."""
+    """The ids of late events lie below, among and above those of their window."""
     late = [connect() for _ in range(3)]
     got = []
 
@@ -123,8 +121,8 @@ STEPS = st.lists(
 
 @settings(max_examples=1000 if LONG else 15)
 @given(steps=STEPS, level=st.sampled_from([2, 3, 4]))
-def test_p1_p3_p4_any_order_of_steps_delivers_every_committed_event_once(shared, steps, level):
-    """Once, but for one time more after each nack; in order inside a batch; nothing undone."""
+def test_p1_p3_p4_any_sequence_of_steps_delivers_every_committed_event_once(shared, steps, level):
+    """Exactly once, plus once per nack; in order inside a batch; nothing that was rolled back."""
     queue = f"q{value(shared, 'select count(*) from pgque.queue')}"
     value(shared, "select pgque.create_queue(%s)", queue)
     subscribe(shared, queue, "c")
@@ -195,7 +193,7 @@ def test_p1_p3_p4_any_order_of_steps_delivers_every_committed_event_once(shared,
 # Whole windows
 
 
-def test_next_batch_opens_windows_one_by_one_empty_or_not(autoconn, queue, consumer):
+def test_next_batch_opens_windows_one_by_one_even_if_empty(autoconn, queue, consumer):
     assert next_batch(autoconn, queue, consumer) is None
     send_many(autoconn, queue, 150)
     tick(autoconn, queue)
@@ -211,7 +209,7 @@ def test_next_batch_opens_windows_one_by_one_empty_or_not(autoconn, queue, consu
     assert next_batch(autoconn, queue, consumer) is None
 
 
-def test_get_batch_events_has_pgqs_columns(autoconn, queue, consumer):
+def test_get_batch_events_has_the_columns_of_pgq(autoconn, queue, consumer):
     value(autoconn, "select pgque.insert_event(%s, 't', 'd', '1', '2', '3', '4')", queue)
     tick(autoconn, queue)
     batch_id = next_batch(autoconn, queue, consumer)
@@ -223,7 +221,7 @@ def test_get_batch_events_has_pgqs_columns(autoconn, queue, consumer):
     assert row[2] == value(autoconn, txid)
 
 
-def test_next_batch_info_names_the_two_ticks(autoconn, queue, consumer):
+def test_next_batch_info_returns_both_ticks_of_the_window(autoconn, queue, consumer):
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
     columns = (
@@ -263,7 +261,7 @@ def test_next_batch_custom_waits_for_count_interval_or_lag(autoconn, queue, cons
     assert custom(None, None, None)[:2] == (3, 4)
 
 
-def test_p6_a_whole_window_after_a_piece_of_it_has_the_rest(autoconn, queue, consumer):
+def test_p6_a_whole_window_after_a_piece_holds_the_remaining_events(autoconn, queue, consumer):
     send_many(autoconn, queue, 5)
     tick(autoconn, queue)
     piece = receive(autoconn, queue, consumer, 2)
@@ -279,7 +277,7 @@ def test_p6_a_whole_window_after_a_piece_of_it_has_the_rest(autoconn, queue, con
     assert payloads(drain(autoconn, queue, consumer)) == ["4", "5"]
 
 
-def test_a_batch_can_be_read_by_cursor(conn, autoconn, queue, consumer):
+def test_a_batch_can_be_read_with_a_cursor(conn, autoconn, queue, consumer):
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     batch_id = next_batch(conn, queue, consumer)
@@ -306,7 +304,7 @@ def test_a_batch_can_be_read_by_cursor(conn, autoconn, queue, consumer):
 
 
 @pytest.mark.parametrize("count", [-1, None])
-def test_p10_bad_arguments_of_get_batch_cursor(conn, autoconn, queue, consumer, count):
+def test_p10_get_batch_cursor_rejects_bad_arguments(conn, autoconn, queue, consumer, count):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch_id = next_batch(autoconn, queue, consumer)
@@ -334,7 +332,7 @@ BY_BATCH = [
 
 @pytest.mark.parametrize("call", BY_BATCH)
 @pytest.mark.parametrize("fate", ["never was", "null", "finished", "resized", "unsubscribed"])
-def test_p9_p10_a_batch_that_is_not_open_is_named(shared, shared_queue, call, fate):
+def test_p9_p10_an_error_names_the_batch_that_is_not_open(shared, shared_queue, call, fate):
     send_many(shared, shared_queue, 3)
     tick(shared, shared_queue)
     batch = receive(shared, shared_queue, "c", 2)
@@ -355,7 +353,7 @@ def test_p9_p10_a_batch_that_is_not_open_is_named(shared, shared_queue, call, fa
         assert value(shared, f"select count(*) from pgque.{table}") == 0
 
 
-def test_batch_ids_are_handed_out_once(autoconn, queue, consumer):
+def test_batch_ids_are_never_reused(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('other')")
     subscribe(autoconn, "other", "x", "y")
     seen = []

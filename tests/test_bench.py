@@ -1,4 +1,4 @@
-"""The bench in a tiny form: that it measures, checks, writes and draws, not how fast it is."""
+"""The bench on a tiny scale: it measures, checks, writes and draws; its speed does not matter."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ NUMBERS = (1, 2, 3, 4, 8, 10, 12, 13, 14, 15, 16, 17)
 
 
 class Made:
-    """What the bench asks of a server, on that of the tests."""
+    """The bench's requirements of a server, met by the test server."""
 
     def __init__(self, databases, template: str) -> None:
         self._databases = databases
@@ -63,7 +63,7 @@ class Made:
 
 
 class Quiet:
-    """Progress that is not shown."""
+    """A progress display that shows nothing."""
 
     def begin(self, what: str) -> None:
         pass
@@ -95,7 +95,7 @@ def context(made: Made) -> Callable[..., Context]:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_workload_gives_rows_and_checks_what_arrived(number: int, context) -> None:
+def test_a_workload_returns_rows_and_checks_that_events_arrived(number: int, context) -> None:
     rows = load(number)(context())
     assert number in {row.workload for row in rows}
     for row in rows:
@@ -107,7 +107,7 @@ def test_a_workload_gives_rows_and_checks_what_arrived(number: int, context) -> 
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_a_peer_takes_part(number: int, context) -> None:
+def test_a_peer_takes_part_in_a_workload(number: int, context) -> None:
     rows = load(number)(context("textbook"))
     [peer] = [row for row in rows if row.subject == "textbook"]
     assert peer.value > 0
@@ -117,7 +117,7 @@ def test_every_workload_has_a_name_and_a_module() -> None:
     assert sorted(TITLES) == sorted(n for numbers in MODULES.values() for n in numbers)
 
 
-def test_an_event_that_is_missing_doubled_or_out_of_order_is_noticed() -> None:
+def test_missing_duplicate_and_misordered_events_are_detected() -> None:
     assert check_arrivals([[1, 2, 3]], [1, 2, 3], "one sender") == 3
     assert check_arrivals([[1, 4], [2, 3]], [1, 2, 3, 4], "two senders") == 4
     assert check_arrivals([[1, 4], [2, 3]], [2, 3, 1, 4], "two senders") == 4
@@ -139,7 +139,7 @@ def test_contestants_take_turns() -> None:
     assert sorted(figures["a"] + figures["b"]) == list(range(1, 41))
 
 
-def test_goals() -> None:
+def test_goals_are_parsed_and_compared() -> None:
     assert bound("<= 30 MB") == ("<=", 30)
     assert meets("", 1) is None
     assert meets("<= 1.15", 1.15) is True
@@ -151,7 +151,7 @@ def test_goals() -> None:
 
 
 class Adder:
-    """What a crew's processes hold here."""
+    """The object that each process of the crew holds in these tests."""
 
     def __init__(self, base: int) -> None:
         self._base = base
@@ -160,7 +160,7 @@ class Adder:
         return self._base + number
 
 
-def test_a_crew_works_and_its_errors_are_shown() -> None:
+def test_a_crew_runs_calls_and_shows_their_errors() -> None:
     with Crew(2, Adder, 10) as crew:
         turns = crew.call("add", 5)
         assert [turn.result for turn in turns] == [15, 15]
@@ -171,7 +171,7 @@ def test_a_crew_works_and_its_errors_are_shown() -> None:
             crew.tell(0, "add", "x")
 
 
-def test_the_servers_process_is_found(autoconn) -> None:
+def test_the_server_process_is_found(autoconn) -> None:
     pid = server_pid(autoconn)
     assert pid is None or cpu_seconds([pid]) > 0
 
@@ -222,7 +222,7 @@ def test_results_are_merged_and_written(tmp_path: Path) -> None:
     assert "| 17 | growth | pgque | 1.5 |" in page
 
 
-def test_plots_are_drawn_from_the_file(tmp_path: Path) -> None:
+def test_plots_are_drawn_from_the_result_file(tmp_path: Path) -> None:
     assert plots.draw([], tmp_path) == []
     report.write(tmp_path, sample_rows())
     assert main(["--plots", "--output", str(tmp_path)]) == 0
@@ -248,7 +248,7 @@ def test_a_run_stamps_its_rows_and_runs_a_shared_function_once(made: Made, tmp_p
     assert peer.environment["packages"] == {}
 
 
-def test_a_failure_is_told_and_the_others_go_on(
+def test_a_failed_workload_is_reported_and_the_others_still_run(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(context: Context) -> list[Row]:
@@ -262,7 +262,7 @@ def test_a_failure_is_told_and_the_others_go_on(
     assert [row.name for row in report.read(tmp_path)] == ["x"]
 
 
-def test_the_check_fails_beyond_its_bounds_and_without_a_ratio() -> None:
+def test_the_check_fails_outside_its_bounds_or_without_a_ratio() -> None:
     def row(workload: int, ratio: float) -> Row:
         return Row(workload, "x", "ms", 1, reference="y", ratio=ratio)
 
@@ -272,7 +272,7 @@ def test_the_check_fails_beyond_its_bounds_and_without_a_ratio() -> None:
     assert check.failures(fine[:3]) == ["workload 9 has no ratio"]
 
 
-def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bench_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert "12  fanout" in capsys.readouterr().out
     for arguments in (["--only", "nonsense"], ["--peers", "nobody"]):

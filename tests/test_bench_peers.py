@@ -1,4 +1,4 @@
-"""The contestants of the bench do what their interface says; the workloads run, in a tiny form."""
+"""The bench's peers keep to their interface, and the workloads run on a tiny scale."""
 
 import contextlib
 import threading
@@ -13,7 +13,7 @@ from bench.paced import Board, Load, Session, lanes_for, percentile
 from bench.workloads import horizon, latency, soak
 from tests.running import PATIENCE
 
-# What others' packages warn about is not ours to mend.
+# Warnings of third-party packages are not ours to fix.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
@@ -27,7 +27,7 @@ def name(request):
 
 @pytest.fixture
 def context(databases, dsn):
-    """What a workload is given, in its smallest form."""
+    """The context of a workload, in its smallest form."""
     made = []
 
     def new_database(name, with_pgque):
@@ -57,7 +57,7 @@ def wait_for(condition, seconds=30.0):
 
 @contextlib.contextmanager
 def working(run):
-    """Run a worker, or a ticker, in a thread until the end of the block."""
+    """Run a worker or a ticker in a thread until the block ends."""
     stop = threading.Event()
     thread = threading.Thread(target=run, args=(stop,), daemon=True)
     thread.start()
@@ -69,7 +69,7 @@ def working(run):
         assert not thread.is_alive()
 
 
-def test_a_peer_handles_what_was_enqueued(name, empty_dsn):
+def test_a_peer_handles_enqueued_events(name, empty_dsn):
     kind = peers.load(name)
     peer, worker = kind(empty_dsn), kind(empty_dsn)
     peer.set_up()
@@ -102,7 +102,7 @@ def test_a_peer_completes_a_cycle(name, empty_dsn):
     peer.tear_down()
 
 
-def test_what_a_peer_lacks_is_refused(name, empty_dsn):
+def test_a_missing_feature_of_a_peer_is_refused(name, empty_dsn):
     peer = peers.load(name)(empty_dsn)
     assert set(peer.lacks) <= {"bulk", "cycle"}
     if "bulk" in peer.lacks:
@@ -121,7 +121,7 @@ def test_a_session_loses_nothing(one, empty_dsn):
     assert min(load.delays()) > 0
 
 
-def test_a_session_notices_that_its_worker_ended(empty_dsn):
+def test_a_session_notices_that_its_worker_exited(empty_dsn):
     with Session("textbook", empty_dsn, Board(3000), fastest=200) as session:
         session._workers[0].terminate()
         session._workers[0].join()
@@ -130,7 +130,7 @@ def test_a_session_notices_that_its_worker_ended(empty_dsn):
             session.wait()
 
 
-def test_a_session_notices_what_is_handled_twice(empty_dsn):
+def test_a_session_notices_an_event_handled_twice(empty_dsn):
     with Session("textbook", empty_dsn, Board(3000), fastest=200) as session:
         load = session.send(100, 0.05)
         assert session.wait()
@@ -139,7 +139,7 @@ def test_a_session_notices_what_is_handled_twice(empty_dsn):
             session.wait()
 
 
-def test_a_load_tells_what_fell_behind():
+def test_a_load_reports_missing_events_and_a_growing_delay():
     board = Board(10)
     for number in range(10):
         board.sent[number] = 1.0 + number / 10
@@ -157,7 +157,7 @@ def test_a_load_tells_what_fell_behind():
     assert not load.falls_behind
 
 
-def test_percentile():
+def test_percentiles_of_small_and_large_samples():
     assert percentile([3, 1, 2], 0.99) == 3
     assert percentile(list(range(1000)), 0.99) == 990
 
@@ -167,23 +167,23 @@ def test_higher_rates_take_more_connections():
     assert lanes_for(1000) < lanes_for(5000)
 
 
-def test_url_names_a_socket_and_its_user():
+def test_a_url_contains_the_socket_and_its_user():
     url = peers.url("host=/tmp/a port=5432 user=me dbname=db")
     assert url == "postgresql:///db?user=me&host=%2Ftmp%2Fa&port=5432"
 
 
-def test_an_old_transaction_is_as_old_as_it_says(dsn):
+def test_an_old_transaction_has_the_requested_age(dsn):
     with old_transaction(dsn, 50):  # it asserts its own age
         pass
 
 
-def test_latency(context):
+def test_the_latency_workload_measures_all_peers(context):
     rows = latency.measure_latency(context)
     assert {row.subject for row in rows} == {"pgque", "notify", "textbook"}
     assert {row.detail.get("rate") or row.detail.get("offered") for row in rows} >= {100}
 
 
-def test_a_peer_that_fails_does_not_end_the_workload(context, monkeypatch):
+def test_a_failing_peer_does_not_end_the_workload(context, monkeypatch):
     def fail(peer):
         raise RuntimeError("no")
 
@@ -192,24 +192,24 @@ def test_a_peer_that_fails_does_not_end_the_workload(context, monkeypatch):
     assert [row.detail["lacks"] for row in rows if row.subject == "textbook"] == ["failed: no"]
 
 
-def test_latency_of_a_consumer_alone(context):
+def test_latency_of_a_single_consumer_is_workload_7(context):
     rows = latency.measure_alone(context)
     assert {row.workload for row in rows} == {7}
 
 
-def test_beside_an_old_transaction(context):
+def test_latency_next_to_an_old_transaction_is_workload_11(context):
     rows = latency.measure_beside_old(context)
     assert [row.workload for row in rows] == [11, 11]
 
 
-def test_horizon(context):
+def test_the_horizon_workload_returns_curves(context):
     rows = horizon.measure_horizon(context)
     assert [row.subject for row in rows] == ["pgque", "pgque", "pgque", "textbook"]
     assert rows[0].detail["every event arrived"] == 60
     assert all(row.detail["curve"] for row in rows[2:])
 
 
-def test_soak(context):
+def test_the_soak_workload_runs(context):
     rows = soak.measure_soak(context)
     assert rows[0].value == 0
     assert rows[0].detail["trouble"]

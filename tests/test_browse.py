@@ -1,4 +1,4 @@
-"""Looking through messages, retries and dead letters (pgque/watching/browse.py)."""
+"""Browsing messages, retries and dead letters (pgque/watching/browse.py)."""
 
 from datetime import timedelta
 
@@ -33,7 +33,7 @@ def listed(page):
     return [row.payload for row in page.rows]
 
 
-def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
+def test_messages_are_paged_newest_first(browser, autoconn, queue):
     send_many(autoconn, queue, 3)
     rotate(autoconn, queue)
     for number in (4, 5):
@@ -45,14 +45,14 @@ def test_messages_come_newest_first_page_after_page(browser, autoconn, queue):
     assert last.more is None
 
 
-def test_nobody_misses_what_was_looked_at(browser, autoconn, queue, consumer):
+def test_browsing_consumes_nothing(browser, autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     assert len(browser.messages(queue).rows) == 2
     assert len(receive(autoconn, queue, consumer)) == 2
 
 
-def test_what_is_not_committed_or_was_put_back_is_not_shown(
+def test_uncommitted_messages_and_retries_are_not_shown(
     browser, autoconn, connect, queue, consumer
 ):
     send(connect(), queue, "open")
@@ -78,14 +78,14 @@ def test_what_is_not_committed_or_was_put_back_is_not_shown(
         (Wanted(text="' or true --"), []),
     ],
 )
-def test_messages_are_searched(browser, autoconn, queue, wanted, found):
+def test_messages_are_searched_by_type_key_and_text(browser, autoconn, queue, wanted, found):
     send_event(autoconn, queue, "paid", None)
     send_event(autoconn, queue, "placed", "Grace", "k")
     send_event(autoconn, queue, "placed", "100% of Ada")
     assert listed(browser.messages(queue, wanted)) == found
 
 
-def test_messages_are_nobodys_in_particular(browser, autoconn, queue):
+def test_a_consumer_filter_does_not_apply_to_messages(browser, autoconn, queue):
     send(autoconn, queue, "a")
     assert listed(browser.messages(queue, Wanted(consumer="c"))) == ["a"]
 
@@ -96,7 +96,9 @@ def test_a_message_is_found_by_its_id(browser, autoconn, queue):
     assert listed(browser.messages(queue, Wanted(text=f" {number} "))) == ["a"]
 
 
-def test_a_search_looks_at_so_many_and_says_where_it_stopped(browser, autoconn, queue, monkeypatch):
+def test_a_search_reads_a_limited_number_and_says_where_it_stopped(
+    browser, autoconn, queue, monkeypatch
+):
     monkeypatch.setattr(browse, "LOOKED_AT", 10)
     send_many(autoconn, queue, 25)
     page = browser.messages(queue, Wanted(text="no such thing"))
@@ -107,7 +109,7 @@ def test_a_search_looks_at_so_many_and_says_where_it_stopped(browser, autoconn, 
     assert (listed(page), page.more, page.looked_at) == (["3"], None, None)
 
 
-def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queue, monkeypatch):
+def test_p7_a_page_costs_the_same_for_any_size_of_log(browser, autoconn, queue, monkeypatch):
     send_many(autoconn, queue, 20_000)
     plans = []
 
@@ -115,16 +117,16 @@ def test_p7_a_page_costs_the_same_whatever_the_log_holds(browser, autoconn, queu
         if "ev_data" in query:
             explained = f"explain (analyze, buffers, format json) {query}".encode()
             plans.append(autoconn.execute(explained, values).fetchone()[0][0]["Plan"])
-        return Browser._rows(browser, query, values)
+        return Browser._times(browser, query, values)
 
-    monkeypatch.setattr(browser, "_rows", explain)
+    monkeypatch.setattr(browser, "_times", explain)
     assert len(browser.messages(queue).rows) == browse.PAGE
     [plan] = plans
     assert plan["Actual Rows"] == browse.PAGE
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60
 
 
-def test_messages_until_a_time(browser, autoconn, queue):
+def test_messages_until_a_time_are_shown(browser, autoconn, queue):
     send(autoconn, queue, "a")
     tick(autoconn, queue)
     between = value(autoconn, "select clock_timestamp()")
@@ -132,11 +134,11 @@ def test_messages_until_a_time(browser, autoconn, queue):
     tick(autoconn, queue)
     send(autoconn, queue, "c")
     found = listed(browser.messages(queue, until=between))
-    assert found == ["b", "a"] or found == ["a"]  # to the tick after that time
+    assert found == ["b", "a"] or found == ["a"]  # up to the tick after that time
     assert "c" in listed(browser.messages(queue, until=between + timedelta(hours=1)))
 
 
-def test_long_payloads_are_cut_in_lists_and_shown_whole(browser, autoconn, queue):
+def test_long_payloads_are_cut_in_lists_and_shown_in_full_alone(browser, autoconn, queue):
     send(autoconn, queue, "x" * 5000)
     [row] = browser.messages(queue).rows
     assert (len(row.payload), row.length) == (browse.SHORT, 5000)
@@ -154,7 +156,7 @@ def test_large_ids_stay_exact(browser, autoconn, queue):
     assert browser.messages(queue).rows[0].id == 9007199254740994
 
 
-def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn, queue, consumer):
+def test_dead_letters_are_listed_with_consumer_and_reason(browser, autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     for payload in ("a", "b"):
         send_event(autoconn, queue, "placed", payload)
@@ -173,13 +175,13 @@ def test_dead_letters_are_listed_with_who_refused_them_and_why(browser, autoconn
     assert (letter.payload, letter.type, letter.retries) == ("b", "placed", 0)
 
 
-def test_what_is_gone_is_none(browser, queue):
+def test_a_missing_row_is_none(browser, queue):
     assert browser.message(queue, (1, 1)) is None
     assert browser.retry((1, 1)) is None
     assert browser.dead_letter(77) is None
 
 
-def test_retries_are_listed_with_whom_they_wait_for(browser, autoconn, queue, consumer):
+def test_retries_are_listed_with_their_consumer(browser, autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -196,7 +198,7 @@ def test_retries_are_listed_with_whom_they_wait_for(browser, autoconn, queue, co
     assert browser.retry(page.rows[0].place).payload == "2"
 
 
-def test_an_event_that_waits_for_two_is_two_retries(browser, autoconn, queue, consumer):
+def test_an_event_nacked_by_two_consumers_is_two_retries(browser, autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -207,9 +209,7 @@ def test_an_event_that_waits_for_two_is_two_retries(browser, autoconn, queue, co
     assert {browser.retry(one.place).consumer for one in (first, second)} == {consumer, "other"}
 
 
-def test_a_search_of_retries_says_how_many_it_looked_at(
-    browser, autoconn, queue, consumer, monkeypatch
-):
+def test_a_search_of_retries_says_how_many_it_read(browser, autoconn, queue, consumer, monkeypatch):
     monkeypatch.setattr(browse, "LOOKED_AT", 2)
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
@@ -221,7 +221,7 @@ def test_a_search_of_retries_says_how_many_it_looked_at(
     assert (listed(page), page.looked_at) == (["2"], None)
 
 
-def test_retries_of_a_group_are_its(browser, autoconn, queue):
+def test_retries_of_a_group_are_listed_under_the_group(browser, autoconn, queue):
     send(autoconn, queue)
     tick(autoconn, queue)
     receive_coop(autoconn, queue, "crew", "one")
@@ -232,13 +232,13 @@ def test_retries_of_a_group_are_its(browser, autoconn, queue):
     assert [row.consumer for row in browser.retries(queue).rows] == ["crew"]
 
 
-def test_an_unknown_queue_is_named(browser):
+def test_the_error_names_an_unknown_queue(browser):
     for look in (browser.messages, browser.dead_letters, browser.retries):
         with pytest.raises(PgqueQueueNotFound, match="nobody"):
             look("nobody")
 
 
-def test_looking_cannot_write(browser):
+def test_a_browser_cannot_write(browser):
     with pytest.raises(PgqueReadOnly):
         browser.read(sql.SQL("create table pgque.mine ()"), ())
     assert browser.read(sql.SQL("select 1"), ()) == [(1,)]

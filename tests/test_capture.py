@@ -1,4 +1,4 @@
-"""Change capture: what the row triggers of sql/capture send, and what they refuse."""
+"""Change capture: the events that the row triggers of sql/capture send, and their settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fix_capture import ENCODINGS, Capture
 # The three encodings
 
 
-def test_jsontriga(capture: Capture) -> None:
+def test_jsontriga_sends_the_row_as_json(capture: Capture) -> None:
     capture.run("create table item (id int primary key, name text, price numeric(8, 2))")
     capture.attach("item", "jsontriga")
     capture.run(
@@ -31,7 +31,7 @@ def test_jsontriga(capture: Capture) -> None:
     assert {event[2:] for event in events} == {("public.item", None, None, None)}
 
 
-def test_logutriga(capture: Capture) -> None:
+def test_logutriga_sends_the_row_url_encoded(capture: Capture) -> None:
     capture.run("create table item (a int, b text, c boolean, primary key (b, a))")
     capture.attach("item", "logutriga")
     capture.run(
@@ -46,7 +46,7 @@ def test_logutriga(capture: Capture) -> None:
     ]
 
 
-def test_logutriga_is_read_back_by_urllib(capture: Capture) -> None:
+def test_urllib_decodes_logutriga(capture: Capture) -> None:
     values = ["", " ", "+", "a=b&c;d", "100%", "a\nb\r\t", "Zoë", "日本語 テキスト", "🐘🐘 x"]
     values += ["\\x00", "~-._", "%41", "'\""]
     capture.run('create table item ("a b&=é" text)')
@@ -71,7 +71,7 @@ def test_logutriga_encodes_long_values_in_linear_time(capture: Capture) -> None:
     assert parse_qsl(event.data) == [("body", value)]
 
 
-def test_sqltriga(capture: Capture) -> None:
+def test_sqltriga_sends_sql_fragments(capture: Capture) -> None:
     capture.run(
         """
         create table item (
@@ -98,7 +98,7 @@ def test_sqltriga(capture: Capture) -> None:
     ]
 
 
-def test_sqltriga_compares_a_null_key_by_is_null(capture: Capture) -> None:
+def test_sqltriga_compares_a_null_key_with_is_null(capture: Capture) -> None:
     capture.run("create table item (a int, b int)")
     capture.attach("item", "sqltriga", "pkey=a")
     capture.run(
@@ -142,7 +142,7 @@ MANY_VALUES = r"""
 
 @pytest.fixture
 def many(capture: Capture) -> Capture:
-    """A table `many`, empty, with a column for each type that is worth a test."""
+    """An empty table `many`, with one column for each type worth testing."""
     capture.run(
         "create type pair as (a int, b text)",
         "create domain positive as int check (value > 0)",
@@ -179,7 +179,7 @@ def test_sqltriga_replays_every_type(many: Capture) -> None:
         assert original
 
 
-def test_values_are_written_as_their_output_functions_do(many: Capture) -> None:
+def test_values_are_written_by_their_output_functions(many: Capture) -> None:
     many.attach("many", "logutriga")
     many.run(f"insert into many values {MANY_VALUES}")
     first, second, third = (
@@ -216,7 +216,7 @@ def test_values_do_not_depend_on_the_session(many: Capture) -> None:
 # The arguments
 
 
-def test_backup_sends_the_old_row(capture: Capture) -> None:
+def test_backup_also_sends_the_old_row(capture: Capture) -> None:
     capture.run("create table item (id int primary key, a text, secret text)")
     capture.attach_all("item", "backup", "ignore=secret")
     capture.run("insert into item values (1, 'old', 'x')")
@@ -247,9 +247,7 @@ def test_ignored_columns_are_left_out(capture: Capture, function: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("ignore=b",)])
-def test_an_update_that_changes_nothing_is_sent(
-    capture: Capture, arguments: tuple[str, ...]
-) -> None:
+def test_an_update_without_changes_is_sent(capture: Capture, arguments: tuple[str, ...]) -> None:
     capture.run(
         "create table item (id int primary key, a text, b text)",
         "insert into item values (1, 'x', 'y')",
@@ -272,7 +270,7 @@ def test_a_change_from_null_to_json_null_counts(capture: Capture) -> None:
     assert len(capture.events()) == 1
 
 
-def test_pkey_names_the_key(capture: Capture) -> None:
+def test_pkey_sets_the_key_columns(capture: Capture) -> None:
     capture.run('create table item (id int primary key, a int, "B" int)')
     capture.attach_all("item", "pkey=B, a")
     capture.run("insert into item values (1, 2, 3)", "update item set id = 4")
@@ -282,7 +280,7 @@ def test_pkey_names_the_key(capture: Capture) -> None:
     assert events[5].data == """id='4' where "B"='3' and a='2'"""
 
 
-def test_when_sends_only_what_is_true(capture: Capture) -> None:
+def test_when_sends_only_rows_that_match(capture: Capture) -> None:
     capture.run("create table item (id int primary key, a int)")
     capture.attach("item", "logutriga", "when=a < 9 and id = any ('{1,2,3}')", "ev_extra3=10 / a")
     capture.run(
@@ -297,7 +295,7 @@ def test_when_sends_only_what_is_true(capture: Capture) -> None:
     ]
 
 
-def test_when_guards_the_other_expressions(capture: Capture) -> None:
+def test_other_expressions_run_only_if_when_is_true(capture: Capture) -> None:
     capture.run("create table item (id int primary key, a int)")
     capture.attach("item", "logutriga", "when=a <> 0", "ev_extra3=100 / a")
     capture.run("insert into item values (1, 0), (2, 5)")
@@ -324,7 +322,7 @@ def test_expressions_replace_the_defaults(capture: Capture) -> None:
 
 
 @pytest.mark.parametrize("function", ENCODINGS)
-def test_skip_keeps_rows_out(capture: Capture, function: str) -> None:
+def test_skip_suppresses_the_change(capture: Capture, function: str) -> None:
     capture.run(
         "create table inlet (id int primary key, a text)",
         "insert into inlet values (1, 'stays')",
@@ -339,7 +337,7 @@ def test_skip_keeps_rows_out(capture: Capture, function: str) -> None:
     assert len(capture.events()) == 3
 
 
-def test_before_triggers_pass_the_row_on(capture: Capture) -> None:
+def test_before_triggers_return_the_row(capture: Capture) -> None:
     capture.run(
         """
         create table item (

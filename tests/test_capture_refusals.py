@@ -1,4 +1,4 @@
-"""What capture refuses, and the rights that a change needs (sql/capture)."""
+"""Capture triggers: refused arguments and tables, and the rights that a change needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.fix_capture import ENCODINGS, Capture
         (["ignore=ID"], "unknown column in trigger arguments: ID"),
     ],
 )
-def test_misuse_is_refused(
+def test_bad_trigger_arguments_are_refused(
     capture: Capture, function: str, arguments: list[str], message: str
 ) -> None:
     capture.run("create table item (id int primary key, a int)")
@@ -54,7 +54,7 @@ def test_a_queue_must_be_named(capture: Capture, function: str, arguments: str) 
 
 
 @pytest.mark.parametrize("function", ENCODINGS)
-def test_unknown_queue(capture: Capture, function: str) -> None:
+def test_capture_into_an_unknown_queue_fails(capture: Capture, function: str) -> None:
     capture.run("create table item (id int primary key)")
     capture.attach("item", function, queue="nosuch")
     with pytest.raises(psycopg.Error, match="queue not found: nosuch") as raised:
@@ -63,7 +63,7 @@ def test_unknown_queue(capture: Capture, function: str) -> None:
 
 
 @pytest.mark.parametrize("function", ENCODINGS)
-def test_only_row_triggers_on_tables(capture: Capture, function: str) -> None:
+def test_only_row_triggers_on_tables_are_allowed(capture: Capture, function: str) -> None:
     capture.run("create table item (id int)", "create view items as table item")
     capture.attach("item", function, on="insert", level="statement")
     capture.attach("item", function, on="truncate", level="statement", name="truncation")
@@ -80,7 +80,7 @@ def test_only_row_triggers_on_tables(capture: Capture, function: str) -> None:
 # Rights
 
 
-def test_a_change_needs_no_more_than_pgque_writer(capture: Capture) -> None:
+def test_a_change_needs_no_right_beyond_pgque_writer(capture: Capture) -> None:
     capture.run(
         """
         create table item (
@@ -113,7 +113,7 @@ def test_a_change_needs_pgque_writer(capture: Capture) -> None:
         capture.run("insert into item values (1)")
 
 
-def test_expressions_have_the_rights_of_whoever_changes_the_table(capture: Capture) -> None:
+def test_expressions_run_with_the_rights_of_the_session(capture: Capture) -> None:
     capture.run(
         "create table item (id int)",
         "create table secret (word text)",
@@ -125,7 +125,7 @@ def test_expressions_have_the_rights_of_whoever_changes_the_table(capture: Captu
         capture.run("insert into item values (2)")
 
 
-def test_expressions_have_the_search_path_of_the_session(capture: Capture) -> None:
+def test_expressions_use_the_search_path_of_the_session(capture: Capture) -> None:
     capture.run(
         "create table item (id int)",
         "create schema mine",
@@ -136,7 +136,7 @@ def test_expressions_have_the_search_path_of_the_session(capture: Capture) -> No
     assert [event.extra3 for event in capture.events()] == ["No. 1"]
 
 
-def test_names_in_the_search_path_do_not_stand_in_for_our_own(capture: Capture) -> None:
+def test_functions_in_the_search_path_cannot_shadow_built_in_ones(capture: Capture) -> None:
     capture.run("create table item (id int primary key, a text)")
     capture.attach("item", "logutriga", "ignore=id", "when=true")
     for function in ("format(text, variadic text[])", "quote_nullable(text)", "left(text, int)"):
@@ -150,7 +150,7 @@ def test_names_in_the_search_path_do_not_stand_in_for_our_own(capture: Capture) 
     assert [event[:2] for event in capture.events()] == [("I:id", "a=x"), ("U:id", "a=y")]
 
 
-def test_no_function_has_the_rights_of_its_owner(capture: Capture) -> None:
+def test_no_capture_function_is_security_definer(capture: Capture) -> None:
     functions = capture.run(
         """
         select p.proname,

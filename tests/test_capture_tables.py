@@ -11,7 +11,7 @@ from psycopg.errors import InvalidParameterValue
 from tests.fix_capture import Capture
 
 
-def test_partitioned_table(capture: Capture) -> None:
+def test_partitioned_tables_are_captured(capture: Capture) -> None:
     capture.run(
         """
         create table parted (a int, dropped int, b int, t text, primary key (b, a))
@@ -39,7 +39,7 @@ def test_partitioned_table(capture: Capture) -> None:
     ]
 
 
-def test_inherited_added_and_dropped_columns(capture: Capture) -> None:
+def test_inherited_added_and_dropped_columns_are_handled(capture: Capture) -> None:
     capture.run(
         "create table base (gone int, id int, a text)",
         "create table derived (extra int, primary key (id)) inherits (base)",
@@ -61,7 +61,7 @@ def test_inherited_added_and_dropped_columns(capture: Capture) -> None:
     ]
 
 
-def test_names_that_need_quotes(capture: Capture) -> None:
+def test_names_that_need_quotes_are_captured(capture: Capture) -> None:
     table = """ "My Schema"."T'able""x" """
     capture.run(
         'create schema "My Schema"',
@@ -81,9 +81,9 @@ def test_names_that_need_quotes(capture: Capture) -> None:
 
 @pytest.mark.parametrize("timing", ["before", "after"])
 @pytest.mark.parametrize("kind", ["stored", "virtual"])
-def test_generated_columns(capture: Capture, timing: str, kind: str) -> None:
+def test_generated_columns_are_captured(capture: Capture, timing: str, kind: str) -> None:
     if capture.conn.info.server_version < 180000:
-        kind = "stored"  # virtual ones came with PostgreSQL 18
+        kind = "stored"  # virtual ones exist since PostgreSQL 18
     capture.run(
         f"""
         create table item (
@@ -117,7 +117,7 @@ def test_generated_columns(capture: Capture, timing: str, kind: str) -> None:
     assert [event.extra3 for event in events] == ["4.50"] * 3 + ["6.00"] * 6
 
 
-def test_table_without_a_key(capture: Capture) -> None:
+def test_a_table_without_a_key_is_captured(capture: Capture) -> None:
     capture.run("create table item (a int)")
     capture.attach("item", "jsontriga")
     capture.attach("item", "logutriga")
@@ -139,7 +139,7 @@ def test_sqltriga_needs_a_key(capture: Capture) -> None:
         capture.conn.rollback()
 
 
-def test_wide_table(capture: Capture) -> None:
+def test_a_wide_table_is_captured(capture: Capture) -> None:
     columns = [f"c{number}" for number in range(1000)]
     definition = ", ".join(f"{column} int default 1" for column in columns)
     capture.run(f"create table wide (id int primary key, {definition})")
@@ -151,7 +151,7 @@ def test_wide_table(capture: Capture) -> None:
     assert events[5].data == "c999=null where id='1'"
 
 
-def test_one_session_changes_tables_and_their_columns(capture: Capture) -> None:
+def test_one_session_changes_tables_and_then_their_columns(capture: Capture) -> None:
     capture.run("create table one (id int, a int)", "create table two (b text, id int)")
     for table in ("one", "two"):
         for timing in ("before", "after"):

@@ -1,4 +1,4 @@
-"""The command line: each command as a process of its own, as a user runs it."""
+"""The command line: each command in a separate process, as a user runs it."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ from tests.running import PATIENCE, eventually
 
 @pytest.fixture
 def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start commands that go on until stopped; all are stopped at the end."""
+    """Start long-running commands; all of them are stopped at the end."""
     started = []
 
     def run(*arguments: str) -> subprocess.Popen[str]:
@@ -49,7 +49,7 @@ def test_help_lists_every_command() -> None:
         assert f" {name} " in done.stdout
 
 
-def test_without_a_command_it_shows_the_help() -> None:
+def test_without_a_command_the_help_is_shown() -> None:
     done = cli()
     assert done.returncode == 2
     assert "Usage: pgque" in done.stdout + done.stderr
@@ -68,7 +68,7 @@ def test_install_and_uninstall(empty_dsn: str) -> None:
     assert (done.returncode, done.stdout) == (0, "There was no schema pgque.\n")
 
 
-def test_upgrade_says_from_what_to_what(dsn: str, autoconn: psycopg.Connection) -> None:
+def test_upgrade_prints_the_old_and_the_new_version(dsn: str, autoconn: psycopg.Connection) -> None:
     now = f"version {SCHEMA_VERSION} (pgque 0.1.0)"
     done = cli("upgrade", "--dsn", dsn)
     assert (done.returncode, done.stdout) == (0, f"The schema pgque is up to date: {now}.\n")
@@ -87,33 +87,33 @@ def test_upgrade_says_from_what_to_what(dsn: str, autoconn: psycopg.Connection) 
     assert "upgrade the Python package" in failed(cli("upgrade", "--dsn", dsn))
 
 
-def test_upgrade_wants_something_to_upgrade(empty_dsn: str) -> None:
+def test_upgrade_fails_without_a_schema(empty_dsn: str) -> None:
     line = failed(cli("upgrade", "--dsn", empty_dsn))
     assert "there is no schema pgque in the database pgque_test_" in line
     assert schema_version(empty_dsn) is None
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n\n", 1), ("", 1), ("y\n", 0)])
-def test_uninstall_asks(dsn: str, answer: str, status: int) -> None:
+def test_uninstall_asks_for_confirmation(dsn: str, answer: str, status: int) -> None:
     done = cli("uninstall", "--dsn", dsn, stdin=answer)
     assert done.returncode == status
     assert "Drop pgque with all events from the database pgque_test_" in done.stdout
     assert (schema_version(dsn) is None) == (status == 0)
 
 
-def test_sql_prints_the_script_alone() -> None:
+def test_sql_prints_only_the_script() -> None:
     done = cli("sql")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == script()
 
 
-def test_version() -> None:
+def test_version_prints_the_versions() -> None:
     done = cli("version")
     assert done.returncode == 0
     assert done.stdout == f"client  0.1.0, for schema version {SCHEMA_VERSION}\n"
 
 
-def test_version_of_a_database(dsn: str, empty_dsn: str) -> None:
+def test_version_prints_the_versions_of_a_database(dsn: str, empty_dsn: str) -> None:
     with psycopg.connect(dsn) as conn:
         major = conn.info.server_version // 10_000
     client, schema, server = cli("version", "--dsn", dsn).stdout.splitlines()
@@ -123,28 +123,28 @@ def test_version_of_a_database(dsn: str, empty_dsn: str) -> None:
     assert "schema  not installed" in cli("version", "--dsn", empty_dsn).stdout
 
 
-def test_the_option_version_and_the_short_way_to_it() -> None:
+def test_version_is_also_an_option_with_a_short_form() -> None:
     done = cli("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, "pgque 0.1.0\n", "")
 
 
 @pytest.mark.parametrize("name", ["install", "ticker", "queue list", "dead show 1", "top"])
-def test_without_a_database_it_is_said_how_to_name_one_and_where_to_get_one(name: str) -> None:
+def test_without_a_database_the_error_says_how_to_name_or_start_one(name: str) -> None:
     assert failed(cli(*name.split()), 2) == (
         "pgque: no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try "
         f"(pgque {name.removesuffix(' 1')} --help)"
     )
 
 
-def test_no_server() -> None:
+def test_an_unreachable_server_is_one_line_of_error() -> None:
     assert "/nowhere" in failed(cli("install", "--dsn", "host=/nowhere"))
 
 
-def test_dsn_that_is_none() -> None:
+def test_an_invalid_dsn_is_one_line_of_error() -> None:
     failed(cli("install", "--dsn", "no such thing"))
 
 
-def test_no_right_to_install(empty_dsn: str) -> None:
+def test_install_without_the_right_is_one_line_of_error(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as conn:
         conn.execute("create role pgque_test_guest login")
         conn.commit()
@@ -162,7 +162,7 @@ def test_debug_shows_the_traceback() -> None:
     assert "PgqueConnectionError" in done.stderr
 
 
-def test_mistake_of_our_own_says_how_to_see_more(
+def test_an_internal_error_mentions_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pgque.install.script", lambda: 1 / 0)
@@ -174,7 +174,7 @@ def test_mistake_of_our_own_says_how_to_see_more(
         app.run(["--debug", "sql"])
 
 
-def test_missing_extra() -> None:
+def test_a_missing_typer_names_the_cli_extra() -> None:
     code = "import sys; sys.modules['typer'] = None; from pgque.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "version"], cwd=CHECKOUT, capture_output=True, text=True
@@ -186,7 +186,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     process = running("dev", "--data", str(home))
     exported = next(line.strip() for line in process.stdout if "postgresql://" in line)
     dsn = exported.removeprefix("export PGQUE_DSN='").removesuffix("'")
-    assert exported == f"export PGQUE_DSN='{dsn}'"  # to paste: a shell would read the "&"
+    assert exported == f"export PGQUE_DSN='{dsn}'"  # quoted, because of the "&"
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("select pgque.create_queue('kept')")
         conn.execute("select pgque.subscribe('kept', 'reader')")
@@ -213,7 +213,7 @@ def test_dev_runs_until_ctrl_c(home: Path, running: Callable[..., subprocess.Pop
     assert process.returncode == 0
 
 
-def test_dev_without_the_embedded_extra(home: Path) -> None:
+def test_dev_without_the_embedded_extra_names_it(home: Path) -> None:
     code = (
         "import importlib.util, sys; from pgque.embedded import binaries;"
         "binaries.importlib.util.find_spec = lambda name: None; from pgque.cli import main; main()"
@@ -249,5 +249,5 @@ def test_ticker_ticks_until_stopped(
     assert "Traceback" not in errors
 
 
-def test_ticker_without_the_schema(empty_dsn: str) -> None:
+def test_ticker_without_the_schema_fails(empty_dsn: str) -> None:
     assert "pgque install" in failed(cli("ticker", "--dsn", empty_dsn))

@@ -1,7 +1,6 @@
-"""What every command makes of a wrong call, of a database that it cannot use, and of a reader that
-is gone.
+"""Every command's reaction to a wrong call, an unusable database and a closed pipe.
 
-The commands are those that the command line has: one that is new has to be named here.
+The list of commands comes from the command line; a new command must be added here.
 """
 
 import contextlib
@@ -57,18 +56,19 @@ ARGUMENTS = {
 
 SEPARATE = {
     "dashboard": "a server that waits for its database",
-    "dev": "it brings its own database",
+    "dev": "starts its own database",
+    "dump": "passes unknown options on to pg_dump",
     "sql": "it needs none",
-    "top": "it needs a terminal",
+    "top": "needs a terminal",
     "worker": "its processes connect: see test_worker.py",
 }
 
 WITHOUT_SCHEMA = {"doctor": 2, "uninstall": 0, "version": 0}
-"""Those that do not say that the schema is missing, with their status."""
+"""Commands that do not report a missing schema, with their exit status."""
 
 
 OWNER = {"install", "uninstall", "upgrade"}
-"""What only the role that owns the schema may do."""
+"""Commands that only the owner of the schema may run."""
 
 
 def commands(group, before: str = "") -> Iterator[str]:
@@ -82,7 +82,7 @@ def commands(group, before: str = "") -> Iterator[str]:
 COMMANDS = sorted(commands(whole()))
 
 
-def test_no_command_is_forgotten():
+def test_every_command_is_listed_here():
     assert set(COMMANDS) <= ARGUMENTS.keys() | SEPARATE.keys()
     assert set(COMMANDS) >= ARGUMENTS.keys()
 
@@ -100,7 +100,7 @@ def parameters(name: str):
 
 @pytest.fixture
 def wrong(capsys, monkeypatch):
-    """Call a command wrongly: return the one line that it says."""
+    """Call a command wrongly; return its one line of error."""
     monkeypatch.delenv("PGQUE_DSN", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
@@ -117,15 +117,15 @@ def wrong(capsys, monkeypatch):
     return wrong
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_an_option_that_there_is_not(wrong, name):
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "dump"])
+def test_an_unknown_option_is_refused(wrong, name):
     of = f"pgque {name}"
     assert wrong(*name.split(), "--nosuch", of=of) == "no such option: --nosuch"
     assert wrong("--debug", *name.split(), "--nosuch=1", of=of) == "no such option: --nosuch"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_arguments_too_few_or_too_many(wrong, name):
+def test_too_few_or_too_many_arguments_are_refused(wrong, name):
     found = parameters(name)
     arguments = [one for one in found if one.param_type_name == "argument"]
     database = ["--dsn", "x"] if any("--dsn" in one.opts for one in found) else []
@@ -143,7 +143,7 @@ def test_arguments_too_few_or_too_many(wrong, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_option_without_its_value(wrong, name):
+def test_an_option_without_its_value_is_refused(wrong, name):
     for option in parameters(name):
         if option.param_type_name == "option" and not option.is_flag:
             said = wrong(*name.split(), option.opts[0], of=f"pgque {name}")
@@ -151,7 +151,7 @@ def test_an_option_without_its_value(wrong, name):
 
 
 def numbers(name: str) -> Iterator[tuple[str, list[str]]]:
-    """What a command wants to be a number, and how it is called with something else."""
+    """The numeric parameters of a command, each with a call that passes text instead."""
     hints = typing.get_type_hints(found_command(name).callback)
     for one in parameters(name):
         wanted = hints.get(one.name)
@@ -160,7 +160,7 @@ def numbers(name: str) -> Iterator[tuple[str, list[str]]]:
             yield given[0] if given else one.metavar or one.name, [*given, "so many"]
 
 
-def test_a_value_that_is_no_number(wrong):
+def test_a_value_that_is_not_a_number_is_refused(wrong):
     asked = 0
     for name in COMMANDS:
         for what, given in numbers(name):
@@ -179,13 +179,13 @@ def test_a_value_that_is_no_number(wrong):
         (["--debgu", "status"], "--debug", "pgque"),
     ],
 )
-def test_near_misses_are_named(wrong, called, meant, of):
+def test_a_misspelt_name_gets_a_suggestion(wrong, called, meant, of):
     said = wrong(*called, of=of)
     assert said.startswith("no such "), said
     assert f"Did you mean {meant}" in said
 
 
-def test_options_that_do_not_go_together(wrong):
+def test_conflicting_options_are_refused(wrong):
     def said(*arguments: str) -> str:
         name = [
             one for one in arguments[:2] if one in {"consumer", "dead", "seek", "replay", "send"}
@@ -197,11 +197,11 @@ def test_options_that_do_not_go_together(wrong):
     assert said("consumer", "seek", "orders", "mailer") == "give either --tick or --at"
 
 
-def test_what_was_given_cannot_write_to_the_terminal(wrong):
+def test_control_characters_in_arguments_are_escaped(wrong):
     assert "\\x1b[2J" in wrong("\x1b[2J\nnext", of="pgque")
 
 
-def test_an_answer_that_is_no_ends_in_one_line(capsys, monkeypatch):
+def test_answering_no_ends_with_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run(["queue", "drop", "orders", "--dsn", NO_SERVER]) == 1
     assert one_line(capsys.readouterr().err) == "pgque: nothing was done"
@@ -209,7 +209,7 @@ def test_an_answer_that_is_no_ends_in_one_line(capsys, monkeypatch):
 
 @pytest.fixture
 def said(capsys, monkeypatch):
-    """Run a command in this process: its status, and what it printed."""
+    """Run a command in this process; return its status and output."""
     monkeypatch.delenv("PGQUE_DSN", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
@@ -228,7 +228,7 @@ def one_line(errors: str) -> str:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("dsn", [NO_SERVER, "no such thing", "service=nobody"])
-def test_no_server(said, name, dsn):
+def test_every_command_reports_an_unreachable_server(said, name, dsn):
     status, out, errors = said(name, dsn)
     if name == "doctor":
         assert (status, errors) == (2, "")
@@ -243,7 +243,7 @@ def test_no_server(said, name, dsn):
         assert one_line(errors)
 
 
-def test_no_schema(said, empty_dsn):
+def test_every_command_reports_a_missing_schema(said, empty_dsn):
     for name in sorted(ARGUMENTS.keys() - {"demo", "install"}):
         status, _, errors = said(name, empty_dsn)
         if name in WITHOUT_SCHEMA:
@@ -255,7 +255,7 @@ def test_no_schema(said, empty_dsn):
 
 @pytest.fixture
 def nobody(autoconn: psycopg.Connection, queue: str) -> Iterator[str]:
-    """A role without any right."""
+    """A role without any rights."""
     name = f"pgque_nobody_{os.getpid()}"
     autoconn.execute(f"create role {name} login")
     yield name
@@ -263,7 +263,7 @@ def nobody(autoconn: psycopg.Connection, queue: str) -> Iterator[str]:
     autoconn.execute(f"drop role {name}")
 
 
-def test_no_right(said, dsn, nobody):
+def test_every_command_reports_missing_rights(said, dsn, nobody):
     for name in sorted(ARGUMENTS.keys() - {"demo"}):
         status, _, errors = said(name, make_conninfo(dsn, user=nobody))
         if name == "doctor":
@@ -274,9 +274,7 @@ def test_no_right(said, dsn, nobody):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_which_exit_status_means_what_and_is_plain_without_a_terminal(
-    name, capsys, monkeypatch
-):
+def test_help_lists_the_exit_statuses_and_is_plain_without_a_terminal(name, capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     assert run([*name.split(), "--help"]) == 0
     out, errors = capsys.readouterr()
@@ -284,8 +282,8 @@ def test_help_says_which_exit_status_means_what_and_is_plain_without_a_terminal(
     assert "\x1b" not in out + errors
 
 
-def test_nothing_but_plain_text_is_printed_without_a_terminal(said, dsn, queue):
-    # The last one leaves nothing for others to look at.
+def test_output_is_plain_text_without_a_terminal(said, dsn, queue):
+    # The last command leaves the others nothing to look at.
     for name in sorted(ARGUMENTS.keys() - {"demo", "ticker"}, key=lambda name: name == "uninstall"):
         for more in [], ["--json"]:
             _, out, errors = said(name, dsn, *more)
@@ -294,12 +292,12 @@ def test_nothing_but_plain_text_is_printed_without_a_terminal(said, dsn, queue):
 
 @contextlib.contextmanager
 def nobody_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Standard output is a pipe whose reader is gone."""
+    """Standard output is a pipe whose reader has exited."""
     reader, writer = os.pipe()
     os.close(reader)
     with monkeypatch.context() as patched, open(writer, "w", buffering=1) as pipe:
         patched.setattr(sys, "stdout", pipe)
-        patched.setattr(sys, "stderr", sys.stderr)  # as it is afterwards
+        patched.setattr(sys, "stderr", sys.stderr)  # restored afterwards
         yield
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, writer)
@@ -321,7 +319,7 @@ PRINTS = [
 
 
 @pytest.mark.parametrize("arguments", PRINTS, ids=" ".join)
-def test_a_broken_pipe_ends_it_quietly(arguments, consumer, dsn, monkeypatch, capfd):
+def test_a_broken_pipe_ends_the_command_quietly(arguments, consumer, dsn, monkeypatch, capfd):
     monkeypatch.setenv("PGQUE_DSN", dsn)
     with nobody_reads(monkeypatch):
         assert run(arguments) == BROKEN_PIPE
@@ -329,7 +327,7 @@ def test_a_broken_pipe_ends_it_quietly(arguments, consumer, dsn, monkeypatch, ca
 
 
 @pytest.mark.parametrize("shown", [["queue", "list", "--json"], ["tail", "--since", "9999"]])
-def test_a_broken_pipe_of_a_process(dsn, queue, autoconn, shown):
+def test_a_broken_pipe_ends_a_process_quietly(dsn, queue, autoconn, shown):
     send(autoconn, queue, "x" * 100_000)
     autoconn.execute("select pgque.ticker()")
     reader, writer = os.pipe()
@@ -361,9 +359,7 @@ def test_the_shell_completes_commands():
     assert done.stdout.split() == ["resume"]
 
 
-def test_service_files_and_password_files_are_those_of_libpq(
-    said, own_server, tmp_path: Path, monkeypatch
-):
+def test_libpq_service_and_password_files_are_used(said, own_server, tmp_path: Path, monkeypatch):
     where = psycopg.conninfo.conninfo_to_dict(own_server.dsn)
     with psycopg.connect(own_server.dsn, autocommit=True) as conn:
         conn.execute("create role pgque_secret login password 'rosebud'")

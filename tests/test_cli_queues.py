@@ -1,4 +1,4 @@
-"""The commands around queues, consumers, events and dead letters."""
+"""The commands for queues, consumers, events and dead letters."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def pgque_dsn(dsn) -> dict[str, str]:
     return {"PGQUE_DSN": dsn}
 
 
-def test_a_queue_from_its_making_to_its_end(pgque_dsn, autoconn):
+def test_a_queue_is_created_used_and_dropped(pgque_dsn, autoconn):
     assert said("queue", "create", "orders", **pgque_dsn) == "The queue orders was made.\n"
     assert "there already" in said("queue", "create", "orders", **pgque_dsn)
     said("consumer", "subscribe", "orders", "mailer", **pgque_dsn)
@@ -42,7 +42,7 @@ def test_a_queue_from_its_making_to_its_end(pgque_dsn, autoconn):
     assert "pgque queue create" in said("queue", "list", **pgque_dsn)
 
 
-def test_a_queue_is_made_with_its_settings(pgque_dsn):
+def test_a_queue_is_created_with_its_settings(pgque_dsn):
     create = [
         "queue",
         "create",
@@ -66,7 +66,7 @@ def test_a_queue_is_made_with_its_settings(pgque_dsn):
     assert [one["queue"] for one in found("queue", "list", **pgque_dsn)] == ["orders"]
 
 
-def test_a_queue_is_dropped_only_after_a_yes(pgque_dsn, queue, autoconn):
+def test_a_queue_is_dropped_only_after_confirmation(pgque_dsn, queue, autoconn):
     done = cli("queue", "drop", queue, stdin="n\n", **pgque_dsn)
     assert done.returncode == 1
     assert value(autoconn, "select count(*) from pgque.queue") == 1
@@ -98,14 +98,14 @@ def test_a_consumer_is_moved_by_tick_and_by_time(pgque_dsn, queue, consumer, aut
     assert (neither.returncode, "either --tick or --at" in neither.stderr) == (2, True)
 
 
-def test_unsubscribing_asks_first(pgque_dsn, queue, consumer, autoconn):
+def test_unsubscribe_asks_for_confirmation(pgque_dsn, queue, consumer, autoconn):
     assert cli("consumer", "unsubscribe", queue, consumer, stdin="n\n", **pgque_dsn).returncode == 1
     assert value(autoconn, "select count(*) from pgque.subscriber") == 1
     said("consumer", "unsubscribe", queue, consumer, "--yes", **pgque_dsn)
     assert value(autoconn, "select count(*) from pgque.subscriber") == 0
 
 
-def test_dead_letters_are_listed_shown_sent_again_and_deleted(pgque_dsn, queue, consumer, autoconn):
+def test_dead_letters_are_listed_shown_replayed_and_deleted(pgque_dsn, queue, consumer, autoconn):
     autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '0')", [queue])
     for payload in ("first", "line\nbreak\x1b[2J", "third"):
         send(autoconn, queue, payload)
@@ -115,7 +115,7 @@ def test_dead_letters_are_listed_shown_sent_again_and_deleted(pgque_dsn, queue, 
     letters = found("dead", "list", queue, **pgque_dsn)
     assert [letter["ev_data"] for letter in letters][::2] == ["third", "first"]
     listed = said("dead", "list", queue, **pgque_dsn)
-    assert "\x1b" not in listed  # what strangers send does not reach the terminal
+    assert "\x1b" not in listed  # control characters in payloads do not reach the terminal
     assert len(listed.splitlines()) == 5
     number = letters[-1]["dl_id"]
     assert found("dead", "show", str(number), **pgque_dsn)["ev_data"] == "first"
@@ -141,7 +141,7 @@ def _log(conn, queue: str) -> str:
 
 
 @pytest.mark.parametrize("source", ["file", "standard input"])
-def test_lines_are_sent_as_they_are(pgque_dsn, queue, consumer, autoconn, tmp_path, source):
+def test_lines_are_sent_unchanged(pgque_dsn, queue, consumer, autoconn, tmp_path, source):
     lines = '{"b": 1,  "a": 2}\n\n"ü"\n[3]'
     path = tmp_path / "events.ndjson"
     path.write_text(lines)
@@ -152,7 +152,7 @@ def test_lines_are_sent_as_they_are(pgque_dsn, queue, consumer, autoconn, tmp_pa
     assert payloads(drain(autoconn, queue, consumer)) == ['{"b": 1,  "a": 2}', '"ü"', "[3]"]
 
 
-def test_of_a_file_with_half_a_line_nothing_is_sent(
+def test_a_file_with_an_incomplete_line_sends_nothing(
     pgque_dsn, queue, consumer, autoconn, tmp_path: Path
 ):
     path = tmp_path / "events.ndjson"
@@ -162,7 +162,7 @@ def test_of_a_file_with_half_a_line_nothing_is_sent(
     assert not drain(autoconn, queue, consumer)
 
 
-def test_a_stream_that_breaks_says_where_to_go_on(
+def test_a_broken_stream_reports_where_to_resume(
     pgque_dsn, queue, consumer, autoconn, tmp_path: Path
 ):
     lines = "1\n\n2\n3\nhalf"
@@ -183,13 +183,13 @@ def numbers(count: int) -> str:
 
 @pytest.fixture
 def sending(dsn, queue, tmp_path):
-    """A file, and the command that sends it with a record beside it."""
+    """A file, and the command that sends it and keeps a record next to it."""
     path = tmp_path / "events.ndjson"
     record = ["--resume", str(tmp_path / "record"), "--batch", "2"]
     return path, ["send", queue, "-f", str(path), *record, "--dsn", dsn]
 
 
-def test_a_send_with_a_record_goes_on_where_it_was(sending, queue, consumer, autoconn):
+def test_a_send_with_a_record_resumes_where_it_stopped(sending, queue, consumer, autoconn):
     path, call = sending
     path.write_text(numbers(3))
     assert said(*call) == f"3 sent to {queue}.\n"
@@ -200,7 +200,7 @@ def test_a_send_with_a_record_goes_on_where_it_was(sending, queue, consumer, aut
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_send_that_was_killed_at_its_commit_is_neither_repeated_nor_cut(
+def test_a_send_killed_at_its_commit_neither_repeats_nor_skips_lines(
     sending, queue, consumer, autoconn, monkeypatch, capsys, committed
 ):
     path, call = sending
@@ -223,7 +223,7 @@ def test_a_send_that_was_killed_at_its_commit_is_neither_repeated_nor_cut(
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
 
 
-def test_a_send_that_is_killed_anywhere_goes_on(sending, queue, autoconn, tmp_path):
+def test_a_send_killed_at_any_point_resumes(sending, queue, autoconn, tmp_path):
     path, call = sending
     path.write_text(numbers(3000))
     record = tmp_path / "record"
@@ -236,7 +236,7 @@ def test_a_send_that_is_killed_anywhere_goes_on(sending, queue, autoconn, tmp_pa
     assert autoconn.execute(sent).fetchone() == (3000, 3000)
 
 
-def test_a_send_waits_until_it_is_known_what_became_of_the_last_one(
+def test_a_send_waits_for_the_outcome_of_the_previous_one(
     dsn, sending, queue, monkeypatch, capsys, tmp_path
 ):
     path, call = sending
@@ -263,7 +263,7 @@ def test_a_send_waits_until_it_is_known_what_became_of_the_last_one(
         (None, "is no record of a send"),
     ],
 )
-def test_a_record_of_something_else_is_refused(sending, capsys, tmp_path, change, told):
+def test_a_record_of_another_send_is_refused(sending, capsys, tmp_path, change, told):
     path, call = sending
     path.write_text(numbers(2))
     assert run(call) == 0
@@ -275,12 +275,12 @@ def test_a_record_of_something_else_is_refused(sending, capsys, tmp_path, change
     assert told in capsys.readouterr().err
 
 
-def test_a_record_needs_a_file(pgque_dsn, queue):
+def test_a_record_requires_a_file(pgque_dsn, queue):
     for more in (["x"], ["-f", "-", "--skip", "1"]):
         assert cli("send", queue, *more, "--resume", "r", **pgque_dsn).returncode == 2
 
 
-def test_tail_prints_what_is_kept_without_consuming(pgque_dsn, queue, consumer, autoconn):
+def test_tail_prints_the_log_without_consuming(pgque_dsn, queue, consumer, autoconn):
     with pgque.connect(pgque_dsn["PGQUE_DSN"], autocommit=True) as client:
         client.send(queue, {"n": 1}, type="made", key="k", headers={"h": 1})
         client.send(queue, "two", type="other")
@@ -296,7 +296,7 @@ def test_tail_prints_what_is_kept_without_consuming(pgque_dsn, queue, consumer, 
     assert len(drain(autoconn, queue, consumer)) == 2
 
 
-def test_what_is_not_there_is_named_in_one_line(pgque_dsn):
+def test_an_unknown_queue_is_one_line_of_error(pgque_dsn):
     for arguments in (
         ["queue", "show", "nobody"],
         ["consumer", "subscribe", "nobody", "c"],

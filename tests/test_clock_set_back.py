@@ -1,6 +1,6 @@
-"""The server's clock is set back: stored times lie in the future, and nothing stands still.
+"""The server's clock is set back: stored times are in the future, and work still goes on.
 
-A clock that goes back by an hour is all that is stored going on by an hour.
+The tests move all stored times forward by an hour, which is equivalent.
 """
 
 from datetime import timedelta
@@ -10,7 +10,6 @@ import pytest
 from pgque.doctor import Status, examine
 from pgque.tail import Tail
 from pgque.testing import clock
-from pgque.top.history import History
 from pgque.watching.browse import Browser
 from tests.fix_engine import (
     ack,
@@ -31,13 +30,12 @@ from tests.fix_engine import (
     tick,
     value,
 )
-from tests.fix_top import consumer_now, queue_now, sample
 
 HOUR = timedelta(hours=1)
 
 
 def set_back(conn, by: timedelta = HOUR) -> None:
-    """Set the clock back, as far as pgque can tell."""
+    """Set the clock back from pgque's point of view."""
     for table, columns in clock.MOVED.items():
         changes = ", ".join(f"{name} = {name} + %(by)s" for name in columns)
         conn.execute(f"update pgque.{table} set {changes}", {"by": by})
@@ -45,7 +43,7 @@ def set_back(conn, by: timedelta = HOUR) -> None:
         conn.execute(f"update {log} set ev_time = ev_time + %s", [by])
 
 
-def test_a_tick_is_due_whatever_the_queue_waits_for(autoconn, queue, consumer):
+def test_a_tick_is_due_after_the_step_for_any_setting(autoconn, queue, consumer):
     configure(autoconn, queue, ticker_max_lag="10 seconds")
     value(autoconn, "select pgque.force_next_tick(%s)", queue)
     assert tick(autoconn, queue)
@@ -55,7 +53,7 @@ def test_a_tick_is_due_whatever_the_queue_waits_for(autoconn, queue, consumer):
     assert ids(receive(autoconn, queue, consumer)) == [sent]
 
 
-def test_a_tick_after_the_one_that_was_due_waits_for_its_time(autoconn, queue, consumer):
+def test_the_tick_after_that_waits_for_its_time_again(autoconn, queue, consumer):
     configure(autoconn, queue, ticker_max_lag="1 hour")
     set_back(autoconn)
     send(autoconn, queue)
@@ -65,7 +63,7 @@ def test_a_tick_after_the_one_that_was_due_waits_for_its_time(autoconn, queue, c
 
 
 @pytest.mark.parametrize("call", ["ticker()", "ticker('{}')"])
-def test_a_tick_of_an_idle_queue_is_due(autoconn, queue, call):
+def test_an_idle_tick_is_due_after_the_step(autoconn, queue, call):
     configure(autoconn, queue, ticker_idle_period="1 minute")
     set_back(autoconn)
     assert value(autoconn, f"select pgque.{call.format(queue)}")
@@ -73,16 +71,16 @@ def test_a_tick_of_an_idle_queue_is_due(autoconn, queue, call):
 
 
 @pytest.mark.parametrize("call", ["maint()", "maint_rotate_tables_step1('{}')"])
-def test_the_log_is_rotated(autoconn, queue, call):
+def test_the_log_is_rotated_once_after_the_step(autoconn, queue, call):
     send(autoconn, queue)
     tick(autoconn, queue)
     set_back(autoconn)
     assert value(autoconn, f"select pgque.{call.format(queue)}") == 1
-    assert value(autoconn, f"select pgque.{call.format(queue)}") == 0, "by the new clock"
+    assert value(autoconn, f"select pgque.{call.format(queue)}") == 0, "rotated again"
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_a_member_that_died_before_is_taken_over_from(autoconn, queue, merged):
+def test_a_member_that_died_before_the_step_is_taken_over(autoconn, queue, merged):
     for member in "ab":
         receive_coop(autoconn, queue, "g", member)
     send(autoconn, queue)
@@ -94,7 +92,7 @@ def test_a_member_that_died_before_is_taken_over_from(autoconn, queue, merged):
     assert ack(autoconn, batch) == 0
 
 
-def test_a_member_is_not_thought_dead_for_a_moment_by_which_the_clock_was_set_back(autoconn, queue):
+def test_a_member_is_not_taken_over_after_a_step_of_a_second(autoconn, queue):
     for member in "ab":
         receive_coop(autoconn, queue, "g", member)
     send(autoconn, queue)
@@ -105,7 +103,7 @@ def test_a_member_is_not_thought_dead_for_a_moment_by_which_the_clock_was_set_ba
     assert ack(autoconn, batch) == 1
 
 
-def test_waiting_is_counted_from_the_events(autoconn, queue, consumer):
+def test_waiting_time_is_counted_from_the_events(autoconn, queue, consumer):
     set_back(autoconn)
     send(autoconn, queue)
     autoconn.execute(
@@ -116,7 +114,7 @@ def test_waiting_is_counted_from_the_events(autoconn, queue, consumer):
     assert value(autoconn, waits.format("consumer"), queue) > timedelta(seconds=59)
 
 
-def test_waiting_is_counted_from_the_first_tick_by_the_new_clock(autoconn, queue, consumer):
+def test_waiting_time_is_counted_from_the_first_tick_after_the_step(autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     set_back(autoconn)
@@ -151,7 +149,7 @@ def test_no_figure_is_negative(autoconn, queue, consumer):
 @pytest.mark.parametrize(
     ("min_lag", "min_interval"), [("1 minute", None), (None, "1 minute"), ("1 minute", "1 minute")]
 )
-def test_a_window_of_a_certain_age_or_span_is_ready(
+def test_a_window_with_a_minimum_age_or_span_is_ready(
     autoconn, queue, consumer, min_lag, min_interval
 ):
     send(autoconn, queue)
@@ -173,9 +171,7 @@ def test_a_window_of_a_certain_age_or_span_is_ready(
     assert value(autoconn, opened, queue, consumer, min_lag, min_interval) is not None
 
 
-def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_first(
-    autoconn, queue, consumer
-):
+def test_seek_to_a_time_that_occurred_twice_starts_at_the_first(autoconn, queue, consumer):
     for payload in ("early", "at noon", "at one"):
         send(autoconn, queue, payload)
         tick(autoconn, queue)
@@ -200,7 +196,7 @@ def test_seek_to_a_time_that_was_twice_delivers_all_that_was_sent_after_the_firs
     ]  # fmt: skip
 
 
-def test_what_is_looked_at_since_or_until_a_time_leaves_nothing_out(autoconn, queue):
+def test_tail_and_browse_by_time_leave_nothing_out(autoconn, queue):
     for payload in "ab":
         send(autoconn, queue, payload)
         tick(autoconn, queue)
@@ -215,18 +211,7 @@ def test_what_is_looked_at_since_or_until_a_time_leaves_nothing_out(autoconn, qu
     assert {row.payload for row in found.rows} == set("abcd")
 
 
-def test_top_shows_what_stands_still():
-    quiet = consumer_now("q", "c", lag=0.0)
-    waits = quiet._replace(pending=1, lag=700.0, last_seen=700.0)
-    history = History()
-    history.add(sample([queue_now("q")], [quiet], at=4000.0))
-    history.add(sample([queue_now("q")], [waits], at=1000.0))
-    assert history.consumers["q", "c"].state.text == "!! silent"
-
-
-def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(
-    autoconn, queue, consumer
-):
+def test_seek_ignores_ticks_before_the_kept_history(autoconn, queue, consumer):
     for _ in range(3):
         send(autoconn, queue)
         tick(autoconn, queue)
@@ -235,7 +220,7 @@ def test_seek_does_not_stumble_over_ticks_before_the_history_that_is_kept(
     assert value(autoconn, "select pgque.seek(%s, %s, now())", queue, consumer) == 4
 
 
-def test_history_of_the_future_is_thinned_too(autoconn, queue):
+def test_history_in_the_future_is_also_thinned(autoconn, queue):
     for _ in range(60):
         value(autoconn, "select pgque.force_next_tick(%s)", queue)
         tick(autoconn, queue)
@@ -246,7 +231,7 @@ def test_history_of_the_future_is_thinned_too(autoconn, queue):
     assert value(autoconn, "select count(*) from pgque.tick") <= 4
 
 
-def test_dead_letters_are_purged_by_their_distance(autoconn, queue, consumer):
+def test_dead_letters_are_purged_by_their_distance_from_now(autoconn, queue, consumer):
     send(autoconn, queue)
     let_die(autoconn, queue, consumer)
     set_back(autoconn)
@@ -255,8 +240,8 @@ def test_dead_letters_are_purged_by_their_distance(autoconn, queue, consumer):
     assert value(autoconn, purge, queue, "1 minute") == 1
 
 
-def test_a_retry_comes_by_its_time_and_what_is_due_comes(autoconn, queue, consumer):
-    """It was told a time, and the clock says when that is: see docs/operations.md."""
+def test_a_retry_waits_for_its_stored_time(autoconn, queue, consumer):
+    """A retry stores a time, and the clock decides when it has come: see docs/operations.md."""
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -272,8 +257,8 @@ def test_a_retry_comes_by_its_time_and_what_is_due_comes(autoconn, queue, consum
     assert retry(autoconn) == 1
 
 
-def test_every_round_goes_on_after_a_step(autoconn, queue, consumer):
-    """Sent before and after: all of it comes, once, in order."""
+def test_every_event_is_delivered_once_across_several_steps(autoconn, queue, consumer):
+    """Events sent before and after each step all arrive, once and in order."""
     subscribe(autoconn, queue, "late")
     sent = []
     for _ in range(5):
@@ -285,7 +270,7 @@ def test_every_round_goes_on_after_a_step(autoconn, queue, consumer):
     assert ids(drain(autoconn, queue, "late")) == sent
 
 
-def test_doctor_names_the_step(dsn, autoconn, queue, consumer):
+def test_doctor_reports_the_step(dsn, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     assert not [f for f in examine(dsn) if f.check == "clock" and f.status is not Status.OK]

@@ -1,4 +1,4 @@
-"""docker-compose.yml: what can be checked without a Docker engine."""
+"""docker-compose.yml: the parts that can be checked without a Docker engine."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def services() -> dict[str, dict]:
     return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
-def test_commands_exist(services: dict[str, dict]) -> None:
+def test_the_commands_exist(services: dict[str, dict]) -> None:
     known = {command.name for command in app.registered_commands}
     used = [service["command"] for service in services.values() if "command" in service]
     assert {words[1] for words in used if words[0] == "pgque"} == {"install", "ticker"} <= known
@@ -33,7 +33,7 @@ def test_commands_exist(services: dict[str, dict]) -> None:
     assert services["worker"]["volumes"] == ["./docs/examples:/examples:ro"]
 
 
-def test_image_copies_what_is_there(services: dict[str, dict]) -> None:
+def test_the_image_copies_existing_files(services: dict[str, dict]) -> None:
     lines = services["install"]["build"]["dockerfile_inline"].splitlines()
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert "sql" in copied
@@ -41,7 +41,7 @@ def test_image_copies_what_is_there(services: dict[str, dict]) -> None:
         assert (ROOT / name).exists()
 
 
-def test_services_wait_for_what_they_need(services: dict[str, dict]) -> None:
+def test_services_wait_for_their_dependencies(services: dict[str, dict]) -> None:
     assert services["install"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     for name in ("ticker", "worker"):
         (condition,) = services[name]["depends_on"].values()
@@ -62,7 +62,7 @@ def worker(dsn: str) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_worker_prints_messages(
+def test_the_worker_prints_messages(
     dsn: str, autoconn: psycopg.Connection, worker: subprocess.Popen[str]
 ) -> None:
     with running(Ticker(dsn)):

@@ -25,7 +25,7 @@ from tests.running import eventually
 # Subscriptions
 
 
-def test_subscribe_returns_1_and_0_where_nothing_changed(autoconn, queue):
+def test_subscribe_returns_1_or_0_if_nothing_changed(autoconn, queue):
     for on, off in (("subscribe", "unsubscribe"), ("register_consumer", "unregister_consumer")):
         calls = [on, on, off, off]
         results = [value(autoconn, f"select pgque.{call}(%s, 'c')", queue) for call in calls]
@@ -74,7 +74,7 @@ def test_one_consumer_name_on_two_queues_is_two_subscriptions(autoconn, queue, c
     assert payloads(drain(autoconn, queue, consumer)) == ["still"]
 
 
-def test_a_consumer_that_comes_back_starts_afresh(autoconn, queue, consumer):
+def test_a_consumer_that_subscribes_again_starts_afresh(autoconn, queue, consumer):
     send(autoconn, queue, "old")
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -100,7 +100,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize("call", NAMED)
-def test_p10_every_call_names_the_consumer_that_is_missing(shared, shared_queue, call):
+def test_p10_every_call_names_the_missing_consumer(shared, shared_queue, call):
     parameters = [shared_queue, "nobody"]
     for text in ("consumer not registered", f"Not subscriber to queue: {shared_queue}/nobody"):
         with refused("PQ002", text):
@@ -118,7 +118,7 @@ def test_an_empty_result_means_that_nothing_is_ready(autoconn, queue, consumer):
     assert len(receive(autoconn, queue, consumer)) == 1
 
 
-def test_receive_gives_the_open_batch_again_until_it_is_acked(autoconn, queue, consumer):
+def test_receive_returns_the_open_batch_again_until_it_is_acked(autoconn, queue, consumer):
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
     first = receive(autoconn, queue, consumer)
@@ -132,9 +132,7 @@ def test_receive_gives_the_open_batch_again_until_it_is_acked(autoconn, queue, c
     assert second[0].batch_id > first[0].batch_id
 
 
-def test_receive_keeps_to_one_tick_window_and_receive_merged_takes_several(
-    autoconn, queue, consumer
-):
+def test_receive_stays_in_one_window_and_receive_merged_takes_several(autoconn, queue, consumer):
     subscribe(autoconn, queue, "merger")
     for n in range(4):
         send(autoconn, queue, n)
@@ -143,7 +141,7 @@ def test_receive_keeps_to_one_tick_window_and_receive_merged_takes_several(
     assert payloads(receive(autoconn, queue, "merger", merged=True)) == ["0", "1", "2", "3"]
 
 
-def test_called_by_name_with_the_default_of_100(autoconn, queue, consumer):
+def test_receive_accepts_named_arguments_and_defaults_to_100(autoconn, queue, consumer):
     send_many(autoconn, queue, 150)
     tick(autoconn, queue)
     for function in ("receive", "receive_merged"):
@@ -167,7 +165,7 @@ def test_p10_max_return_must_be_1_or_more(autoconn, queue, consumer, max_return)
     assert value(autoconn, "select count(*) from pgque.subscriber") == 1
 
 
-def test_the_columns_of_message_are_what_other_languages_read_by_position(autoconn):
+def test_the_columns_of_message_have_a_fixed_order_for_other_languages(autoconn):
     columns = autoconn.execute(
         "select attname, format_type(atttypid, null) from pg_attribute "
         "where attrelid = 'pgque.message'::regclass order by attnum"
@@ -186,9 +184,7 @@ def test_the_columns_of_message_are_what_other_languages_read_by_position(autoco
     ]
 
 
-def test_windows_without_events_for_this_consumer_are_finished_inside_the_call(
-    autoconn, queue, consumer
-):
+def test_windows_without_events_are_finished_inside_the_call(autoconn, queue, consumer):
     for _ in range(20):
         value(autoconn, "select pgque.force_next_tick(%s)", queue)
         tick(autoconn, queue)
@@ -209,7 +205,7 @@ def test_windows_without_events_for_this_consumer_are_finished_inside_the_call(
 # Acking
 
 
-def test_p6_receive_of_1_out_of_100_followed_by_ack_a_hundred_times(autoconn, queue, consumer):
+def test_p6_a_hundred_events_can_be_received_and_acked_one_at_a_time(autoconn, queue, consumer):
     sent = send_many(autoconn, queue, 100)
     tick(autoconn, queue)
     got = []
@@ -223,7 +219,7 @@ def test_p6_receive_of_1_out_of_100_followed_by_ack_a_hundred_times(autoconn, qu
 
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 100])
-def test_p6_pieces_of_any_size_give_every_event_once_and_in_order(
+def test_p6_pieces_of_any_size_deliver_every_event_once_and_in_order(
     autoconn, queue, consumer, size, merged
 ):
     sent = []
@@ -233,10 +229,8 @@ def test_p6_pieces_of_any_size_give_every_event_once_and_in_order(
     assert ids(drain(autoconn, queue, consumer, size, merged=merged)) == sent
 
 
-def test_p3_p6_a_batch_received_again_with_another_limit_is_another_batch(
-    autoconn, queue, consumer
-):
-    """Its ack would else cover what the first receiver never saw, or less than it handled."""
+def test_p3_p6_receiving_again_with_another_limit_makes_another_batch(autoconn, queue, consumer):
+    """Otherwise an ack could cover events that its receiver never saw, or miss handled ones."""
     sent = send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     small = receive(autoconn, queue, consumer, 2)
@@ -268,7 +262,7 @@ def test_p9_an_ack_of_a_finished_batch_returns_0_with_a_warning(autoconn, queue,
     assert len(heard) == 4
 
 
-def test_p3_work_in_the_transaction_of_the_ack_happens_with_it_or_not_at_all(
+def test_p3_work_in_the_transaction_of_the_ack_commits_with_it_or_not_at_all(
     conn, autoconn, queue, consumer
 ):
     autoconn.execute("create table done (msg_id bigint)")
@@ -286,7 +280,7 @@ def test_p3_work_in_the_transaction_of_the_ack_happens_with_it_or_not_at_all(
     assert [row[0] for row in autoconn.execute("select * from done")] == sent
 
 
-def test_p3_a_savepoint_undoes_an_ack(conn, autoconn, queue, consumer):
+def test_p3_rolling_back_to_a_savepoint_undoes_an_ack(conn, autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(conn, queue, consumer, 1)
@@ -300,7 +294,7 @@ def test_p3_a_savepoint_undoes_an_ack(conn, autoconn, queue, consumer):
     assert payloads(drain(autoconn, queue, consumer)) == ["2"]
 
 
-def test_many_batches_in_one_transaction(conn, autoconn, queue, consumer):
+def test_one_transaction_can_receive_and_ack_many_batches(conn, autoconn, queue, consumer):
     sent = send_many(autoconn, queue, 30)
     tick(autoconn, queue)
     got = []
@@ -312,10 +306,10 @@ def test_many_batches_in_one_transaction(conn, autoconn, queue, consumer):
     assert receive(autoconn, queue, consumer) == []
 
 
-# Two under one name
+# Two processes with one consumer name
 
 
-def test_p5_receive_waits_for_the_other_process_of_its_name_and_goes_on_behind_it(
+def test_p5_receive_waits_for_another_process_of_the_same_consumer(
     connect, autoconn, queue, consumer
 ):
     send_many(autoconn, queue, 2)
@@ -329,7 +323,7 @@ def test_p5_receive_waits_for_the_other_process_of_its_name_and_goes_on_behind_i
     assert payloads(waiting.outcome()) == ["2"]
 
 
-def test_p5_receive_gives_the_same_batch_to_the_one_that_waited_where_the_first_fails(
+def test_p5_after_a_rollback_the_waiting_process_gets_the_same_batch(
     connect, autoconn, queue, consumer
 ):
     send(autoconn, queue)
@@ -342,7 +336,7 @@ def test_p5_receive_gives_the_same_batch_to_the_one_that_waited_where_the_first_
     assert ids(waiting.outcome()) == ids(batch)
 
 
-def test_p5_receive_merged_refuses_at_once_while_the_other_process_is_at_work(
+def test_p5_receive_merged_fails_at_once_while_the_other_process_works(
     connect, autoconn, queue, consumer
 ):
     send(autoconn, queue)
@@ -356,7 +350,7 @@ def test_p5_receive_merged_refuses_at_once_while_the_other_process_is_at_work(
     assert receive(autoconn, queue, consumer, merged=True) == []
 
 
-def test_p5_a_look_for_work_where_there_is_none_takes_no_lock(connect, autoconn, queue, consumer):
+def test_p5_an_empty_receive_takes_no_lock(connect, autoconn, queue, consumer):
     holder = connect()
     holder.execute("select from pgque.subscriber for update")
     autoconn.execute("set lock_timeout = '1s'")
@@ -365,7 +359,7 @@ def test_p5_a_look_for_work_where_there_is_none_takes_no_lock(connect, autoconn,
     assert value(autoconn, "select pgque.next_batch(%s, %s)", queue, consumer) is None
 
 
-def test_p5_consumers_of_other_names_do_not_wait(connect, autoconn, queue, consumer):
+def test_p5_consumers_with_other_names_do_not_wait(connect, autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     send(autoconn, queue)
     tick(autoconn, queue)

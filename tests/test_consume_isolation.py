@@ -20,7 +20,7 @@ from tests.fix_engine import (
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("call", ["receive", "receive_merged", "next_batch"])
-def test_p3_a_consumer_with_an_old_snapshot_gets_40001_and_never_an_old_position(
+def test_p3_a_consumer_with_an_old_snapshot_gets_40001_instead_of_an_old_position(
     connect, autoconn, queue, consumer, level, rotated, call
 ):
     send_many(autoconn, queue, 3)
@@ -41,7 +41,7 @@ def test_p3_a_consumer_with_an_old_snapshot_gets_40001_and_never_an_old_position
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_p3_a_consumer_with_a_fresh_snapshot_works_as_any_other(
+def test_p3_a_consumer_with_a_fresh_snapshot_works_normally(
     connect, autoconn, queue, consumer, level
 ):
     worker = connect()
@@ -65,10 +65,10 @@ def test_p3_a_consumer_with_a_fresh_snapshot_works_as_any_other(
 
 
 @pytest.mark.parametrize("rotations", [0, 1, 2, 3])
-def test_p3_an_ack_in_an_old_snapshot_changes_nothing_and_says_so(
+def test_p3_an_ack_in_an_old_snapshot_changes_nothing_and_reports_it(
     connect, autoconn, queue, consumer, rotations
 ):
-    """Either 0, where the batch was opened after the snapshot, or 40001; never a wrong 1."""
+    """It returns 0 if the batch was opened after the snapshot, or raises 40001; never a wrong 1."""
     sent = send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     first = receive(autoconn, queue, consumer, 1)
@@ -90,7 +90,7 @@ def test_p3_an_ack_in_an_old_snapshot_changes_nothing_and_says_so(
     assert ids(drain(autoconn, queue, consumer)) == sent[1:]
 
 
-def test_p2_an_old_snapshot_may_subscribe_or_is_told_to_retry(connect, autoconn, queue):
+def test_p2_a_subscribe_in_an_old_snapshot_works_or_fails_with_40001(connect, autoconn, queue):
     old = connect()
     old.execute("set transaction isolation level repeatable read")
     value(old, "select count(*) from pg_class")

@@ -36,7 +36,7 @@ def roles(conn) -> dict[str, str]:
 # Members
 
 
-def test_register_and_unregister_return_1_and_0_where_nothing_changed(autoconn, queue):
+def test_register_and_unregister_return_1_or_0_if_nothing_changed(autoconn, queue):
     assert [register(autoconn, queue, "a"), register(autoconn, queue, "a")] == [1, 0]
     assert roles(autoconn) == {"g": "coop_main", "g.a": "coop_member"}
     alias = "select pgque.subscribe_subconsumer(queue := %s, consumer := 'g', subconsumer := 'b')"
@@ -48,7 +48,7 @@ def test_register_and_unregister_return_1_and_0_where_nothing_changed(autoconn, 
     assert unregister(autoconn, queue, "a", group="nobody") == 0
 
 
-def test_when_the_last_member_is_gone_the_consumer_goes_on_alone(autoconn, queue, group):
+def test_after_its_last_member_leaves_a_group_is_a_normal_consumer(autoconn, queue, group):
     sent = send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     ack(autoconn, receive_coop(autoconn, queue, group, "a", 4))
@@ -57,7 +57,7 @@ def test_when_the_last_member_is_gone_the_consumer_goes_on_alone(autoconn, queue
     assert ids(drain(autoconn, queue, group, 4)) == sent[4:]
 
 
-def test_a_normal_consumer_becomes_a_group_only_when_asked(autoconn, queue, consumer):
+def test_a_normal_consumer_becomes_a_group_only_on_request(autoconn, queue, consumer):
     sent = send_many(autoconn, queue, 6)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer, 2)
@@ -92,7 +92,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("call", PLAIN)
-def test_p10_plain_calls_on_cooperative_names_say_which_call_to_use(shared, shared_queue, call):
+def test_p10_plain_calls_on_cooperative_names_name_the_right_call(shared, shared_queue, call):
     register(shared, shared_queue, "a")
     send(shared, shared_queue)
     tick(shared, shared_queue)
@@ -129,7 +129,7 @@ def test_seek_moves_a_group_but_not_a_member(autoconn, queue, group):
         ("g", None, "subconsumer name must not be empty"),
     ],
 )
-def test_p10_names_that_no_member_can_have_are_refused(shared, group, member, error):
+def test_p10_invalid_member_names_are_refused(shared, group, member, error):
     value(shared, "select pgque.create_queue('q')")
     for call in ("register_subconsumer", "receive_coop", "receive_coop_merged", "next_batch"):
         with refused("22023", error):
@@ -156,7 +156,7 @@ def test_p10_a_negative_dead_interval_is_refused(autoconn, queue):
 # Sharing
 
 
-def test_receive_coop_registers_group_and_member_where_they_are_missing(autoconn, queue):
+def test_receive_coop_registers_a_missing_group_and_member(autoconn, queue):
     assert receive_coop(autoconn, queue, "g", "a") == []
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
@@ -165,7 +165,7 @@ def test_receive_coop_registers_group_and_member_where_they_are_missing(autoconn
     assert roles(autoconn) == {"g": "coop_main", "g.a": "coop_member", "g.b": "coop_member"}
 
 
-def test_called_by_name(autoconn, queue):
+def test_cooperative_calls_accept_named_arguments(autoconn, queue):
     send(autoconn, queue)
     names = "queue := %s, consumer := 'g', subconsumer := 'a'"
     for call in (
@@ -200,7 +200,7 @@ def test_p1_p3_a_group_gets_each_event_once(connect, autoconn, queue, group, siz
     assert sorted(got) == sent
 
 
-def test_a_window_goes_to_one_member_and_the_next_to_another(autoconn, queue, group):
+def test_consecutive_windows_are_given_to_different_members(autoconn, queue, group):
     for n in range(3):
         send(autoconn, queue, n)
         tick(autoconn, queue)
@@ -228,7 +228,7 @@ def test_receive_coop_merged_takes_several_windows(autoconn, queue, group):
     assert payloads(receive_coop(autoconn, queue, group, "c", 3, merged=True)) == ["4"]
 
 
-def test_a_member_that_holds_a_batch_is_given_it_again(autoconn, queue, group):
+def test_a_member_with_an_open_batch_receives_it_again(autoconn, queue, group):
     send_many(autoconn, queue, 4)
     tick(autoconn, queue)
     batch = receive_coop(autoconn, queue, group, "a", 2)
@@ -237,7 +237,7 @@ def test_a_member_that_holds_a_batch_is_given_it_again(autoconn, queue, group):
     assert receive_coop(autoconn, queue, group, "a", 2, DEAD, merged=True) == batch
 
 
-def test_p3_p6_a_piece_received_again_in_smaller_parts(autoconn, queue, group):
+def test_p3_p6_a_piece_can_be_received_again_in_smaller_parts(autoconn, queue, group):
     sent = send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     piece = receive_coop(autoconn, queue, group, "a", 6)
@@ -252,8 +252,8 @@ def test_p3_p6_a_piece_received_again_in_smaller_parts(autoconn, queue, group):
     assert drain_coop(autoconn, queue, group, "abc") == []
 
 
-def test_p5_members_handle_side_by_side(connect, autoconn, queue, group):
-    """Each holds its own batch's lock as a nack does, and none waits for the others."""
+def test_p5_members_work_in_parallel(connect, autoconn, queue, group):
+    """Each member locks its own batch, as a nack does, and waits for no other member."""
     send_many(autoconn, queue, 6)
     tick(autoconn, queue)
     workers = [connect() for _ in "abc"]
@@ -274,7 +274,7 @@ def test_p5_members_handle_side_by_side(connect, autoconn, queue, group):
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 3
 
 
-def test_p5_a_look_for_work_where_there_is_none_takes_no_lock(connect, autoconn, queue, group):
+def test_p5_an_empty_receive_takes_no_lock(connect, autoconn, queue, group):
     holder = connect()
     holder.execute("select from pgque.subscriber for update")
     autoconn.execute("set lock_timeout = '1s'")
@@ -282,7 +282,7 @@ def test_p5_a_look_for_work_where_there_is_none_takes_no_lock(connect, autoconn,
     assert receive_coop(autoconn, queue, group, "a", 10, "1 hour") == []
 
 
-def test_retries_of_a_group_come_back_to_any_member(autoconn, queue, group):
+def test_retries_of_a_group_are_delivered_to_any_member(autoconn, queue, group):
     configure(autoconn, queue, max_retries=1)
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -300,7 +300,7 @@ def test_retries_of_a_group_come_back_to_any_member(autoconn, queue, group):
 # Whole windows, old snapshots, rotation
 
 
-def test_next_batch_of_a_member_takes_a_whole_window(autoconn, queue, group):
+def test_next_batch_of_a_member_opens_a_whole_window(autoconn, queue, group):
     for _ in range(3):
         send_many(autoconn, queue, 120)
         tick(autoconn, queue)
@@ -321,7 +321,7 @@ def test_next_batch_of_a_member_takes_a_whole_window(autoconn, queue, group):
     assert [ack(autoconn, batch) for batch in (taken, second)] == [1, 1]
 
 
-def test_next_batch_of_a_member_after_pieces_has_the_rest_of_the_window(autoconn, queue, group):
+def test_next_batch_after_pieces_holds_the_rest_of_the_window(autoconn, queue, group):
     sent = send_many(autoconn, queue, 9)
     tick(autoconn, queue)
     receive_coop(autoconn, queue, group, "a", 4)
@@ -363,7 +363,7 @@ def test_p2_open_batches_of_members_survive_rotation_of_log_and_ledger(autoconn,
     assert len(drain_coop(autoconn, queue, group, "abc")) == 4
 
 
-def test_p5_members_in_threads_share_everything_once(connect, autoconn, queue, group):
+def test_p5_members_in_threads_get_each_event_once(connect, autoconn, queue, group):
     count = 20_000 if LONG else 2_000
     for _ in range(10):
         send_many(autoconn, queue, count // 10)

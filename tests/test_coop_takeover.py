@@ -1,4 +1,4 @@
-"""Members that die, are taken over or removed (sql/group, sql/share)."""
+"""Members that die, are taken over or are removed (sql/group, sql/share)."""
 
 from datetime import timedelta
 
@@ -21,7 +21,7 @@ from tests.fix_engine import (
 from tests.running import eventually
 
 
-def test_p9_a_sibling_takes_over_under_a_new_id_and_the_zombie_is_told(autoconn, queue, group):
+def test_p9_a_takeover_gets_a_new_id_and_the_old_member_is_told(autoconn, queue, group):
     sent = send_many(autoconn, queue, 4)
     tick(autoconn, queue)
     lost = receive_coop(autoconn, queue, group, "a", 4)
@@ -41,7 +41,7 @@ def test_p9_a_sibling_takes_over_under_a_new_id_and_the_zombie_is_told(autoconn,
     assert drain_coop(autoconn, queue, group, "abc") == []
 
 
-def test_p9_a_batch_goes_from_hand_to_hand(autoconn, queue, group):
+def test_p9_a_batch_can_be_taken_over_repeatedly(autoconn, queue, group):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batches = [receive_coop(autoconn, queue, group, member, 2, DEAD) for member in "abcab"]
@@ -50,7 +50,7 @@ def test_p9_a_batch_goes_from_hand_to_hand(autoconn, queue, group):
     assert [ack(autoconn, batch) for batch in batches] == [0, 0, 0, 0, 1]
 
 
-def test_p6_a_takeover_in_smaller_parts_gives_every_event(autoconn, queue, group):
+def test_p6_a_takeover_in_smaller_parts_delivers_every_event(autoconn, queue, group):
     sent = send_many(autoconn, queue, 9)
     tick(autoconn, queue)
     receive_coop(autoconn, queue, group, "a", 6)
@@ -61,7 +61,7 @@ def test_p6_a_takeover_in_smaller_parts_gives_every_event(autoconn, queue, group
     assert got == sent
 
 
-def test_p6_what_a_dead_member_acked_of_its_piece_is_not_given_again(autoconn, queue, group):
+def test_p6_events_that_a_dead_member_acked_are_not_delivered_again(autoconn, queue, group):
     sent = send_many(autoconn, queue, 6)
     tick(autoconn, queue)
     receive_coop(autoconn, queue, group, "a", 6)
@@ -69,8 +69,8 @@ def test_p6_what_a_dead_member_acked_of_its_piece_is_not_given_again(autoconn, q
     assert ids(receive_coop(autoconn, queue, group, "b", 10, DEAD)) == sent[2:]
 
 
-def test_a_member_at_work_is_not_taken_over(connect, autoconn, queue, group):
-    """Who holds its row is alive, however long ago it was seen; so is who touches."""
+def test_a_working_member_is_not_taken_over(connect, autoconn, queue, group):
+    """A member whose row is locked counts as alive, and its touch does not wait for the lock."""
     send(autoconn, queue)
     tick(autoconn, queue)
     worker = connect()
@@ -84,7 +84,7 @@ def test_a_member_at_work_is_not_taken_over(connect, autoconn, queue, group):
     worker.commit()
 
 
-def test_touch_is_a_sign_of_life(autoconn, queue, group):
+def test_touch_counts_as_a_sign_of_life(autoconn, queue, group):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive_coop(autoconn, queue, group, "a")
@@ -95,7 +95,7 @@ def test_touch_is_a_sign_of_life(autoconn, queue, group):
     assert value(autoconn, "select pgque.touch_subconsumer(%s, 'g', 'x')", queue) == 0
 
 
-def test_p5_two_siblings_after_one_dead_member(connect, autoconn, queue, group):
+def test_p5_only_one_of_two_siblings_takes_over_a_dead_member(connect, autoconn, queue, group):
     send(autoconn, queue)
     tick(autoconn, queue)
     receive_coop(autoconn, queue, group, "a")
@@ -113,7 +113,7 @@ def test_p5_two_siblings_after_one_dead_member(connect, autoconn, queue, group):
     assert acks == 1
 
 
-def test_unregister_refuses_while_a_batch_is_held_or_nacks_it(autoconn, queue, group):
+def test_unregister_refuses_an_open_batch_or_nacks_it(autoconn, queue, group):
     sent = send_many(autoconn, queue, 5)
     tick(autoconn, queue)
     batch = receive_coop(autoconn, queue, group, "a", 4)
@@ -134,7 +134,7 @@ def test_unregister_refuses_while_a_batch_is_held_or_nacks_it(autoconn, queue, g
     }
 
 
-def test_a_member_that_was_removed_comes_back_new(autoconn, queue, group):
+def test_a_removed_member_can_register_again(autoconn, queue, group):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive_coop(autoconn, queue, group, "a")

@@ -1,4 +1,4 @@
-"""What a call costs, counted in buffers, does not grow with what lies around (P7, P8)."""
+"""The cost of a call, in buffers, does not grow with unrelated data (P7, P8)."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.fix_engine import (
 
 CYCLES = 5000 if LONG else 1000
 SLACK = 12
-"""Buffers that a call may need more: another level of an index, a page that is full."""
+"""Buffers that a call may need in addition, for another index level or a full page."""
 
 
 class Street:
@@ -47,7 +47,7 @@ class Street:
         return cost
 
     def typical(self) -> dict[str, int]:
-        """The third of some cycles: transactions of other databases make windows dearer."""
+        """The third-lowest cost of nine cycles; other databases can make some dearer."""
         cycles = [self.cycle() for _ in range(9)]
         return {call: sorted(cycle[call] for cycle in cycles)[2] for call in cycles[0]}
 
@@ -94,7 +94,9 @@ def assert_flat(before: dict[str, int], after: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("around", ["nothing", "a pinned horizon", "an old write transaction"])
-def test_p7_the_cost_of_a_cycle_stays_flat_over_a_thousand(connect, autoconn, street, around):
+def test_p7_the_cost_of_a_cycle_stays_flat_over_thousands_of_cycles(
+    connect, autoconn, street, around
+):
     other = connect()
     if around == "a pinned horizon":
         other.execute("set transaction isolation level repeatable read")
@@ -118,7 +120,7 @@ def test_p7_the_cost_of_a_cycle_stays_flat_over_a_thousand(connect, autoconn, st
     assert set(dead.values()) == {0}, dead
 
 
-def test_p7_cost_is_that_of_the_window_not_of_the_backlog(connect, autoconn, queue, consumer):
+def test_p7_cost_depends_on_the_window_not_on_the_backlog(connect, autoconn, queue, consumer):
     subscribe(autoconn, queue, "behind")
     street = Street(autoconn, queue, consumer)
 
@@ -137,7 +139,7 @@ def test_p7_cost_is_that_of_the_window_not_of_the_backlog(connect, autoconn, que
         )
         tick(autoconn, queue)
     drain(autoconn, queue, consumer, 100_000)
-    # The indexes have a level more than those of an empty log, no more than that.
+    # The indexes have one level more than those of an empty log, and no more than one.
     after = street.typical()
     assert all(after[call] < 2 * before[call] for call in before), (before, after)
     assert min(next_of_behind() for _ in range(3)) < 2 * first
@@ -147,7 +149,7 @@ def test_p7_cost_is_that_of_the_window_not_of_the_backlog(connect, autoconn, que
 def test_p7_a_large_window_is_read_in_pieces_without_reading_it_whole(
     connect, autoconn, queue, consumer, late
 ):
-    """Of 100,000 events in one window, 20,000 of them late, each piece costs what it holds."""
+    """With 100,000 events in a window, 20,000 of them late, a piece costs only its own events."""
     other = connect()
     sending = "select pgque.send_batch(%s, array(select n::text from generate_series(1, %s) as n))"
     value(other, sending, queue, 10_000)
@@ -168,7 +170,7 @@ def test_p7_a_large_window_is_read_in_pieces_without_reading_it_whole(
     assert sorted(costs)[2] < 250, costs
 
 
-def test_p7_many_redeliveries_are_read_in_pieces_too(autoconn, queue, consumer):
+def test_p7_many_redeliveries_are_also_read_in_pieces(autoconn, queue, consumer):
     count = 5000
     send_many(autoconn, queue, 2 * count)
     tick(autoconn, queue)
@@ -193,25 +195,25 @@ def test_p7_many_redeliveries_are_read_in_pieces_too(autoconn, queue, consumer):
         ack(autoconn, batch)
     assert max(costs[1:]) < 400, costs
     got += ids(drain(autoconn, queue, consumer, 3000))
-    # Each piece by id; the pieces by transaction, so first what the first maintenance put back.
+    # Each piece is sorted by id. The pieces follow transactions, so the first maintenance is first.
     assert got[:60] == list(range(1, 121, 2))
     assert sorted(got) == list(range(1, 2 * count + 1))
 
 
-def test_p7_a_nack_reads_one_event_however_large_the_batch(autoconn, queue, consumer):
+def test_p7_a_nack_reads_one_event_regardless_of_batch_size(autoconn, queue, consumer):
     newest = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
     def cost(count: int) -> int:
         began = value(autoconn, newest)
         sent = send_many(autoconn, queue, count)
         tick(autoconn, queue)
-        transactions = value(autoconn, newest) - began + 1  # of others too
+        transactions = value(autoconn, newest) - began + 1  # including other sessions
         batch_id = value(autoconn, "select pgque.next_batch(%s, %s)", queue, consumer)
         message = f"row({sent[count // 2]},1,'','',0,now(),'','','','')::pgque.message"
         nack_it = f"nack({batch_id}, {message}, '1 day')"
         measured = min(buffers(autoconn, nack_it) for _ in range(3))
         ack(autoconn, batch_id)
-        # It is found by bisection among the transactions of the window: some pages a step.
+        # The event is found by bisection among the window's transactions: a few pages per step.
         return measured - 10 * transactions.bit_length()
 
     small = cost(10)
@@ -241,7 +243,7 @@ def test_p7_an_idle_system_writes_nothing(autoconn, queue, consumer):
 
 
 @pytest.mark.parametrize("count", [50])
-def test_p7_the_poll_of_many_idle_queues_reads_a_few_buffers_each(autoconn, count):
+def test_p7_polling_many_idle_queues_reads_a_few_buffers_each(autoconn, count):
     autoconn.execute(
         f"select pgque.create_queue('q' || n) from generate_series(1, {count}) as n".encode()
     )

@@ -1,4 +1,4 @@
-"""A message that kills all members of its group: doctor, top, dashboard and an alert say so."""
+"""A message that kills every member of its group: doctor, top, dashboard and an alert report it."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def run_member(dsn: str, queue: str, number: int) -> int:
 
 
 def states(dsn: str, conn, queue: str) -> dict[str, str]:
-    """Return what each of those who look says of the group."""
+    """Return the group's state as each tool shows it."""
     [doctor] = [one for one in examine(dsn) if one.check == "consumers"]
     history = History()
     history.add(Live(conn).look())
@@ -86,14 +86,12 @@ def firing(dsn: str) -> set[str]:
     }
 
 
-def test_a_crash_loop_is_seen_by_all_who_look_and_ends_with_its_message(
-    dsn, client, queue, autoconn
-):
+def test_every_tool_reports_a_crash_loop_until_its_message_is_gone(dsn, client, queue, autoconn):
     client.send(queue, "poison")
     client.ticker(queue)
     for number in range(TAKEOVERS):
         assert run_member(dsn, queue, number) == -9
-    assert set(states(dsn, autoconn, queue).values()) == {"ok"}, "three deaths: two takeovers"
+    assert set(states(dsn, autoconn, queue).values()) == {"ok"}, "only two takeovers"
     assert firing(dsn) == set()
     assert run_member(dsn, queue, TAKEOVERS) == -9
     assert set(states(dsn, autoconn, queue).values()) == {"crash loop"}
@@ -103,7 +101,7 @@ def test_a_crash_loop_is_seen_by_all_who_look_and_ends_with_its_message(
     assert f"{TAKEOVERS} times in a row" in found.detail
     assert found.mend is not None
     [(_, _, _, _, _, payload, *_)] = autoconn.execute(found.mend.encode()).fetchall()
-    assert payload == "poison", "what the doctor names shows the message"
+    assert payload == "poison", "doctor's command must show the message"
     takeovers = "select takeovers from pgque.get_consumer_wait(%s, 'group')"
     assert value(autoconn, takeovers, queue) == TAKEOVERS
 
@@ -117,7 +115,7 @@ def test_a_crash_loop_is_seen_by_all_who_look_and_ends_with_its_message(
     assert run_member(dsn, queue, 0) == 0
 
 
-def test_takeovers_with_progress_in_between_are_no_loop(client, queue, autoconn):
+def test_takeovers_with_progress_in_between_are_not_a_crash_loop(client, queue, autoconn):
     client.send_batch(queue, "default", range(8))
     client.ticker(queue)
     for number in range(8):
@@ -129,7 +127,7 @@ def test_takeovers_with_progress_in_between_are_no_loop(client, queue, autoconn)
     assert value(autoconn, "select max(takeovers) from pgque.get_consumer_wait()") <= 1
 
 
-def test_a_group_is_seen_as_long_as_one_of_its_members_is(client, queue, autoconn):
+def test_a_group_is_alive_while_one_of_its_members_is(client, queue, autoconn):
     client.send(queue, "long")
     client.ticker(queue)
     client.receive_coop(queue, "group", "m0")

@@ -21,7 +21,7 @@ from tests.running import eventually
 
 
 def bury(conn, queue, consumer, count=1) -> list[int]:
-    """Make so many events dead letters of the consumer; return the dl_ids, oldest first."""
+    """Make `count` events dead letters of the consumer; return the dl_ids, oldest first."""
     configure(conn, queue, max_retries=0)
     for n in range(count):
         value(
@@ -35,7 +35,7 @@ def bury(conn, queue, consumer, count=1) -> list[int]:
     return column(conn, "select dl_id from pgque.dead_letter order by dl_id")[-count:]
 
 
-def test_a_dead_letter_has_the_event_the_consumer_and_the_reason(autoconn, queue, consumer):
+def test_a_dead_letter_holds_the_event_the_consumer_and_the_reason(autoconn, queue, consumer):
     [dl_id] = bury(autoconn, queue, consumer)
     row = autoconn.execute(
         "select queue_name, co_name, dl_reason, ev_type, ev_data, ev_extra1, ev_extra2, "
@@ -49,7 +49,7 @@ def test_a_dead_letter_has_the_event_the_consumer_and_the_reason(autoconn, queue
     assert row == (*expected, True, True, True, 1, dl_id)
 
 
-def test_inspect_gives_the_newest_first_and_at_most_so_many(autoconn, queue, consumer):
+def test_inspect_returns_the_newest_first_up_to_the_limit(autoconn, queue, consumer):
     written = bury(autoconn, queue, consumer, 5)
     inspect = "select dl_id from pgque.dlq_inspect(%s, %s)"
     assert column(autoconn, inspect, queue, 3) == written[:1:-1]
@@ -61,7 +61,7 @@ def test_inspect_gives_the_newest_first_and_at_most_so_many(autoconn, queue, con
             autoconn.execute("select pgque.dlq_inspect(%s, %s::int)", [queue, count])
 
 
-def test_inspect_shows_a_hundred_unless_told_otherwise(autoconn, queue, consumer):
+def test_inspect_returns_a_hundred_by_default(autoconn, queue, consumer):
     bury(autoconn, queue, consumer, 60)
     bury(autoconn, queue, consumer, 60)
     assert len(column(autoconn, "select dl_id from pgque.dlq_inspect(%s)", queue)) == 100
@@ -82,13 +82,13 @@ def test_replay_sends_a_new_event_to_every_consumer_and_removes_the_entry(
 
 
 @pytest.mark.parametrize("entry", [12345, None])
-def test_p10_an_entry_that_is_missing_is_named(autoconn, entry):
+def test_p10_the_error_names_a_missing_entry(autoconn, entry):
     text = "<NULL>" if entry is None else entry
     with refused("PQ005", f"dead letter entry not found: {text}"):
         autoconn.execute("select pgque.dlq_replay(%s)", [entry])
 
 
-def test_p10_a_replay_that_fails_keeps_the_entry(autoconn, queue, consumer):
+def test_p10_a_failed_replay_keeps_the_entry(autoconn, queue, consumer):
     [dl_id] = bury(autoconn, queue, consumer)
     configure(autoconn, queue, disable_insert=True)
     with refused("PQ006", "Insert into queue disallowed"):
@@ -96,7 +96,7 @@ def test_p10_a_replay_that_fails_keeps_the_entry(autoconn, queue, consumer):
     assert column(autoconn, "select dl_id from pgque.dead_letter") == [dl_id]
 
 
-def test_p5_of_two_replays_of_one_entry_one_wins(connect, autoconn, queue, consumer):
+def test_p5_only_one_of_two_replays_of_an_entry_succeeds(connect, autoconn, queue, consumer):
     [dl_id] = bury(autoconn, queue, consumer)
     first, second = connect(), connect(autocommit=True)
     value(first, "select pgque.dlq_replay(%s)", dl_id)
@@ -108,7 +108,7 @@ def test_p5_of_two_replays_of_one_entry_one_wins(connect, autoconn, queue, consu
     assert payloads(drain(autoconn, queue, consumer)) == ["dead 0"]
 
 
-def test_replay_all_goes_oldest_first_and_says_how_many(autoconn, queue, consumer):
+def test_replay_all_replays_oldest_first_and_returns_the_count(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('other')")
     subscribe(autoconn, "other", "c")
     bury(autoconn, "other", "c")
@@ -120,7 +120,7 @@ def test_replay_all_goes_oldest_first_and_says_how_many(autoconn, queue, consume
     assert value(autoconn, "select count(*) from pgque.dead_letter") == 1
 
 
-def test_replay_all_says_what_failed_first_and_keeps_it(autoconn, queue, consumer):
+def test_replay_all_reports_the_first_failure_and_keeps_that_entry(autoconn, queue, consumer):
     bury(autoconn, queue, consumer, 3)
     configure(autoconn, queue, disable_insert=True)
     query = "select * from pgque.dlq_replay_all(%s)"
@@ -129,7 +129,7 @@ def test_replay_all_says_what_failed_first_and_keeps_it(autoconn, queue, consume
     assert value(autoconn, "select count(*) from pgque.dead_letter") == 3
 
 
-def test_purge_removes_what_is_old_enough(autoconn, queue, consumer):
+def test_purge_removes_entries_that_are_old_enough(autoconn, queue, consumer):
     written = bury(autoconn, queue, consumer, 4)
     for n, age in enumerate(("40 days", "20 days", "2 hours", "0 hours")):
         autoconn.execute(
@@ -145,7 +145,7 @@ def test_purge_removes_what_is_old_enough(autoconn, queue, consumer):
     assert value(autoconn, purge, queue, "0") == 2
 
 
-def test_event_dead_takes_the_fields_it_is_given_once(autoconn, queue, consumer):
+def test_event_dead_stores_the_given_fields_once(autoconn, queue, consumer):
     value(autoconn, "select pgque.send(%s, 'x'::text)", queue)
     tick(autoconn, queue)
     [message] = receive(autoconn, queue, consumer)
@@ -177,7 +177,7 @@ def test_dead_letters_outlive_the_subscription(autoconn, queue, consumer):
     assert value(autoconn, "select replayed from pgque.dlq_replay_all(%s)", queue) == 1
 
 
-def test_one_event_may_be_a_dead_letter_of_two_consumers(autoconn, queue, consumer):
+def test_one_event_can_be_a_dead_letter_of_two_consumers(autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     bury(autoconn, queue, consumer)
     [message] = receive(autoconn, queue, "other")

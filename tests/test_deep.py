@@ -1,4 +1,4 @@
-"""JSON that Python cannot hold: nested too deeply, numbers too long. No reader ends by it."""
+"""JSON that Python cannot parse (too deeply nested, too long numbers) breaks no reader."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def message(payload: str) -> pgque.Message:
     ("payload", "words"),
     [(NESTED, "nested too deeply"), (LONG_NUMBER, "cannot be decoded"), ("[1,", "is not JSON")],
 )
-def test_a_message_says_why_it_is_not_decoded(payload, words):
+def test_a_message_says_why_it_cannot_be_decoded(payload, words):
     with pytest.raises(pgque.PgquePayloadError, match=words):
         message(payload).json()
     with pytest.raises(pgque.PgquePayloadError, match=words):
@@ -37,20 +37,20 @@ def test_a_message_says_why_it_is_not_decoded(payload, words):
 
 
 @pytest.mark.parametrize("payload", [SHALLOWER, "[" * 20_000, NESTED, LONG_NUMBER])
-def test_what_is_laid_out_is_not_much_longer_than_it_is(payload):
+def test_the_pretty_printed_form_has_a_bounded_length(payload):
     shown = laid_out(payload)
     assert "".join(shown.split()) == payload
     assert len(shown) < 100 * len(payload)
 
 
-def test_lines_that_are_sent_may_hold_numbers_of_any_length():
+def test_sent_lines_may_contain_numbers_of_any_length():
     assert [line.text for line in read(io.BytesIO(LONG_NUMBER.encode()))] == [LONG_NUMBER]
     with pytest.raises(CommandError, match="line 1 is nested too deeply"):
         list(read(io.BytesIO(NESTED.encode())))
 
 
 @pytest.mark.parametrize("payload", ANY, ids=range(len(ANY)))
-def test_it_is_shown_whole_by_commands_and_by_top(payload, autoconn, queue, consumer, dsn):
+def test_commands_and_top_show_the_whole_payload(payload, autoconn, queue, consumer, dsn):
     send(autoconn, queue, payload)
     let_die(autoconn, queue, consumer, payload)
     browser = Browser(autoconn)
@@ -70,7 +70,7 @@ def test_it_is_shown_whole_by_commands_and_by_top(payload, autoconn, queue, cons
         assert cli(*call, PGQUE_DSN=dsn).returncode == 0
 
 
-def test_a_line_that_is_nested_too_deeply_is_one_line_of_error(dsn, queue):
+def test_a_line_nested_too_deeply_is_one_line_of_error(dsn, queue):
     done = cli("send", queue, "--file", "-", stdin=NESTED, PGQUE_DSN=dsn)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "pgque: line 1 is nested too deeply, and was not sent"

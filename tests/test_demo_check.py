@@ -1,4 +1,4 @@
-"""The demo's reckoning: that it is right, and that it finds what is wrong."""
+"""The demo's final check: it accepts a correct outcome and finds every fault."""
 
 import csv
 import dataclasses
@@ -28,7 +28,7 @@ def truth():
 
 @pytest.fixture
 def outcome(truth):
-    """An outcome in which everything is right."""
+    """A correct outcome."""
     return Outcome(
         sent=Counter(FLIGHTS),
         delays=Counter(FLIGHTS),
@@ -45,14 +45,14 @@ def lines_of(verdict) -> str:
     return "\n".join(report(verdict, {"send": 2, "send_batch": 2}, retries=2))
 
 
-def test_the_sums_of_the_rows(truth):
+def test_the_sums_of_the_rows_are_right(truth):
     assert truth.flights == set(FLIGHTS)
     assert truth.cancelled == {FLIGHTS[3]}
     assert truth.delays == {"UA": (2, Decimal("3.50")), "HA": (1, Decimal("-4.00"))}
     assert truth.gates == {("EWR", 1): 1, ("LGA", 1): 1, ("JFK", 2): 1, ("EWR", 2): 1}
 
 
-def test_the_sums_of_the_file():
+def test_the_sums_of_the_file_are_right():
     truth = sum_up()
     assert len(truth.flights) == 6099
     assert len(truth.cancelled) == 35
@@ -60,7 +60,7 @@ def test_the_sums_of_the_file():
     assert sum(truth.gates.values()) == 6099
 
 
-def test_means_are_rounded_as_postgresql_does(autoconn):
+def test_means_are_rounded_the_way_postgresql_does(autoconn):
     rows = [
         {**dict.fromkeys(("year", "month", "day", "flight"), "1"), "carrier": "XX"}
         | {"origin": "EWR", "dep_time": "1", "dep_delay": delay}
@@ -71,7 +71,7 @@ def test_means_are_rounded_as_postgresql_does(autoconn):
     assert row == (mean,)
 
 
-def test_what_agrees_is_right(truth, outcome):
+def test_a_correct_outcome_passes(truth, outcome):
     verdict = compare(truth, outcome)
     assert verdict.right
     assert lines_of(verdict).endswith("0 lost, 0 counted twice: the database and the file agree")
@@ -98,7 +98,7 @@ def test_a_flight_counted_twice_is_found(truth, outcome, consumer):
     assert "0 lost, 1 counted twice: the database and the file DIFFER" in lines_of(verdict)
 
 
-def test_one_lost_and_another_twice_do_not_cancel_out(truth, outcome):
+def test_a_lost_and_a_doubled_flight_do_not_cancel_out(truth, outcome):
     outcome.gates[FLIGHTS[0]] -= 1
     del outcome.gates[FLIGHTS[0]]
     outcome.gates[FLIGHTS[1]] += 1
@@ -108,7 +108,7 @@ def test_one_lost_and_another_twice_do_not_cancel_out(truth, outcome):
 
 
 def test_an_unknown_flight_is_found(truth, outcome):
-    outcome.audit[FLIGHTS[3]] += 1  # it was cancelled: audit must not accept it
+    outcome.audit[FLIGHTS[3]] += 1  # a cancelled flight, which audit must not accept
     verdict = compare(truth, outcome)
     assert not verdict.right
     assert f"audit: not expected: {FLIGHTS[3]}" in lines_of(verdict)

@@ -1,4 +1,4 @@
-"""The demo's data, and the pace at which it is sent."""
+"""The demo's data, and the rate at which it is sent."""
 
 import gzip
 import hashlib
@@ -12,11 +12,11 @@ from pgque.demo import parse_rate
 from pgque.demo.flights import CANCELLED, DATA, DEPARTED, load
 from pgque.demo.producer import LARGEST_WAVE, pace
 
-# Of the text: compressed bytes differ between versions of zlib.
+# A hash of the text, because the compressed bytes differ between versions of zlib.
 SHA256 = "4631a44b72462da4bd0e1e643d9722f4238a8d24dd05daef2896f306f5bc3d4e"
 
 
-def test_the_file_is_the_one_that_the_script_makes():
+def test_the_file_is_the_output_of_its_script():
     with gzip.open(DATA) as file:
         assert hashlib.sha256(file.read()).hexdigest() == SHA256
     assert DATA.stat().st_size < 200_000
@@ -28,12 +28,12 @@ def test_the_week_has_6099_flights_and_35_of_them_never_left():
     assert len({flight.payload["id"] for flight in flights}) == 6099
 
 
-def test_flights_come_in_the_order_of_the_schedule():
+def test_flights_are_in_the_order_of_the_schedule():
     schedule = [(f.payload["day"], f.payload["sched_dep_time"]) for f in load()]
     assert schedule == sorted(schedule)
 
 
-def test_a_payload_has_numbers_texts_and_nulls():
+def test_a_payload_contains_numbers_texts_and_nulls():
     cancelled = next(flight for flight in load() if flight.type == CANCELLED)
     assert cancelled.payload["dep_time"] is None
     assert cancelled.payload["day"] == 1
@@ -48,7 +48,7 @@ def test_a_rate_is_a_number_or_max(text, rate):
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "fast", ""])
-def test_no_other_rate_is_taken(text):
+def test_any_other_rate_is_refused(text):
     with pytest.raises(ValueError, match="number of events a second"):
         parse_rate(text)
 
@@ -68,7 +68,7 @@ def test_the_rate_is_kept():
     assert time.monotonic() - began > 0.4
 
 
-def test_a_stop_ends_the_sending():
+def test_stopping_ends_the_sending():
     stop = threading.Event()
     waves = pace(load(), 1000, stop)
     next(waves)

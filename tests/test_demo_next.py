@@ -1,4 +1,4 @@
-"""The demo's last lines: commands that work right there."""
+"""The last lines of the demo: commands that work in the user's shell."""
 
 import shlex
 import subprocess
@@ -23,7 +23,7 @@ def commands(dsn: str | None = None) -> list[str]:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The console script in an environment of the current folder, as pip makes it."""
+    """The console script in a virtual environment in the current folder, as pip makes it."""
     path = tmp_path / "my env" / "bin" / "pgque"
     path.parent.mkdir(parents=True)
     path.write_text(
@@ -48,7 +48,7 @@ def works(command: str) -> None:
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_a_script_in_an_environment_that_is_not_activated(
+def test_a_script_in_an_inactive_environment_is_named_by_its_path(
     script: Path, absolute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(script) if absolute else "my env/bin/pgque", "demo"])
@@ -58,7 +58,9 @@ def test_a_script_in_an_environment_that_is_not_activated(
     works(first)
 
 
-def test_a_script_on_the_path(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_on_the_path_is_named_without_folder(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", [str(script), "demo"])
     monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
     first, *_ = commands()
@@ -66,7 +68,7 @@ def test_a_script_on_the_path(script: Path, monkeypatch: pytest.MonkeyPatch) -> 
     works(first)
 
 
-def test_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_module_is_named_with_python_m(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(CHECKOUT / "pgque" / "__main__.py"), "demo"])
     monkeypatch.chdir(CHECKOUT)
     first, *_ = commands()
@@ -75,7 +77,9 @@ def test_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("docs/tutorial.md" in line for line in next_steps(None))
 
 
-def test_in_a_database_that_was_given(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_for_a_given_database_hide_its_password(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", [str(script), "demo"])
     monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
     dsn = "postgresql://ann:secret@db/shop"

@@ -1,4 +1,4 @@
-"""What the demo makes in a database, removes again, and leaves alone."""
+"""What the demo creates in a database, and what it removes."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def schemas(client) -> set[str]:
     return {name for (name,) in rows}
 
 
-def test_what_is_made_is_removed(client):
+def test_everything_created_is_removed(client):
     assert set_up(client) is False
     assert {info.consumer_name for info in client.consumer_info(QUEUE)} >= set(CONSUMERS)
     assert tear_down(client) is True
@@ -31,14 +31,14 @@ def test_what_is_made_is_removed(client):
     assert schemas(client) == {"pgque"}
 
 
-def test_leftovers_of_an_earlier_demo_go_first(client):
+def test_leftovers_of_an_earlier_demo_are_removed_first(client):
     set_up(client)
     client.send(QUEUE, "old")
     assert set_up(client) is True
     assert Watch(client).read().sent == 0
 
 
-def test_a_schema_of_somebody_else_stays(client):
+def test_a_schema_of_another_application_is_kept(client):
     client.conn.execute("create schema pgque_demo create table precious ()")
     with pytest.raises(pgque.PgqueError, match="schema pgque_demo already"):
         set_up(client)
@@ -46,7 +46,7 @@ def test_a_schema_of_somebody_else_stays(client):
     assert client.queue_info() == []
 
 
-def test_a_queue_of_somebody_else_stays(client):
+def test_a_queue_of_another_application_is_kept(client):
     client.create_queue(QUEUE)
     with pytest.raises(pgque.PgqueError, match=f"queue {QUEUE} already"):
         set_up(client)
@@ -54,7 +54,7 @@ def test_a_queue_of_somebody_else_stays(client):
     assert schemas(client) == {"pgque"}
 
 
-def test_one_demo_at_a_time(dsn, client):
+def test_only_one_demo_runs_at_a_time(dsn, client):
     take_lock(client)
     with (
         pgque.connect(dsn, autocommit=True) as other,
@@ -63,7 +63,7 @@ def test_one_demo_at_a_time(dsn, client):
         take_lock(other)
 
 
-def test_a_role_that_may_not_create_schemas_is_told_so(dsn, client):
+def test_a_role_that_may_not_create_schemas_gets_an_error(dsn, client):
     name = client.conn.info.dbname
     client.conn.execute("create role demo_guest in role pgque_admin")
     try:
@@ -77,7 +77,7 @@ def test_a_role_that_may_not_create_schemas_is_told_so(dsn, client):
 
 
 def test_the_outcome_counts_each_delivery(client):
-    """A flight that a consumer handled twice must be there twice, not hidden by a key."""
+    """A flight that a consumer handled twice must have two rows; no key may hide one."""
     set_up(client)
     (first, second) = (flight.payload["id"] for flight in load()[:2])
     for flight in (first, first, second):

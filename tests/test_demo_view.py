@@ -1,4 +1,4 @@
-"""What the demo shows: the live picture and the plain lines."""
+"""The demo's output: the live view and the plain lines."""
 
 import datetime
 import io
@@ -37,14 +37,14 @@ def drawn(scene, width=80) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_the_picture_fits_a_small_terminal(scene):
+def test_the_view_fits_a_small_terminal(scene):
     lines = drawn(scene)
     assert len(lines) <= 22
     assert all(len(line) <= 80 for line in lines)
     assert "…" not in "".join(lines)
 
 
-def test_the_picture_has_all_figures(scene):
+def test_the_view_contains_all_figures(scene):
     text = "\n".join(drawn(scene))
     assert "6,099 of 6,099 sent" in text
     assert "Fri 4 Jan 10:30" in text
@@ -57,18 +57,18 @@ def test_the_picture_has_all_figures(scene):
     assert "8.0 s  something happened" in text
 
 
-def test_the_picture_stays_as_high_as_it_is(scene):
+def test_the_view_keeps_its_height(scene):
     full = drawn(scene)
     scene.reading = Reading(0, None, dict.fromkeys(scene.reading.consumers, Figures()), 0, 0, [])
     scene.happenings = []
     assert len(drawn(scene)) == len(full)
 
 
-def test_there_is_a_picture_before_the_first_reading():
+def test_there_is_a_view_before_the_first_reading():
     assert drawn(Scene(6099))
 
 
-def test_plain_lines_come_once_a_second(scene, capsys):
+def test_plain_lines_are_printed_once_a_second(scene, capsys):
     with PlainView() as view:
         for elapsed in (0.0, 0.5, 1.0):
             scene.elapsed = elapsed
@@ -88,7 +88,7 @@ def test_without_a_terminal_lines_are_plain(capsys):
     assert isinstance(choose_view(None), PlainView)
 
 
-def test_the_longest_delay_is_not_painted_as_something_achieved(scene):
+def test_the_longest_delay_is_not_shown_in_the_colour_of_success(scene):
     carriers = [("EV", 9, Decimal("31.0")), ("UA", 9, Decimal("9.5")), ("HA", 7, Decimal("-3.1"))]
     scene = replace(scene, reading=replace(scene.reading, carriers=carriers))
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")

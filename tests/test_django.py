@@ -1,6 +1,6 @@
 """Django's ORM on a client's connection (pgque/django/orm.py)."""
 
-# ruff: noqa: PT012 (a block that is undone as a whole holds several statements)
+# ruff: noqa: PT012 (a block that is rolled back as a whole contains several statements)
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ class Bill(models.Model):
 
 @pytest.fixture(autouse=True)
 def shop(dsn: str) -> Iterator[None]:
-    """Django's settings name the test's database, and its tables are there."""
+    """Point Django's settings at the test's database and create its tables."""
     parts = conninfo_to_dict(dsn)
     database = connections.settings["default"]
     database |= {
@@ -91,7 +91,7 @@ def numbers(conn: psycopg.Connection) -> list[int]:
 
 
 def work(consumer: Consumer, kit: Kit, payloads: list[Any]) -> None:
-    """Send payloads and let the consumer work in a thread until each is an order or has died."""
+    """Send payloads and run the consumer until each one is an order or a dead letter."""
     queue, before = consumer._queue, len(numbers(kit.conn))
     kit.client.send_batch(queue, "default", payloads)
     with running(consumer):
@@ -106,10 +106,10 @@ def work(consumer: Consumer, kit: Kit, payloads: list[Any]) -> None:
 # In a consumer
 
 
-def test_p3_what_the_orm_writes_is_there_exactly_once(
+def test_p3_orm_writes_of_a_handler_are_committed_exactly_once(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
-    """Several messages in a batch: one that raises, one that fails at first, one that recovers."""
+    """One batch has a message that raises, one that fails at first, and one that recovers."""
     one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)
     autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '1')", [queue])
 
@@ -139,7 +139,7 @@ def test_p3_what_the_orm_writes_is_there_exactly_once(
     assert not Bill.objects.exists()
 
 
-def test_an_error_that_a_handler_swallows_fails_its_message(
+def test_a_swallowed_error_still_fails_its_message(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     one = Consumer(dsn, queue=queue, name=consumer)
@@ -155,7 +155,7 @@ def test_an_error_that_a_handler_swallows_fails_its_message(
                     Order.objects.create(number=0)
             elif message.json() == 2:
                 with transaction.atomic():
-                    transaction.set_rollback(True)  # undone by Django, without an error
+                    transaction.set_rollback(True)  # Django rolls back without raising an error
                 transaction.set_rollback(True)
 
     with Kit(autoconn) as kit:
@@ -193,7 +193,7 @@ def test_atomic_is_a_savepoint(client: PgqueClient, autoconn: psycopg.Connection
     assert numbers(autoconn) == [1, 2, 5]
 
 
-def test_a_block_that_raises_is_undone_as_a_whole(client: PgqueClient) -> None:
+def test_a_block_that_raises_is_rolled_back_as_a_whole(client: PgqueClient) -> None:
     with client.conn.transaction():
         client.conn.execute("insert into orders values (1)")
         with pytest.raises(KeyError), orm_on(client):
@@ -206,7 +206,7 @@ def test_a_block_that_raises_is_undone_as_a_whole(client: PgqueClient) -> None:
     assert numbers(client.conn) == [1, 3]
 
 
-def test_outside_of_a_transaction_the_block_is_one(
+def test_outside_a_transaction_the_block_opens_one(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     with orm_on(client):
@@ -231,7 +231,7 @@ def test_nothing_closes_the_connection(client: PgqueClient) -> None:
     assert client.conn.autocommit
 
 
-def test_afterwards_django_has_its_own_connection_again(client: PgqueClient) -> None:
+def test_after_the_block_django_uses_its_own_connection_again(client: PgqueClient) -> None:
     connection.ensure_connection()
     own, before = connections["default"], connection.connection
     client.conn.execute("set timezone to 'Asia/Tokyo'")
@@ -249,8 +249,8 @@ def test_afterwards_django_has_its_own_connection_again(client: PgqueClient) -> 
     assert not connection.in_atomic_block
 
 
-def test_inside_of_a_transaction_of_django_s_own(client: PgqueClient) -> None:
-    """The ORM's transaction goes on afterwards, untouched."""
+def test_the_block_works_inside_a_django_transaction(client: PgqueClient) -> None:
+    """Django's own transaction continues afterwards, unchanged."""
     with pytest.raises(KeyError), transaction.atomic():
         Order.objects.create(number=1)
         with orm_on(client):
@@ -260,7 +260,7 @@ def test_inside_of_a_transaction_of_django_s_own(client: PgqueClient) -> None:
     assert numbers(client.conn) == [2]
 
 
-def test_blocks_of_two_clients_nest(dsn: str, client: PgqueClient) -> None:
+def test_blocks_of_two_clients_can_be_nested(dsn: str, client: PgqueClient) -> None:
     with pgque.connect(dsn, autocommit=True) as other, orm_on(client):
         Order.objects.create(number=1)
         with orm_on(other):
@@ -270,8 +270,10 @@ def test_blocks_of_two_clients_nest(dsn: str, client: PgqueClient) -> None:
     assert numbers(client.conn) == [1, 2]
 
 
-def test_values_come_as_on_django_s_own_connection(connect: Any, client: PgqueClient) -> None:
-    """Whatever rows and time zone the client's connection has; and pgque gets what it got."""
+def test_values_are_the_same_as_on_djangos_own_connection(
+    connect: Any, client: PgqueClient
+) -> None:
+    """The client's row factory and time zone do not matter, and pgque gets them back unchanged."""
     placed = datetime(2026, 3, 1, 23, 30, tzinfo=timezone.utc)
     borrowed = PgqueClient(connect(row_factory=dict_row))
     client.create_queue("other")
@@ -300,7 +302,7 @@ def test_on_commit_is_refused_with_advice(client: PgqueClient) -> None:
         transaction.on_commit(lambda: None)
 
 
-def test_only_postgresql_can_be_lent(client: PgqueClient, tmp_path: Any) -> None:
+def test_only_a_postgresql_database_can_be_replaced(client: PgqueClient, tmp_path: Any) -> None:
     connections.settings["other"] = {
         **connections.settings["default"],
         "ENGINE": "django.db.backends.sqlite3",
@@ -313,7 +315,7 @@ def test_only_postgresql_can_be_lent(client: PgqueClient, tmp_path: Any) -> None
         del connections.settings["other"]
 
 
-def test_without_django_the_extra_is_named() -> None:
+def test_a_missing_django_names_the_extra() -> None:
     script = "import sys; sys.modules['django'] = None; import pgque; import pgque.django"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "pip install 'pgque[django]'" in done.stderr

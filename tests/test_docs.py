@@ -1,4 +1,4 @@
-"""The pages in docs/: their samples run, what is generated is fresh, their links lead somewhere."""
+"""The pages in docs/: samples run, generated pages are fresh, and links lead somewhere."""
 
 import importlib
 import os
@@ -24,7 +24,9 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *HOW_TO]
 HOW_TO_REFRESH = "run python docs/make_reference.py"
 
 
-def test_tutorial(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_the_tutorial_run(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with reader(tmp_path, home, monkeypatch, "") as newcomer:
         newcomer.read(DOCS / "tutorial.md")
 
@@ -38,8 +40,8 @@ esac
 """
 
 
-def test_the_tutorial_is_done_outside_of_the_clone(tmp_path: Path) -> None:
-    """Inside, pytest would take the options of the clone, which need what no newcomer has."""
+def test_the_tutorial_works_outside_the_clone(tmp_path: Path) -> None:
+    """Inside the clone, pytest would use its options, which need plugins a newcomer lacks."""
     first = next(step for step in steps(DOCS / "tutorial.md") if step.language)
     clone = tmp_path / "clone"
     programs = tmp_path / "programs"
@@ -60,12 +62,14 @@ def test_the_tutorial_is_done_outside_of_the_clone(tmp_path: Path) -> None:
     assert clone not in (Path(where), *Path(where).parents)
 
 
-def test_concepts(tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_of_the_concepts_run(
+    tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with reader(tmp_path, home, monkeypatch, to_url(dsn)) as engineer:
         engineer.read(DOCS / "concepts.md")
 
 
-def test_operations(
+def test_samples_of_operations_run(
     tmp_path: Path, home: Path, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = psycopg.conninfo.conninfo_to_dict(own_server.dsn)
@@ -75,14 +79,14 @@ def test_operations(
         operator.read(DOCS / "operations.md")
 
 
-def test_observability(
+def test_samples_of_observability_run(
     tmp_path: Path, home: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with reader(tmp_path, home, monkeypatch, to_url(dsn)) as operator:
         operator.read(DOCS / "observability.md")
 
 
-def test_every_page_is_read_or_has_nothing_to_run() -> None:
+def test_every_page_with_samples_is_tested() -> None:
     read = {
         "README.md",
         "concepts.md",
@@ -94,11 +98,11 @@ def test_every_page_is_read_or_has_nothing_to_run() -> None:
         "tutorial.md",
     }
     for page in PAGES:
-        if page.name not in read and page not in HOW_TO:  # those are read in test_how_to.py
+        if page.name not in read and page not in HOW_TO:  # test_how_to.py runs those
             assert {step.language for step in steps(page)} <= {"text"}, page
 
 
-def test_every_reason_not_to_run_a_sample_is_needed() -> None:
+def test_every_reason_not_to_run_a_sample_is_used() -> None:
     reasons = {step.notes.get("not run") for page in PAGES for step in steps(page)}
     assert reasons - {None} == NOT_RUN.keys()
 
@@ -110,7 +114,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return importlib.import_module
 
 
-def test_figures_are_those_of_the_results(scripts: Callable[[str], ModuleType]) -> None:
+def test_performance_figures_match_the_results(scripts: Callable[[str], ModuleType]) -> None:
     performance = scripts("make_performance")
     for page in performance.PAGES:
         text = page.read_text(encoding="utf-8")
@@ -119,7 +123,7 @@ def test_figures_are_those_of_the_results(scripts: Callable[[str], ModuleType]) 
         assert fresh == text, f"{page}: run python docs/make_performance.py"
 
 
-def test_figures_about_reliability_are_those_of_the_runs(
+def test_reliability_figures_match_the_runs(
     scripts: Callable[[str], ModuleType],
 ) -> None:
     reliability = scripts("make_reliability")
@@ -142,7 +146,7 @@ def test_the_python_reference_is_fresh(scripts: Callable[[str], ModuleType]) -> 
     assert (DOCS / "reference-python.md").read_text() == page, HOW_TO_REFRESH
 
 
-def test_the_command_line_prints_what_its_reference_says(
+def test_the_command_line_prints_the_output_in_its_reference(
     scripts: Callable[[str], ModuleType], dsn: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = scripts("reference_cli")
@@ -176,7 +180,7 @@ def test_the_pictures_are_fresh(scripts: Callable[[str], ModuleType]) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that a page's headings get."""
+    """Return the anchors of a page's headings."""
     outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -1,4 +1,4 @@
-"""`pgque doctor` finds what was planted, and says what mends it."""
+"""`pgque doctor` finds planted faults and names the fix for each."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def findings(dsn: str, check: str) -> list[Finding]:
 
 
 def an_hour_passes(conn: psycopg.Connection) -> None:
-    """Let all that is there be an hour older."""
+    """Make everything in the database an hour older."""
     for table, column in (("tick", "tick_time"), ("cursor", "cur_time"), ("event_1", "ev_time")):
         conn.execute(f"update pgque.{table} set {column} = {column} - interval '1 hour'".encode())
 
@@ -33,46 +33,46 @@ def finding(dsn: str, check: str) -> Finding:
 
 
 def bad(dsn: str) -> set[str]:
-    """What is found, but for what all test servers have: they do not survive a crash."""
+    """Return the failed checks, except crash safety, which all test servers lack."""
     found = {one.check for one in examine(dsn) if one.status is not Status.OK}
     return found - {"settings"}
 
 
-def test_nothing_is_wrong_with_a_queue_that_works(dsn, queue, consumer, autoconn):
-    assert bad(dsn) == {"ticker"}  # none runs here
+def test_a_working_queue_has_no_findings(dsn, queue, consumer, autoconn):
+    assert bad(dsn) == {"ticker"}  # no ticker runs here
     assert finding(dsn, "ticker").mend == "pgque ticker"
 
 
-def test_no_server():
+def test_an_unreachable_server_is_a_finding():
     [found] = examine("host=127.0.0.1 port=1 connect_timeout=2")
     assert (found.check, found.status) == ("server", Status.FAULT)
 
 
-def test_a_server_that_a_crash_destroys(dsn):
+def test_a_server_that_can_lose_data_in_a_crash_is_a_finding(dsn):
     [crash, *_] = findings(dsn, "settings")
     assert (crash.status, crash.mend) == (Status.FAULT, "alter system reset fsync")
 
 
-def test_a_read_only_database(dsn, autoconn):
+def test_a_read_only_database_is_a_finding(dsn, autoconn):
     name = autoconn.info.dbname
     autoconn.execute(f"alter database {name} set default_transaction_read_only = on")
     assert "default_transaction_read_only" in finding(dsn, "server").mend
 
 
-def test_no_schema(empty_dsn):
+def test_a_missing_schema_is_a_finding(empty_dsn):
     found = list(examine(empty_dsn))[-1]
     assert (found.check, found.status, found.mend) == ("schema", Status.FAULT, "pgque install")
 
 
 @pytest.mark.parametrize(("difference", "mend"), [(-1, "pgque upgrade"), (1, "pip install")])
-def test_a_schema_of_another_version(dsn, autoconn, difference, mend):
+def test_a_schema_of_another_version_is_a_finding(dsn, autoconn, difference, mend):
     autoconn.execute("update pgque.config set schema_version = schema_version + %s", [difference])
     found = finding(dsn, "schema")
     assert found.status is Status.FAULT
     assert mend in found.mend
 
 
-def test_a_user_without_rights(dsn, autoconn):
+def test_a_user_without_rights_is_a_finding(dsn, autoconn):
     autoconn.execute("create role pgque_test_nobody login")
     try:
         found = list(examine(psycopg.conninfo.make_conninfo(dsn, user="pgque_test_nobody")))[-1]
@@ -84,7 +84,7 @@ def test_a_user_without_rights(dsn, autoconn):
 
 @pytest.fixture
 def role(dsn, autoconn):
-    """Make a role that may log in: its DSN."""
+    """Create a role that can log in; return its DSN."""
     made = []
 
     def role(*granted: str) -> str:
@@ -101,14 +101,14 @@ def role(dsn, autoconn):
         autoconn.execute(f"drop role {name}")
 
 
-def test_a_reader_may_make_every_check(role, queue, consumer):
+def test_a_reader_may_run_every_check(role, queue, consumer):
     found = list(examine(role("pgque_reader")))
     assert {one.check for one in found} == {*FIRST, *REST}
     assert {one.check for one in found if one.status is not Status.OK} <= {"ticker", "settings"}
-    assert "to see all" in found[-1].detail  # transactions of others
+    assert "to see all" in found[-1].detail  # transactions of other roles
 
 
-def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, monkeypatch):
+def test_a_role_with_grants_sees_findings_about_its_own_queues(role, queue, autoconn, monkeypatch):
     autoconn.execute("select pgque.create_queue('private')")
     dsn = role()
     name = psycopg.conninfo.conninfo_to_dict(dsn)["user"]
@@ -138,19 +138,19 @@ def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, mon
     assert f"mine of {queue} was last seen" in finding(dsn, "consumers").detail
 
 
-def test_a_role_without_a_grant_is_told_how_to_get_one(role):
+def test_a_role_without_grants_learns_how_to_get_one(role):
     found = finding(role("pgque_user"), "rights")
     assert found.status is Status.WARNING
     assert found.mend.startswith("select pgque.grant_queue('pgque_test_role_")
 
 
-def test_a_writer_is_told_what_it_cannot_see(role, queue):
+def test_a_writer_learns_what_it_cannot_see(role, queue):
     dsn = role("pgque_writer")
     assert finding(dsn, "ticker").status is Status.WARNING
     assert "consumers" in finding(dsn, "not checked").detail
 
 
-def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn):
+def test_events_without_a_ticker_are_a_finding(dsn, queue, consumer, autoconn):
     assert finding(dsn, "ticker").status is Status.WARNING
     send(autoconn, queue)
     an_hour_passes(autoconn)
@@ -159,17 +159,17 @@ def test_events_that_no_ticker_ticks(dsn, queue, consumer, autoconn):
     assert f"1 events in {queue}" in found.detail
 
 
-def test_a_new_event_after_a_quiet_hour_is_nothing_to_look_at(dsn, queue, consumer, autoconn):
+def test_a_new_event_after_a_quiet_hour_is_no_finding(dsn, queue, consumer, autoconn):
     autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
     autoconn.execute("update pgque.cursor set cur_time = cur_time - interval '1 hour'")
     send(autoconn, queue)
-    assert finding(dsn, "ticker").status is Status.WARNING  # that no process leads
+    assert finding(dsn, "ticker").status is Status.WARNING  # no process leads
     assert finding(dsn, "consumers").status is Status.OK
     tick(autoconn, queue)
     assert finding(dsn, "consumers").status is Status.OK
 
 
-def test_queues_that_are_paused_or_closed(dsn, queue, autoconn):
+def test_paused_and_closed_queues_are_findings(dsn, queue, autoconn):
     autoconn.execute("select pgque.set_queue_config(%s, 'ticker_paused', 'true')", [queue])
     autoconn.execute("select pgque.set_queue_config(%s, 'disable_insert', 'true')", [queue])
     assert [found.mend for found in findings(dsn, "queues")] == [
@@ -178,19 +178,19 @@ def test_queues_that_are_paused_or_closed(dsn, queue, autoconn):
     ]
 
 
-def test_a_consumer_that_stands_still(dsn, queue, consumer, autoconn):
+def test_a_silent_consumer_is_a_finding(dsn, queue, consumer, autoconn):
     an_hour_passes(autoconn)
-    assert finding(dsn, "consumers").status is Status.OK  # it has nothing to do
+    assert finding(dsn, "consumers").status is Status.OK  # it has no work
     send(autoconn, queue)
     tick(autoconn, queue)
-    assert finding(dsn, "consumers").status is Status.OK  # it has had it for a moment only
+    assert finding(dsn, "consumers").status is Status.OK  # its work is new
     an_hour_passes(autoconn)
     found = finding(dsn, "consumers")
     assert found.status is Status.FAULT
     assert f"pgque consumer unsubscribe {queue} {consumer}" in found.mend
 
 
-def test_a_consumer_that_does_not_keep_up(dsn, queue, consumer, autoconn):
+def test_a_consumer_that_falls_behind_is_a_finding(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
     for minutes, word, status in ((2, "behind", Status.WARNING), (10, "stuck", Status.FAULT)):
@@ -202,14 +202,14 @@ def test_a_consumer_that_does_not_keep_up(dsn, queue, consumer, autoconn):
         assert (found.status, found.mend) == (status, f"pgque consumer list {queue}")
 
 
-def test_it_says_how_much_a_consumer_holds_back(dsn, queue, consumer, autoconn):
+def test_the_size_of_the_log_that_a_consumer_holds_back_is_shown(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
     an_hour_passes(autoconn)
     assert re.search(r"a log of \d+ kB is kept for it", finding(dsn, "consumers").detail)
 
 
-def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn):
+def test_a_silent_member_with_an_open_batch_is_a_finding(dsn, queue, autoconn):
     autoconn.execute("select pgque.subscribe_subconsumer(%s, 'group', 'gone')", [queue])
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -222,7 +222,7 @@ def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn):
     assert not [one for one in findings(dsn, "consumers") if "a member of" in one.detail]
 
 
-def test_retries_that_nobody_puts_back(dsn, queue, consumer, autoconn, monkeypatch):
+def test_retries_without_maintenance_are_a_finding(dsn, queue, consumer, autoconn, monkeypatch):
     monkeypatch.setattr(consumers, "OVERDUE", NOW)
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -233,7 +233,7 @@ def test_retries_that_nobody_puts_back(dsn, queue, consumer, autoconn, monkeypat
     assert finding(dsn, "retries").status is Status.OK
 
 
-def test_dead_letters_that_grow(dsn, queue, consumer, autoconn):
+def test_dead_letters_are_a_finding(dsn, queue, consumer, autoconn):
     autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '0')", [queue])
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -242,7 +242,7 @@ def test_dead_letters_that_grow(dsn, queue, consumer, autoconn):
     assert (found.status, found.mend) == (Status.WARNING, f"pgque dead list {queue}")
 
 
-def test_a_log_that_is_not_rotated(dsn, queue, consumer, autoconn):
+def test_a_log_that_is_not_rotated_is_a_finding(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
     assert finding(dsn, "rotation").status is Status.OK
@@ -252,7 +252,7 @@ def test_a_log_that_is_not_rotated(dsn, queue, consumer, autoconn):
     assert "7 d ago" in found.detail
 
 
-def test_a_dump_that_was_restored(dsn, queue, autoconn):
+def test_a_restored_dump_is_a_finding(dsn, queue, autoconn):
     autoconn.execute(
         "update pgque.tick set tick_snapshot = (pg_snapshot_xmin(tick_snapshot)::text || ':' || "
         "(pg_snapshot_xmax(tick_snapshot)::text::bigint + 1000000) || ':')::pg_snapshot"
@@ -263,7 +263,7 @@ def test_a_dump_that_was_restored(dsn, queue, autoconn):
     assert finding(dsn, "restore").status is Status.OK
 
 
-def test_a_transaction_that_stays_open(dsn, connect, monkeypatch):
+def test_a_long_open_transaction_is_a_finding(dsn, connect, monkeypatch):
     monkeypatch.setattr(server, "OLD", NOW)
     other = connect()
     pid = value(other, "select pg_backend_pid()")
@@ -271,7 +271,7 @@ def test_a_transaction_that_stays_open(dsn, connect, monkeypatch):
     assert f"select pg_terminate_backend({pid})" in mends
 
 
-def test_a_transaction_that_stays_prepared(dsn, connect, autoconn, queue, monkeypatch):
+def test_a_long_prepared_transaction_is_a_finding(dsn, connect, autoconn, queue, monkeypatch):
     if value(autoconn, "show max_prepared_transactions") == "0":
         pytest.skip("the server allows no prepared transactions")
     monkeypatch.setattr(server, "OLD", NOW)
@@ -286,7 +286,7 @@ def test_a_transaction_that_stays_prepared(dsn, connect, autoconn, queue, monkey
         autoconn.execute(b"rollback prepared " + psycopg.sql.Literal(gid).as_bytes(autoconn))
 
 
-def test_a_notification_that_does_not_come(dsn, monkeypatch):
+def test_a_lost_notification_is_a_finding(dsn, monkeypatch):
     monkeypatch.setattr(server, "_notify", lambda x, channel: None)
     monkeypatch.setattr(server, "NOTIFY_PATIENCE", 0.01)
     assert finding(dsn, "notify").status is Status.FAULT

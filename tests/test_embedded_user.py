@@ -15,7 +15,7 @@ from tests.test_embedded import CHECKOUT, needs_root, servers_in
 
 
 def python_for(person: pwd.struct_passwd) -> str:
-    """Find an interpreter of this version that is open to `person`; root's own may not be."""
+    """Find an interpreter of this version that `person` may run; root's own may be closed."""
     minor = f"python3.{sys.version_info.minor}"
     account = binaries.Account(person.pw_uid, person.pw_gid)
     for python in (sys.executable, shutil.which(minor, path="/usr/local/bin:/usr/bin")):
@@ -25,7 +25,7 @@ def python_for(person: pwd.struct_passwd) -> str:
 
 
 def packages_for_anybody(target: Path) -> Path:
-    """Copy pgque and what the embedded server needs: the clone may be where only root may enter."""
+    """Copy pgque and the embedded server's packages, because others may not read the clone."""
     wheel = binaries.find_binaries(18)
     places = [wheel.package.parent / part for part in wheel.parts()]
     places += [wheel.package / "__init__.py", CHECKOUT / "pgque"]
@@ -48,7 +48,7 @@ def packages_for_anybody(target: Path) -> Path:
 
 
 @needs_root
-def test_ordinary_user(home: Path) -> None:
+def test_an_ordinary_user_can_run_the_embedded_server(home: Path) -> None:
     person = pwd.getpwnam("nobody")
     packages = packages_for_anybody(home / "packages")
     os.chown(home, person.pw_uid, person.pw_gid)

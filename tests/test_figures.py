@@ -1,4 +1,4 @@
-"""Figures that leave out what was put back for a retry, and rates that count what was handled."""
+"""Figures that leave out retries, and rates that count handled events."""
 
 import psycopg
 import pytest
@@ -27,7 +27,7 @@ def put_back(conn: psycopg.Connection, queue: str) -> None:
 
 
 def refuse(conn: psycopg.Connection, queue: str, consumer: str, times: int) -> None:
-    """Refuse the next message so many times; it is put back after each of them."""
+    """Nack the next message `times` times; maintenance puts it back after each nack."""
     for _ in range(times):
         batch = receive(conn, queue, consumer)
         nack(conn, batch[0], "0 seconds")
@@ -51,14 +51,14 @@ def handled(conn: psycopg.Connection, queue: str, consumer: str) -> int:
     return value(conn, "select handled from pgque.get_consumer_wait(%s, %s)", queue, consumer)
 
 
-def test_an_event_that_is_refused_five_times_was_sent_once(autoconn, queue, consumer):
+def test_an_event_nacked_five_times_counts_as_sent_once(autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     send(autoconn, queue)
     tick(autoconn, queue)
     refuse(autoconn, queue, consumer, 5)
     assert sent(autoconn, queue) == 1
-    assert pending(autoconn, queue, "other") == 1, "it receives one"
-    assert pending(autoconn, queue, consumer) == 1, "it comes again"
+    assert pending(autoconn, queue, "other") == 1, "one event is new to it"
+    assert pending(autoconn, queue, consumer) == 1, "one event is redelivered"
     assert len(drain(autoconn, queue, "other")) == 1
     assert pending(autoconn, queue, "other") == 0
     drain(autoconn, queue, consumer)
@@ -67,7 +67,7 @@ def test_an_event_that_is_refused_five_times_was_sent_once(autoconn, queue, cons
     assert sent(autoconn, queue) == 1
 
 
-def test_what_was_put_back_and_not_ticked_is_pending_for_its_owner_alone(autoconn, queue, consumer):
+def test_retries_put_back_before_a_tick_are_pending_only_for_their_owner(autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
@@ -85,12 +85,12 @@ def test_what_was_put_back_and_not_ticked_is_pending_for_its_owner_alone(autocon
     assert pending(autoconn, queue, consumer) == 5
     assert pending(autoconn, queue, "other") == 2
     part = receive(autoconn, queue, consumer, 2)
-    assert pending(autoconn, queue, consumer) == 5, "it holds two of them"
+    assert pending(autoconn, queue, consumer) == 5, "two of the five are in its open batch"
     ack(autoconn, part)
-    assert 3 <= pending(autoconn, queue, consumer) <= 5, "at least what comes"
+    assert 3 <= pending(autoconn, queue, consumer) <= 5, "the figure is a lower bound"
 
 
-def test_the_rate_of_a_queue_leaves_out_what_was_put_back(autoconn, queue, consumer):
+def test_the_rate_of_a_queue_leaves_out_retries(autoconn, queue, consumer):
     autoconn.execute("update pgque.tick set tick_time = tick_time - interval '2 minutes'")
     send_many(autoconn, queue, 60)
     tick(autoconn, queue)
@@ -102,7 +102,7 @@ def test_the_rate_of_a_queue_leaves_out_what_was_put_back(autoconn, queue, consu
     assert value(autoconn, "select ev_per_sec from pgque.get_queue_info(%s)", queue) == 1
 
 
-def test_a_member_has_before_it_what_it_holds(autoconn, queue):
+def test_a_members_pending_events_are_those_of_its_batch(autoconn, queue):
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'b')", queue)
     assert pending(autoconn, queue, "g.a") == 0
@@ -113,14 +113,14 @@ def test_a_member_has_before_it_what_it_holds(autoconn, queue):
     tick(autoconn, queue)
     assert pending(autoconn, queue, "g.a") == 1
     assert pending(autoconn, queue, "g.b") == 0
-    assert pending(autoconn, queue, "g") == 99, "what no member was given"
+    assert pending(autoconn, queue, "g") == 99, "those that no member holds"
     ack(autoconn, held)
     assert pending(autoconn, queue, "g.a") == 0
     whole = receive_coop(autoconn, queue, "g", "b", 100)
     assert pending(autoconn, queue, "g.b") == len(whole) == 9
 
 
-def test_handled_counts_neither_seeks_nor_what_is_only_sent(autoconn, queue, consumer):
+def test_handled_counts_neither_seeks_nor_undelivered_events(autoconn, queue, consumer):
     assert handled(autoconn, queue, consumer) == 0
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
@@ -130,15 +130,15 @@ def test_handled_counts_neither_seeks_nor_what_is_only_sent(autoconn, queue, con
     drain(autoconn, queue, consumer)
     assert handled(autoconn, queue, consumer) == 10
     value(autoconn, "select pgque.seek(%s, %s, 1)", queue, consumer)
-    assert handled(autoconn, queue, consumer) == 10, "it was moved back"
+    assert handled(autoconn, queue, consumer) == 10, "a seek back counts nothing"
     newest = value(autoconn, "select last_tick_id from pgque.get_queue_info(%s)", queue)
     value(autoconn, "select pgque.seek(%s, %s, %s)", queue, consumer, newest)
-    assert handled(autoconn, queue, consumer) == 10, "and forward"
+    assert handled(autoconn, queue, consumer) == 10, "a seek forward counts nothing"
     subscribe(autoconn, queue, "late")
     assert handled(autoconn, queue, "late") == 0
 
 
-def test_a_group_has_handled_what_its_members_acked(autoconn, queue):
+def test_a_group_has_handled_the_events_its_members_acked(autoconn, queue):
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
@@ -168,7 +168,7 @@ def test_a_consumer_without_a_process_has_no_rate(autoconn, queue, consumer, see
     assert now.rate > 0
 
 
-def test_sends_between_the_questions_of_a_sample_are_no_work_of_a_consumer(
+def test_events_sent_during_a_sample_do_not_count_as_handled(
     autoconn, queue, consumer, monkeypatch
 ):
     ask = Reader.consumers
@@ -185,7 +185,7 @@ def test_sends_between_the_questions_of_a_sample_are_no_work_of_a_consumer(
     assert now.rate == 0
 
 
-def test_p7_figures_cost_the_same_however_often_something_was_put_back(autoconn, queue, consumer):
+def test_p7_figures_cost_the_same_regardless_of_the_number_of_retries(autoconn, queue, consumer):
     def pages() -> int:
         query = "explain (analyze, buffers, format json) select * from pgque.get_consumer_wait()"
         return value(autoconn, query)[0]["Plan"]["Shared Hit Blocks"]
@@ -202,7 +202,7 @@ def test_p7_figures_cost_the_same_however_often_something_was_put_back(autoconn,
     assert pages() <= before + 20
 
 
-def test_an_older_install_gets_the_counters_without_losing_a_figure(autoconn, dsn, queue, consumer):
+def test_an_older_schema_gets_the_counters_without_losing_a_figure(autoconn, dsn, queue, consumer):
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
     ack(autoconn, receive(autoconn, queue, consumer, 1))

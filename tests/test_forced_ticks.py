@@ -1,4 +1,4 @@
-"""Ticks that are forced: what is due then, and that it costs no row (sql/tick)."""
+"""Forced ticks: when they are due, and that they cost no row (sql/tick)."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from tests.fix_engine import (
 from tests.test_tick import tick_all, ticks
 
 
-def test_force_next_tick_returns_the_newest_tick_and_makes_the_next_call_tick(autoconn, queue):
+def test_force_next_tick_returns_the_newest_tick_and_the_next_call_ticks(autoconn, queue):
     for call in ("force_next_tick", "force_tick"):
         newest = ticks(autoconn, queue)
         assert value(autoconn, f"select pgque.{call}(%s)", queue) == newest
@@ -52,10 +52,8 @@ def test_p7_forcing_ticks_leaves_no_dead_rows_under_a_pinned_horizon(connect, au
     pin.rollback()
 
 
-def test_a_forced_tick_is_taken_after_the_call_though_another_ticker_was_at_it(
-    connect, autoconn, queue
-):
-    """The one that is being taken may not see what was committed before the call."""
+def test_a_forced_tick_follows_the_call_even_if_another_ticker_is_running(connect, autoconn, queue):
+    """The tick in progress may not include events committed before the call."""
     configure(autoconn, queue, ticker_max_lag="1 hour")
     ticker = connect()
     value(autoconn, "select pgque.force_next_tick(%s)", queue)
@@ -66,7 +64,7 @@ def test_a_forced_tick_is_taken_after_the_call_though_another_ticker_was_at_it(
     assert tick(autoconn, queue) is None
 
 
-def test_a_tick_is_forced_at_once_and_though_the_caller_rolls_back(connect, autoconn, queue):
+def test_a_tick_is_forced_at_once_even_if_the_caller_rolls_back(connect, autoconn, queue):
     caller = connect()
     value(caller, "select pgque.force_next_tick(%s)", queue)
     assert tick(autoconn, queue) == 2
@@ -75,7 +73,7 @@ def test_a_tick_is_forced_at_once_and_though_the_caller_rolls_back(connect, auto
 
 
 @pytest.mark.parametrize("restored", ["restart", "restart 1000", None])
-def test_a_restored_sequence_of_forced_ticks_forces_one_at_most(autoconn, queue, restored):
+def test_a_restored_force_sequence_forces_at_most_one_tick(autoconn, queue, restored):
     for _ in range(3):
         value(autoconn, "select pgque.force_next_tick(%s)", queue)
         tick(autoconn, queue)
@@ -94,15 +92,15 @@ def test_a_restored_sequence_of_forced_ticks_forces_one_at_most(autoconn, queue,
     assert ticks(autoconn, queue) == newest + 1
 
 
-def test_the_sequence_of_forced_ticks_goes_with_its_queue(autoconn, queue):
+def test_the_force_sequence_is_dropped_with_its_queue(autoconn, queue):
     sequence = log_of(autoconn, queue) + "_force_seq"
     assert value(autoconn, "select to_regclass(%s)", sequence) is not None
     value(autoconn, "select pgque.drop_queue(%s)", queue)
     assert value(autoconn, "select to_regclass(%s)", sequence) is None
 
 
-def test_install_makes_what_forcing_a_tick_needs_where_it_is_missing(dsn, connect, autoconn, queue):
-    """As over a schema of before, which kept the tick in a row of pgque.queue."""
+def test_install_adds_the_missing_parts_of_forced_ticks(dsn, connect, autoconn, queue):
+    """As for a schema from before, which kept the forced tick in a row of pgque.queue."""
     tick(autoconn, queue)
     autoconn.execute("alter table pgque.tick drop column tick_forced")
     autoconn.execute(
@@ -112,7 +110,7 @@ def test_install_makes_what_forcing_a_tick_needs_where_it_is_missing(dsn, connec
     install(dsn)
     reader = connect()
     value(reader, "select count(*) from pgque.tick, pgque.queue")
-    install(dsn)  # once more, beside a reader: it waits for none where there is nothing to change
+    install(dsn)  # install again: with nothing to change, it must not wait for the reader
     reader.rollback()
     newest = value(autoconn, "select pgque.force_next_tick(%s)", queue)
     assert tick(autoconn, queue) == newest + 1

@@ -17,7 +17,7 @@ HEAD = """
     fork = multiprocessing.get_context("fork")
 
     def in_child(work):
-        # Fork, run work in the child, return what it printed and its exit status.
+        # Fork, run work in the child, and return the text of its result or error.
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -39,7 +39,7 @@ HEAD = """
 
 
 def run(script: str, *arguments: str) -> str:
-    """Run a script in a process of its own; return what it printed."""
+    """Run a script in a separate process; return its output."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(HEAD) + textwrap.dedent(script), *arguments],
         capture_output=True,
@@ -62,10 +62,10 @@ def run(script: str, *arguments: str) -> str:
     ],
     ids=["pool", "terminate"],
 )
-def test_children_of_a_handler_can_be_ended(
+def test_children_of_a_handler_can_be_terminated(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str, work: str
 ) -> None:
-    """They have the signal handlers from before `start`, so SIGTERM ends them."""
+    """They have the signal handlers from before `start`, so SIGTERM terminates them."""
     autoconn.execute("select pgque.send(%s, 'x')", [queue])
     printed = run(
         f"""
@@ -104,7 +104,7 @@ def test_a_signal_to_a_forked_child_does_not_stop_the_ticker(dsn: str) -> None:
     assert printed.splitlines() == ["theirs", "True"]
 
 
-def test_a_fork_after_the_block_keeps_the_handlers_of_the_application(dsn: str) -> None:
+def test_a_fork_after_the_block_keeps_the_applications_handlers(dsn: str) -> None:
     printed = run(
         """
         import signal
@@ -124,7 +124,7 @@ def test_a_fork_after_the_block_keeps_the_handlers_of_the_application(dsn: str) 
 # Pools
 
 
-def test_a_pool_opened_before_a_fork_has_connections_of_its_own_in_each_process(
+def test_a_pool_opened_before_a_fork_opens_new_connections_in_each_process(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     printed = run(
@@ -150,7 +150,7 @@ def test_a_pool_opened_before_a_fork_has_connections_of_its_own_in_each_process(
     assert autoconn.execute("select count(*) from pgque.event_1").fetchone() == (8,)
 
 
-def test_a_child_that_ends_leaves_the_pool_of_its_parent_alone(
+def test_a_child_that_exits_leaves_its_parents_pool_open(
     dsn: str, queue: str, consumer: str
 ) -> None:
     printed = run(
@@ -174,7 +174,7 @@ def test_a_child_that_ends_leaves_the_pool_of_its_parent_alone(
     assert printed == "fine\n"
 
 
-def test_a_client_lent_before_a_fork_stays_with_the_parent(
+def test_a_client_borrowed_before_a_fork_stays_with_the_parent(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     printed = run(
@@ -242,7 +242,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_a_client_is_refused_in_a_child(
+def test_a_child_cannot_use_its_parents_client(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str, use: str
 ) -> None:
     printed = run(
@@ -267,7 +267,7 @@ def test_a_client_is_refused_in_a_child(
 @pytest.mark.parametrize(
     "end", ["client.close()", "client.__exit__(None, None, None)", "conn.close()"]
 )
-def test_a_child_that_closes_a_client_does_not_end_its_parent_s_session(
+def test_a_child_that_closes_a_client_keeps_its_parents_session_open(
     dsn: str, queue: str, consumer: str, end: str
 ) -> None:
     printed = run(
@@ -287,10 +287,10 @@ def test_a_child_that_closes_a_client_does_not_end_its_parent_s_session(
     assert printed == "fine\n"
 
 
-def test_a_borrowed_connection_is_refused_until_a_client_is_made_in_the_child(
+def test_a_child_can_use_a_borrowed_connection_only_through_a_new_client(
     dsn: str, queue: str, consumer: str
 ) -> None:
-    """A process that became a daemon may go on with the connection, if it says so."""
+    """A process that turns into a daemon may keep the connection by creating a new client."""
     printed = run(
         """
         conn = psycopg.connect(dsn, autocommit=True)
@@ -310,7 +310,7 @@ def test_a_borrowed_connection_is_refused_until_a_client_is_made_in_the_child(
 # Consumers and tickers
 
 
-def test_a_child_that_comes_back_from_a_handler_ends(
+def test_a_child_that_returns_from_a_handler_exits(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     """It must neither touch the parent's transaction nor become a second consumer."""
@@ -346,7 +346,7 @@ def test_a_child_that_comes_back_from_a_handler_ends(
     assert autoconn.execute("select count(*) from done").fetchone() == (1,)
 
 
-def test_a_consumer_that_runs_can_be_started_in_a_child_as_well(
+def test_a_running_consumer_can_also_be_started_in_a_child(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     autoconn.execute("create table done (pid int)")
@@ -380,7 +380,7 @@ def test_a_consumer_that_runs_can_be_started_in_a_child_as_well(
 
 
 @directly
-def test_a_ticker_that_leads_does_not_lead_in_a_child(dsn: str) -> None:
+def test_a_leading_ticker_does_not_lead_in_a_child(dsn: str) -> None:
     printed = run(
         """
         ticker = pgque.Ticker(dsn)

@@ -1,4 +1,4 @@
-"""docs/frameworks.md and docs/testing.md: their samples work in real projects."""
+"""docs/frameworks.md and docs/testing.md: their samples run in real projects."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ SHOP = {
         from django.urls import path
         from django.utils.module_loading import import_string
 
-        def place_order(request):  # the page comes to it later than to the migrations
+        def place_order(request):  # the page defines it after the migrations
             return import_string("shop.views.place_order")(request)
 
         urlpatterns = [path("orders", place_order)]
@@ -76,9 +76,9 @@ def project(
         yield one
 
 
-def test_frameworks(project: Reader) -> None:
+def test_samples_of_the_frameworks_page_run(project: Reader) -> None:
     project.read(DOCS / "frameworks.md")
-    # The migrations go back as well.
+    # The migrations can also be reverted.
     for command in ("-m alembic downgrade 0001", "manage.py migrate shop 0001 --verbosity 0"):
         subprocess.run([sys.executable, *command.split()], env=project.env, check=True)
     with psycopg.connect(project.dsn) as conn:
@@ -87,7 +87,7 @@ def test_frameworks(project: Reader) -> None:
         ).fetchone() == (0,)
 
 
-def test_testing(
+def test_samples_of_the_testing_page_run(
     tmp_path: Path,
     home: Path,
     dsn: str,
@@ -95,7 +95,7 @@ def test_testing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PGQUE_TEST_DSN", server_dsn)
-    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_pgque")  # installed, it is found by itself
+    monkeypatch.setenv("PYTEST_PLUGINS", "pytest_pgque")  # once installed, it loads itself
     with reader(tmp_path, home, monkeypatch, to_url(dsn)) as tester:
         tester.read(DOCS / "testing.md")
 
@@ -131,9 +131,7 @@ INSTALL_AND_FAIL = {
 
 
 @pytest.mark.parametrize("command", ["-m alembic upgrade head", "manage.py migrate"])
-def test_a_migration_that_fails_takes_the_schema_back_with_it(
-    project: Reader, command: str
-) -> None:
+def test_a_failed_migration_leaves_no_schema(project: Reader, command: str) -> None:
     make_project(project.folder, INSTALL_AND_FAIL)
     done = subprocess.run(
         [sys.executable, *command.split()], env=project.env, capture_output=True, text=True
@@ -158,7 +156,7 @@ def test_a_request_is_answered_after_the_commit(
     def place_order(
         client: Annotated[PgqueClient, Depends(transaction, scope="function")],
     ) -> int:
-        for _ in range(1 + fails):  # the second is found out at the commit
+        for _ in range(1 + fails):  # the second insert fails at the commit
             client.conn.execute("insert into orders values (1)")
         return client.send(queue, {"order": 1})
 
@@ -173,7 +171,7 @@ def test_a_request_is_answered_after_the_commit(
         kit.assert_sent(queue, {"order": 1}, times=0 if fails else 1)
 
 
-def test_an_async_engine_is_refused_in_words(dsn: str) -> None:
+def test_an_async_engine_is_refused_with_an_explanation(dsn: str) -> None:
     async def refuse() -> None:
         engine = create_async_engine(to_url(dsn).replace("postgresql:", "postgresql+psycopg:"))
         async with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Which functions may handle messages, and whether they want a client."""
+"""Which functions can handle messages, and which of them take a client."""
 
 import asyncio
 import functools
@@ -27,7 +27,7 @@ def takes_client(function) -> bool:
         (print, False),
     ],
 )
-def test_a_handler_takes_a_client_if_it_asks_for_one(function, expected):
+def test_a_handler_gets_a_client_if_it_has_a_parameter_for_one(function, expected):
     assert takes_client(function) is expected
 
 
@@ -49,7 +49,7 @@ def test_a_second_handler_for_one_type_is_refused_by_name():
 
 
 @pytest.mark.parametrize("message_type", ["", None, print])
-def test_a_type_is_a_text(message_type):
+def test_a_type_must_be_a_str(message_type):
     with pytest.raises(ValueError, match="a message type"):
         Handlers().add(message_type, print)
 

@@ -1,4 +1,4 @@
-"""docs/how-to/: each page is followed from top to bottom, in a database of its own."""
+"""docs/how-to/: each page is followed from top to bottom, in a fresh database."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,20 +24,20 @@ def follow(page: str, dsn: str, folder: Path, home: Path, patch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_it_works_as_written(
+def test_the_page_works_as_written(
     page: str, dsn: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follow(page, to_url(dsn), tmp_path, home, monkeypatch)
 
 
-def test_managed_services(
+def test_the_page_on_managed_services_works(
     empty_dsn: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follow("managed-services", to_url(empty_dsn), tmp_path, home, monkeypatch)
 
 
 @pooler_at_hand
-def test_pgbouncer(
+def test_the_page_on_pgbouncer_works(
     server_dsn: str, direct_dsn: str, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_pooler(server_dsn) as pooler:
@@ -45,7 +45,7 @@ def test_pgbouncer(
 
 
 @pytest.mark.parametrize("page", ON_A_SERVER_OF_THEIR_OWN)
-def test_it_works_as_written_by_an_administrator(
+def test_the_page_works_as_written_for_an_administrator(
     page: str,
     new_server: Callable[..., Server],
     tmp_path: Path,

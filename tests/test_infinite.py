@@ -1,4 +1,4 @@
-"""Times and intervals that Python cannot hold: refused as settings, and read everywhere."""
+"""Times and intervals beyond Python's range: settings refuse them, and every reader copes."""
 
 import json
 from datetime import datetime, timedelta, timezone
@@ -26,7 +26,7 @@ def client(dsn):
 
 @pytest.fixture
 def endless(autoconn, queue, consumer):
-    """A queue whose settings were made endless when that was still possible."""
+    """A queue with infinite settings, which older versions allowed."""
     endless = "infinity" if autoconn.info.server_version >= 170000 else "170000000 years"
     for name in SETTINGS:
         autoconn.execute(f"update pgque.queue set queue_{name} = '{endless}'".encode())
@@ -35,12 +35,12 @@ def endless(autoconn, queue, consumer):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("value", ["infinity", "-infinity", "2000 years", "170000000 years"])
-def test_p10_an_endless_setting_is_refused(autoconn, queue, setting, value):
+def test_p10_an_infinite_setting_is_refused(autoconn, queue, setting, value):
     with refused("22023", setting):
         autoconn.execute("select pgque.set_queue_config(%s, %s, %s)", [queue, setting, value])
 
 
-def test_endless_settings_are_read(endless, client, dsn, autoconn):
+def test_infinite_settings_can_be_read(endless, client, dsn, autoconn):
     [info] = client.queue_info()
     assert info.queue_rotation_period == timedelta.max
     assert readable(info.queue_rotation_period) == "forever"
@@ -56,14 +56,16 @@ def test_endless_settings_are_read(endless, client, dsn, autoconn):
     assert not [one for one in examine(dsn) if "could not be made" in (one.mend or "")]
 
 
-def test_a_tick_or_a_rotation_does_not_mind_endless_settings(endless, client, autoconn):
+def test_ticks_and_rotations_work_with_infinite_settings(endless, client, autoconn):
     send(autoconn, endless)
     autoconn.execute("select pgque.ticker()")
     autoconn.execute("select pgque.maint()")
     assert client.consumer_wait()[0].pending_events == 1
 
 
-def test_a_retry_and_a_dead_letter_of_no_time_are_listed(client, queue, consumer, dsn, autoconn):
+def test_retries_and_dead_letters_beyond_all_times_are_listed(
+    client, queue, consumer, dsn, autoconn
+):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)

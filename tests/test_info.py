@@ -1,4 +1,4 @@
-"""What monitoring reads (sql/info)."""
+"""The information functions for monitoring (sql/info)."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def rows(conn, query, *parameters) -> tuple[list[str], list[dict]]:
     return names, [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def test_get_queue_info_of_one_or_all(autoconn):
+def test_get_queue_info_returns_one_queue_or_all(autoconn):
     for name in ("b", "a"):
         value(autoconn, "select pgque.create_queue(%s)", name)
     for call, parameters, names in (
@@ -75,7 +75,7 @@ def test_get_queue_info_of_one_or_all(autoconn):
         assert [row["queue_name"] for row in found] == names
 
 
-def test_get_queue_info_counts_what_is_not_ticked_and_the_rate(autoconn, queue):
+def test_get_queue_info_counts_unticked_events_and_the_rate(autoconn, queue):
     send_many(autoconn, queue, 30)
     query = "select * from pgque.get_queue_info()"
     _, [row] = rows(autoconn, query)
@@ -92,7 +92,7 @@ def test_get_queue_info_counts_what_is_not_ticked_and_the_rate(autoconn, queue):
     assert row["ev_per_sec"] == 1
 
 
-def test_p5_a_queue_in_a_bad_state_does_not_hide_the_others(autoconn, queue, consumer):
+def test_p5_a_broken_queue_does_not_hide_the_others(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('bad')")
     subscribe(autoconn, "bad", consumer)
     autoconn.execute("drop sequence pgque.event_2_id_seq")
@@ -100,7 +100,7 @@ def test_p5_a_queue_in_a_bad_state_does_not_hide_the_others(autoconn, queue, con
     assert column(autoconn, "select pending_events from pgque.get_consumer_info()") == [None, 0]
 
 
-def test_get_consumer_info_of_one_some_or_all(autoconn, queue, consumer):
+def test_get_consumer_info_can_be_filtered_by_queue_and_consumer(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('a queue')")
     subscribe(autoconn, "a queue", consumer, "another")
     everything = [("a queue", "another"), ("a queue", consumer), (queue, consumer)]
@@ -118,7 +118,7 @@ def test_get_consumer_info_of_one_some_or_all(autoconn, queue, consumer):
         assert [(row["queue_name"], row["consumer_name"]) for row in found] == expected
 
 
-def test_get_consumer_info_follows_a_batch(autoconn, queue, consumer):
+def test_get_consumer_info_follows_the_life_of_a_batch(autoconn, queue, consumer):
     def info() -> dict:
         _, [row] = rows(autoconn, "select * from pgque.get_consumer_info()")
         return row
@@ -145,7 +145,7 @@ def test_get_consumer_info_follows_a_batch(autoconn, queue, consumer):
     assert 0 <= done["last_seen"].total_seconds() < 60
 
 
-def test_get_consumer_info_of_a_group_shows_members_with_what_they_hold(autoconn, queue):
+def test_get_consumer_info_shows_the_batches_of_members(autoconn, queue):
     send_many(autoconn, queue, 4)
     tick(autoconn, queue)
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
@@ -158,7 +158,7 @@ def test_get_consumer_info_of_a_group_shows_members_with_what_they_hold(autoconn
     assert by_name["g.a"]["current_batch"] == first.batch_id
 
 
-def test_get_batch_info_tells_whose_it_is_and_what_it_covers(autoconn, queue, consumer):
+def test_get_batch_info_shows_owner_and_range(autoconn, queue, consumer):
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer, 4)
@@ -225,7 +225,7 @@ def test_subscription_shows_roles_and_positions(autoconn, queue, consumer):
         ("event_1_2", "ev_id"),
     ],
 )
-def test_the_tables_that_users_read_have_their_columns(shared, shared_queue, table, columns):
+def test_the_public_tables_have_their_columns(shared, shared_queue, table, columns):
     shared.execute(f"select {columns} from pgque.{table}".encode())
 
 

@@ -42,12 +42,12 @@ def roles(conn: psycopg.Connection) -> list[str]:
     return [row[0] for row in rows]
 
 
-# The whole cluster is the tests' own here, since roles belong to the cluster.
+# These tests have their own cluster, because roles belong to the cluster.
 
 
 @pytest.fixture
 def admin(own_server: Server) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a cluster that has no roles of pgque."""
+    """A superuser's connection to a cluster without pgque's roles."""
     with psycopg.connect(own_server.dsn, autocommit=True) as conn:
         databases = conn.execute("select datname from pg_database where datname ~ '^own_'")
         for (name,) in databases.fetchall():
@@ -62,7 +62,7 @@ def admin(own_server: Server) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def new_database(admin: psycopg.Connection, own_server: Server) -> Callable[..., str]:
-    """Create a database with an owner of its own; return the owner's connection string."""
+    """Create a database with a separate owner; return the owner's connection string."""
 
     def create(*, rights: str = "nocreaterole") -> str:
         name = f"own_{secrets.token_hex(4)}"
@@ -74,13 +74,13 @@ def new_database(admin: psycopg.Connection, own_server: Server) -> Callable[...,
     return create
 
 
-def test_files_are_in_order_and_hold_no_transaction_control() -> None:
+def test_files_are_sorted_and_contain_no_transaction_control() -> None:
     names = [file.name for file in sql_files()]
     assert names == sorted(names)
     assert names[:2] == ["00_roles.sql", "01_tables.sql"]
     assert names[-1] == "99_roles_and_grants.sql"
     for file in sql_files():
-        # Indented ones belong to the body of a procedure.
+        # Indented lines belong to the body of a procedure.
         lines = set(file.read_text().lower().splitlines())
         assert not lines & {"begin;", "start transaction;", "commit;", "rollback;"}, file
 
@@ -100,10 +100,10 @@ def test_install_twice_changes_nothing(empty_dsn: str) -> None:
     assert schema_version(empty_dsn) == module.SCHEMA_VERSION
 
 
-def test_install_while_the_queue_is_in_use(
+def test_install_does_not_disturb_a_queue_in_use(
     dsn: str, connect: Connect, queue: str, consumer: str
 ) -> None:
-    """What was sent and received before is neither lost nor repeated by an installation."""
+    """Installing again neither loses nor repeats events."""
     conn = connect()
     for text in ("one", "two"):
         conn.execute("select pgque.send(%s, %s::text)", [queue, text])
@@ -120,15 +120,15 @@ def test_install_while_the_queue_is_in_use(
     assert conn.execute(receive, [queue, consumer]).fetchone()[0] == "two"
 
 
-def test_script_installs_as_it_is_printed(empty_dsn: str) -> None:
+def test_the_printed_script_installs_the_schema(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute(script().encode())
         conn.execute(script().encode())
     assert schema_version(empty_dsn) == module.SCHEMA_VERSION
 
 
-def test_callers_transaction_is_the_callers(empty_dsn: str) -> None:
-    """As in a migration: what the caller rolls back was not installed."""
+def test_install_takes_part_in_the_callers_transaction(empty_dsn: str) -> None:
+    """A migration that rolls back leaves no schema."""
     with psycopg.connect(empty_dsn) as conn:
         conn.execute("create table mine (id int)")
         install(conn)
@@ -141,7 +141,7 @@ def test_callers_transaction_is_the_callers(empty_dsn: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE_READ", "SERIALIZABLE"])
-def test_connections_own_isolation_level(empty_dsn: str, level: str) -> None:
+def test_install_works_at_any_isolation_level(empty_dsn: str, level: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.isolation_level = psycopg.IsolationLevel[level]
         install(conn)
@@ -149,7 +149,7 @@ def test_connections_own_isolation_level(empty_dsn: str, level: str) -> None:
     assert schema_version(empty_dsn) == module.SCHEMA_VERSION
 
 
-def test_failed_installation_leaves_nothing(
+def test_a_failed_installation_leaves_nothing(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = module._body() + "\nselect 1 / 0;"
@@ -160,7 +160,7 @@ def test_failed_installation_leaves_nothing(
         assert conn.execute("select to_regnamespace('pgque')").fetchone() == (None,)
 
 
-def test_p5_installers_in_several_processes_at_once(empty_dsn: str) -> None:
+def test_p5_several_processes_can_install_at_once(empty_dsn: str) -> None:
     command = [sys.executable, "-m", "pgque", "install", "--dsn", empty_dsn]
     checkout = Path(pgque.__file__).resolve().parent.parent
     processes = [
@@ -175,10 +175,10 @@ def test_p5_installers_in_several_processes_at_once(empty_dsn: str) -> None:
     assert schema_version(empty_dsn) == module.SCHEMA_VERSION
 
 
-def test_p5_installers_in_several_databases_at_once(
+def test_p5_several_databases_can_install_at_once(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
-    """Roles are the cluster's, so that no lock of one database keeps the others away."""
+    """Roles belong to the cluster, so a lock inside one database cannot prevent collisions."""
     dsns = [new_database(rights="superuser") for _ in range(6)]
     for _ in range(3):
         with ThreadPoolExecutor(12) as pool:
@@ -198,14 +198,14 @@ def run_script(dsn: str) -> int | None:
 
 @pytest.mark.parametrize("way", [install, run_script])
 @pytest.mark.parametrize("granted", [False, True])
-def test_p5_roles_made_elsewhere_in_the_middle_of_an_installation(
+def test_p5_an_installation_waits_for_roles_created_elsewhere_and_goes_on(
     own_server: Server,
     admin: psycopg.Connection,
     new_database: Callable[..., str],
     way: Callable[[str], int | None],
     granted: bool,
 ) -> None:
-    """Who waited for them goes on, with the installer and with the script that is run by hand."""
+    """This holds for the installer and for the script when it is run by hand."""
     dsn = new_database(rights="superuser")
     if granted:
         for role in ROLES:
@@ -216,14 +216,14 @@ def test_p5_roles_made_elsewhere_in_the_middle_of_an_installation(
             admin.execute(sql_files()[0].read_bytes())
             installed = pool.submit(way, dsn)
             with psycopg.connect(own_server.dsn, autocommit=True) as watcher:
-                eventually(lambda: watcher.execute(waiting).rowcount, "the wait")
+                eventually(lambda: watcher.execute(waiting).rowcount, "the installation to block")
         assert installed.result() == module.SCHEMA_VERSION
     assert roles(admin) == ROLES
     member = "select pg_has_role('pgque_admin', 'pgque_writer', 'member')"
     assert admin.execute(member).fetchone() == (True,)
 
 
-def test_p5_scripts_in_several_databases_at_once(
+def test_p5_several_databases_can_run_the_script_at_once(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
     dsns = [new_database(rights="superuser") for _ in range(4)]
@@ -242,7 +242,7 @@ def test_p5_scripts_in_several_databases_at_once(
     ],
 )
 @pytest.mark.parametrize("times", [2, 9])
-def test_p5_collision_is_tried_again_a_few_times(
+def test_p5_a_collision_is_retried_a_few_times(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch, sqlstate: str, message: str, times: int
 ) -> None:
     def collide(conn: psycopg.Connection) -> None:
@@ -264,7 +264,7 @@ def test_p5_collision_is_tried_again_a_few_times(
         assert schema_version(empty_dsn) is None
 
 
-def test_installer_who_may_create_roles(
+def test_an_installer_with_createrole_creates_the_roles(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
     dsn = new_database(rights="createrole")
@@ -276,7 +276,9 @@ def test_installer_who_may_create_roles(
         conn.execute("select pgque.send('q', 'works'::text)")
 
 
-def test_installer_who_may_not_create_the_missing_roles(new_database: Callable[..., str]) -> None:
+def test_without_createrole_missing_roles_are_an_error(
+    new_database: Callable[..., str],
+) -> None:
     dsn = new_database()
     with pytest.raises(pgque.PgquePermissionDenied, match="may not create roles") as caught:
         install(dsn)
@@ -284,7 +286,7 @@ def test_installer_who_may_not_create_the_missing_roles(new_database: Callable[.
     assert schema_version(dsn) is None
 
 
-def test_installer_for_whom_the_roles_exist(
+def test_an_installer_without_createrole_uses_existing_roles(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
     for role in ROLES:
@@ -298,12 +300,14 @@ def test_installer_for_whom_the_roles_exist(
         conn.execute("select pgque.send('q', 'works'::text)")
 
 
-def test_second_owner_after_a_first_created_the_roles(new_database: Callable[..., str]) -> None:
+def test_a_second_owner_can_use_the_roles_of_the_first(
+    new_database: Callable[..., str],
+) -> None:
     install(new_database(rights="createrole"))
     install(new_database())
 
 
-def test_installer_who_may_not_create_a_schema(
+def test_an_installer_that_may_not_create_a_schema_fails(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
     dsn = new_database()
@@ -314,7 +318,7 @@ def test_installer_who_may_not_create_a_schema(
         install(make_conninfo(dsn, user="own_guest"))
 
 
-def test_schema_of_another_role(
+def test_a_schema_of_another_role_is_refused(
     admin: psycopg.Connection, new_database: Callable[..., str]
 ) -> None:
     dsn = new_database(rights="createrole")
@@ -334,7 +338,7 @@ def test_schema_of_another_role(
     assert schema_version(dsn) == module.SCHEMA_VERSION
 
 
-def test_schema_newer_than_the_client(dsn: str, autoconn: psycopg.Connection) -> None:
+def test_a_schema_newer_than_the_client_is_refused(dsn: str, autoconn: psycopg.Connection) -> None:
     before = state(dsn)
     autoconn.execute("update pgque.config set schema_version = 999")
     for call in (install, check_schema):
@@ -345,12 +349,12 @@ def test_schema_newer_than_the_client(dsn: str, autoconn: psycopg.Connection) ->
     check_schema(autoconn)
 
 
-def test_schema_missing(empty_dsn: str) -> None:
+def test_check_schema_reports_a_missing_schema(empty_dsn: str) -> None:
     with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):
         check_schema(empty_dsn)
 
 
-def test_session_that_only_reads(empty_dsn: str) -> None:
+def test_a_read_only_session_cannot_install(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as conn:
         conn.read_only = True
         with pytest.raises(pgque.PgqueReadOnly, match="read-only"):
@@ -360,7 +364,9 @@ def test_session_that_only_reads(empty_dsn: str) -> None:
         install(conn)
 
 
-def test_standby(own_server: Server, admin: psycopg.Connection, home: Path) -> None:
+def test_a_standby_refuses_install(
+    own_server: Server, admin: psycopg.Connection, home: Path
+) -> None:
     install(admin)
     backup = [own_server.bin_dir / "pg_basebackup", "--dbname", own_server.dsn, "--checkpoint=fast"]
     subprocess.run([*backup, "--write-recovery-conf", "--pgdata", home / "data"], check=True)
@@ -374,7 +380,7 @@ def test_standby(own_server: Server, admin: psycopg.Connection, home: Path) -> N
     assert uninstall(admin)
 
 
-def test_server_too_old(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_server_is_refused(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OLDEST_SERVER", 99)
     with pytest.raises(pgque.PgqueServerTooOld, match="pgque needs 99 or later"):
         install(empty_dsn)
@@ -382,12 +388,12 @@ def test_server_too_old(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert schema_version(empty_dsn) is None
 
 
-def test_no_server() -> None:
+def test_an_unreachable_server_raises_a_connection_error() -> None:
     with pytest.raises(pgque.PgqueConnectionError):
         install("host=/nowhere dbname=none")
 
 
-def test_uninstall(empty_dsn: str) -> None:
+def test_uninstall_removes_the_schema_and_keeps_the_roles(empty_dsn: str) -> None:
     assert not uninstall(empty_dsn)
     install(empty_dsn)
     with psycopg.connect(empty_dsn) as conn:

@@ -1,4 +1,4 @@
-"""A schema restored in part: its structure, without owners and grants, or its data later."""
+"""A schema restored in part: without its data, or without owners and grants."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -30,13 +30,12 @@ from tests.fix_engine import (
     value,
 )
 
-PROGRAMS = find_binaries(18).bin
 Copy = Callable[..., str]
 
 
 @pytest.fixture
 def origin(direct_dsn: str) -> Iterator[Connection]:
-    """A connection to a database in which a consumer has done a part of its work."""
+    """A connection to a database in which a consumer has done part of its work."""
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         value(conn, "select pgque.create_queue('q')")
         subscribe(conn, "q", "c")
@@ -50,11 +49,14 @@ def origin(direct_dsn: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def copy(databases, origin: Connection, tmp_path: Path) -> Iterator[Copy]:
-    """Dump the database and restore it with these options, in an empty one or in a given one."""
+    """Dump the database with the given options and restore it into an empty or given database."""
     made: list[str] = []
 
+    # From version 17 on, pg_restore sets parameters that an older server does not know.
+    programs = find_binaries(18 if origin.info.server_version >= 170000 else 16).bin
+
     def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [str(PROGRAMS / program), *map(str, arguments)]
+        command = [str(programs / program), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def copy(*options: str, into: str | None = None) -> str:
@@ -73,7 +75,7 @@ def copy(databases, origin: Connection, tmp_path: Path) -> Iterator[Copy]:
         databases.drop(dsn)
 
 
-def test_every_command_names_install_after_a_restore_of_the_structure(copy):
+def test_every_command_names_install_after_a_schema_only_restore(copy):
     dsn = copy("--schema-only")
     assert schema_version(dsn) is None
     with pytest.raises(PgqueSchemaMissing, match="restored without its data"):
@@ -88,12 +90,12 @@ def test_every_command_names_install_after_a_restore_of_the_structure(copy):
     assert (last.check, last.status, last.mend) == ("schema", Status.FAULT, "pgque install")
 
 
-def test_install_completes_a_restored_structure(copy):
+def test_install_completes_a_schema_only_restore(copy):
     dsn = copy("--schema-only")
     assert install(dsn) == 1
     with psycopg.connect(dsn, autocommit=True) as conn:
         assert value(conn, "select pgque.create_queue('q')") == 1
-        assert value(conn, "select queue_id from pgque.queue") == 2  # event_1 is in the structure
+        assert value(conn, "select queue_id from pgque.queue") == 2  # event_1 was restored
         subscribe(conn, "q", "c")
         sent = send_many(conn, "q", 3)
         assert ids(drain(conn, "q", "c")) == sent
@@ -122,7 +124,7 @@ GRANTS = """
 """
 
 
-def test_install_gives_back_the_grants_that_a_dump_left_out(copy, origin):
+def test_install_restores_the_grants_that_a_dump_left_out(copy, origin):
     dsn = copy("--no-owner", "--no-acl")
     with psycopg.connect(dsn, autocommit=True) as conn:
         before = conn.execute(GRANTS).fetchall()
@@ -134,7 +136,7 @@ def test_install_gives_back_the_grants_that_a_dump_left_out(copy, origin):
         assert value(conn, "select count(*) from pgque.event_1") == 4
 
 
-def test_p1_p3_the_data_may_be_restored_after_the_structure(copy):
+def test_p1_p3_data_can_be_restored_after_the_structure(copy):
     dsn = copy("--schema-only")
     copy("--data-only", into=dsn)
     install(dsn)
@@ -150,7 +152,7 @@ def test_p1_p3_the_data_may_be_restored_after_the_structure(copy):
         assert payloads(drain(conn, "q", "c")) == ["younger"]
 
 
-def test_the_data_may_be_restored_after_install_has_completed_the_structure(copy):
+def test_data_can_be_restored_after_install_completed_the_structure(copy):
     dsn = copy("--schema-only")
     install(dsn)
     copy("--data-only", into=dsn)

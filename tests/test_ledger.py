@@ -1,4 +1,4 @@
-"""Ticks and cursors are given back by TRUNCATE too (sql/ledger)."""
+"""TRUNCATE also returns the space of ticks and cursors (sql/ledger)."""
 
 from threading import Event
 
@@ -45,7 +45,7 @@ def test_p7_the_ledger_stays_small_over_thousands_of_batches(autoconn, queue, co
     assert largest < 250_000
 
 
-def test_p6_a_cut_batch_and_its_ticks_survive_rotations_of_the_ledger(autoconn, queue, consumer):
+def test_p6_a_batch_in_pieces_survives_rotations_of_the_ledger(autoconn, queue, consumer):
     sent = send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     ack(autoconn, receive(autoconn, queue, consumer, 3))
@@ -72,7 +72,7 @@ def test_positions_of_idle_consumers_survive_rotations_of_the_ledger(autoconn, q
     assert payloads(drain(autoconn, "idle", "c")) == ["first"]
 
 
-def test_rows_of_dropped_queues_and_consumers_go_with_the_ledger(autoconn, queue, consumer):
+def test_a_rotation_of_the_ledger_removes_rows_of_dropped_queues(autoconn, queue, consumer):
     for _ in range(3):
         send(autoconn, queue)
         tick(autoconn, queue)
@@ -83,7 +83,7 @@ def test_rows_of_dropped_queues_and_consumers_go_with_the_ledger(autoconn, queue
     assert value(autoconn, "select count(*) from pgque.cursor") == 0
 
 
-def test_history_is_thinned_the_older_it_is(autoconn, queue):
+def test_older_history_is_thinned_more(autoconn, queue):
     for _ in range(60):
         value(autoconn, "select pgque.force_next_tick(%s)", queue)
         tick(autoconn, queue)
@@ -96,7 +96,7 @@ def test_history_is_thinned_the_older_it_is(autoconn, queue):
     assert (kept[0], kept[-1]) == (1, 61)
 
 
-def test_p5_a_read_transaction_keeps_the_ledger_it_has_read(connect, autoconn, queue, consumer):
+def test_p5_an_open_read_of_the_ledger_postpones_its_truncation(connect, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     reader = connect()
@@ -107,8 +107,8 @@ def test_p5_a_read_transaction_keeps_the_ledger_it_has_read(connect, autoconn, q
     assert len(drain(autoconn, queue, consumer)) == 1
 
 
-def test_p5_consumers_tickers_and_rotations_at_once(connect, autoconn, queue, consumer):
-    """The log and the ledger turn under everybody's feet, and every event comes once."""
+def test_p5_consumers_tickers_and_rotations_can_run_at_once(connect, autoconn, queue, consumer):
+    """The log and the ledger rotate during the work, and every event is delivered once."""
     subscribe(autoconn, queue, "whole")
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
     autoconn.execute("update pgque.config set ledger_max_bytes = 0")
@@ -159,8 +159,10 @@ def test_p5_consumers_tickers_and_rotations_at_once(connect, autoconn, queue, co
     assert len(rotated) >= rotations
 
 
-def test_p3_ticks_and_positions_seen_during_a_rotation_are_the_newest(connect, autoconn, queue):
-    """A TRUNCATE knows no snapshots: whoever waited for it must look again, not at the past."""
+def test_p3_calls_that_waited_for_a_rotation_see_the_newest_ticks_and_positions(
+    connect, autoconn, queue
+):
+    """TRUNCATE ignores snapshots, so a call that waited for it must read again with a new one."""
     subscribe(autoconn, queue, "c")
     send(autoconn, queue, "first")
     settle(autoconn, queue)

@@ -1,4 +1,4 @@
-"""Samples of queues and consumers, and what they say of rates (pgque/watching/live.py)."""
+"""Samples of queues and consumers, and their rates (pgque/watching/live.py)."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def live(autoconn):
     return Live(autoconn)
 
 
-def test_a_sample_says_what_lies_where(live, autoconn, queue, consumer):
+def test_a_sample_shows_the_state_of_queue_and_consumer(live, autoconn, queue, consumer):
     send_many(autoconn, queue, 5)
     tick(autoconn, queue)
     receive(autoconn, queue, consumer)
@@ -37,13 +37,13 @@ def test_rates_are_differences_between_samples(live, autoconn, queue, consumer):
     assert [c.rate for c in after.consumers if c.queue == queue] == [pytest.approx(10 / seconds)]
 
 
-def test_a_queue_that_is_new_has_no_rate_yet(live, autoconn):
+def test_a_new_queue_has_no_rate_yet(live, autoconn):
     live.look()
     autoconn.execute("select pgque.create_queue('new')")
     assert [q.rate for q in live.look().queues if q.queue == "new"] == [None]
 
 
-def test_members_of_a_group_have_no_rate_of_their_own(live, autoconn, queue):
+def test_members_of_a_group_have_no_separate_rate(live, autoconn, queue):
     autoconn.execute("select pgque.subscribe_subconsumer(%s, 'g', 'a')", [queue])
     live.look()
     send_many(autoconn, queue, 10)
@@ -51,7 +51,7 @@ def test_members_of_a_group_have_no_rate_of_their_own(live, autoconn, queue):
     assert found == {"g": (False, False), "g.a": (True, True)}
 
 
-def test_a_ticker_that_leads_is_seen(live, direct_dsn):
+def test_a_leading_ticker_is_shown(live, direct_dsn):
     assert not live.look().ticking
     with running(Ticker(direct_dsn)):
         eventually(lambda: live.look().ticking)

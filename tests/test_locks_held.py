@@ -1,4 +1,4 @@
-"""Advisory locks that a session without any rights holds: every session may take any of them.
+"""Advisory locks held by a session without any rights, as any session can take any of them.
 
 Nothing is lost, sends go on, and a warning or doctor names the session.
 """
@@ -30,13 +30,13 @@ from tests.fix_engine import (
 from tests.running import eventually
 
 ONE_HASH = ("queue73076", "queue98506")
-"""Two names with one hashtext."""
+"""Two names with the same hashtext."""
 LATE = "more than 5 seconds"
 
 
 @pytest.fixture
 def stranger(direct_dsn):
-    """A session that may connect and nothing else."""
+    """A session that can connect but has no other right."""
     role = f"stranger_{secrets.token_hex(4)}"
     with psycopg.connect(direct_dsn, autocommit=True) as admin:
         admin.execute(f"create role {role} login".encode())
@@ -57,7 +57,7 @@ def hold(conn: Connection, *keys: str) -> None:
 
 
 def grow_old(conn: Connection, queue: str) -> None:
-    """Let the queue's events and its last tick be of a minute ago."""
+    """Make the queue's events and its last tick a minute old."""
     log = value(conn, "select queue_data_pfx from pgque.queue where queue_name = %s", queue)
     conn.execute(f"update {log} set ev_time = ev_time - interval '1 minute'".encode())
     conn.execute("update pgque.tick set tick_time = tick_time - interval '1 minute'")
@@ -77,7 +77,7 @@ def test_p5_two_names_with_one_hash_do_not_wait_for_each_other(autoconn, connect
     dropper.rollback()
 
 
-def test_p5_sends_go_on_while_a_stranger_holds_the_lock_on_the_name(
+def test_p5_sends_go_on_while_another_session_holds_the_lock_on_the_name(
     autoconn, stranger, connect, queue, consumer
 ):
     key = value(autoconn, "select pgque._name_key(%s)", queue)
@@ -98,14 +98,16 @@ def test_p5_sends_go_on_while_a_stranger_holds_the_lock_on_the_name(
     ]
 
 
-def test_p1_a_drop_waits_for_a_send_that_went_past_a_stranger(autoconn, stranger, connect, queue):
-    """The row of the queue is locked in place of the name."""
+def test_p1_a_drop_waits_for_a_send_that_could_not_lock_the_name(
+    autoconn, stranger, connect, queue
+):
+    """Such a send locks the queue's row instead of the name."""
     hold(stranger, str(value(autoconn, "select pgque._name_key(%s)", queue)))
     sender, dropper = connect(), connect(autocommit=True)
     send(sender, queue)
     stranger.execute("select pg_advisory_unlock_all()")
     dropping = Thread(value, dropper, "select pgque.drop_queue(%s)", queue)
-    eventually(lambda: is_blocked(autoconn, dropper), "the drop waits")
+    eventually(lambda: is_blocked(autoconn, dropper), "the drop to block")
     send(sender, queue, "y")
     sender.commit()
     assert dropping.outcome() == 1
@@ -125,13 +127,13 @@ def test_p5_a_rotation_and_a_subscriber_do_not_wait_for_such_a_send(
     assert payloads(drain(autoconn, queue, consumer)) == ["x"]
 
 
-def test_the_ticker_warns_of_a_due_queue_that_it_has_to_skip(autoconn, stranger, queue, consumer):
+def test_the_ticker_warns_about_a_due_queue_that_it_must_skip(autoconn, stranger, queue, consumer):
     heard = notices(autoconn)
     number = value(autoconn, "select queue_id from pgque.queue where queue_name = %s", queue)
     hold(stranger, f"1885827446, {number}")
     send(autoconn, queue)
     assert value(autoconn, "select pgque.ticker()") == 0
-    assert heard == []  # it may be another ticker
+    assert heard == []  # another ticker may hold the lock
     grow_old(autoconn, queue)
     for _ in range(20):
         assert value(autoconn, "select pgque.ticker()") == 0
@@ -145,7 +147,7 @@ def test_the_ticker_warns_of_a_due_queue_that_it_has_to_skip(autoconn, stranger,
     assert payloads(drain(autoconn, queue, consumer)) == ["x"]
 
 
-def test_ticks_are_late_only_where_a_committed_event_waits(autoconn, connect, queue):
+def test_ticks_are_late_only_if_a_committed_event_waits(autoconn, connect, queue):
     late = "select pgque.ticks_are_late()"
     send(autoconn, queue)
     assert not value(autoconn, late)
@@ -165,7 +167,7 @@ def test_ticks_are_late_only_where_a_committed_event_waits(autoconn, connect, qu
     assert not value(autoconn, late)
 
 
-def test_a_ticker_that_stands_by_ticks_where_the_leader_does_not(
+def test_a_standby_ticker_ticks_if_the_leader_does_not(
     dsn, autoconn, stranger, queue, consumer, caplog
 ):
     hold(stranger, "1885827447, 0")
@@ -182,7 +184,9 @@ def test_a_ticker_that_stands_by_ticks_where_the_leader_does_not(
         assert payloads(batch) == ["1", "2"]
         ack(autoconn, batch)
         send(autoconn, queue, "soon")
-        eventually(lambda: payloads(receive(autoconn, queue, consumer)) == ["soon"], "the next")
+        eventually(
+            lambda: payloads(receive(autoconn, queue, consumer)) == ["soon"], "the next message"
+        )
     finally:
         ticker.stop()
         running.outcome()
@@ -191,7 +195,7 @@ def test_a_ticker_that_stands_by_ticks_where_the_leader_does_not(
     assert LATE in warning
 
 
-def test_a_slot_of_pg_cron_ticks_where_the_leader_does_not(autoconn, stranger, queue, consumer):
+def test_a_pg_cron_slot_ticks_if_the_leader_does_not(autoconn, stranger, queue, consumer):
     heard = notices(autoconn)
     hold(stranger, "1885827447, 0")
     autoconn.execute("update pgque.config set slot_seconds = 1")
@@ -217,7 +221,9 @@ HELD = {
 
 
 @pytest.mark.parametrize("key", HELD)
-def test_doctor_names_who_holds_a_lock(dsn, autoconn, stranger, queue, key, monkeypatch):
+def test_doctor_names_the_session_that_holds_a_lock(
+    dsn, autoconn, stranger, queue, key, monkeypatch
+):
     facts = {
         "number": value(autoconn, "select queue_id from pgque.queue"),
         "key": value(autoconn, "select pgque._name_key(%s)", queue),
@@ -237,7 +243,7 @@ def test_doctor_names_who_holds_a_lock(dsn, autoconn, stranger, queue, key, monk
     eventually(lambda: all(one.status is Status.OK for one in examine(dsn) if one.check == "locks"))
 
 
-def test_doctor_is_content_with_a_ticker_and_with_a_long_transaction_that_has_sent(
+def test_doctor_accepts_a_ticker_and_a_long_transaction_that_has_sent(
     dsn, autoconn, connect, queue, monkeypatch
 ):
     monkeypatch.setattr("pgque.doctor.locks.PATIENCE", 0.0)

@@ -1,4 +1,4 @@
-"""Queues and their logs (sql/log): making, dropping, settings, names."""
+"""Queues and their logs (sql/log): creating, dropping, settings, names."""
 
 import pytest
 
@@ -36,7 +36,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-def test_a_queue_of_any_name_works_from_send_to_notify(shared, name):
+def test_a_queue_with_any_name_works_from_send_to_notify(shared, name):
     assert value(shared, "select pgque.create_queue(%s)", name) == 1
     subscribe(shared, name, name + name)
     quoted = value(shared, "select quote_ident('pgque_' || %s)", name)
@@ -56,7 +56,7 @@ def settings_of(conn, queue):
     ).fetchone()
 
 
-def test_a_queue_is_made_with_its_settings(autoconn):
+def test_create_queue_applies_its_settings(autoconn):
     options = '{"max_retries": 2, "ticker_max_lag": "3 seconds", "ticker_paused": true}'
     assert value(autoconn, "select pgque.create_queue('q', %s::jsonb)", options) == 1
     assert settings_of(autoconn, "q") == (2, "00:00:03", True)
@@ -67,7 +67,7 @@ def test_a_queue_is_made_with_its_settings(autoconn):
         assert settings_of(autoconn, name) == (5, "00:00:00", False)
 
 
-def test_a_queue_that_exists_keeps_its_settings(autoconn, queue):
+def test_an_existing_queue_keeps_its_settings(autoconn, queue):
     configure(autoconn, queue, max_retries="7")
     call = 'select pgque.create_queue(%s, \'{"max_retries": 2, "ticker_paused": true}\')'
     assert value(autoconn, call, queue) == 0
@@ -86,14 +86,14 @@ def test_a_queue_that_exists_keeps_its_settings(autoconn, queue):
         ('"max_retries"', "options must be a JSON object, not string"),
     ],
 )
-def test_p10_with_options_that_are_wrong_no_queue_is_made(autoconn, options, text):
+def test_p10_wrong_options_create_no_queue(autoconn, options, text):
     with refused("22023", text), autoconn.transaction():
         value(autoconn, "select pgque.create_queue('q', %s::jsonb)", options)
     assert column(autoconn, "select queue_name from pgque.queue") == []
     assert column(autoconn, "select relname from pg_class where relname ~ '^event_[0-9]'") == []
 
 
-def test_names_that_differ_in_case_are_two_queues(autoconn):
+def test_names_that_differ_in_case_are_different_queues(autoconn):
     assert [value(autoconn, "select pgque.create_queue(%s)", name) for name in "qQ"] == [1, 1]
 
 
@@ -110,11 +110,11 @@ def test_p10_an_empty_name_is_refused(autoconn, name):
         autoconn.execute("select pgque.create_queue(%s)", [name])
 
 
-def test_create_queue_returns_0_where_the_queue_exists(autoconn, queue):
+def test_create_queue_returns_0_if_the_queue_exists(autoconn, queue):
     assert value(autoconn, "select pgque.create_queue(%s)", queue) == 0
 
 
-def test_p5_two_creators_of_one_name_make_one_queue(connect):
+def test_p5_two_sessions_that_create_one_name_create_one_queue(connect):
     first, second = connect(), connect()
     assert value(first, "select pgque.create_queue('q')") == 1
     creator = Thread(lambda: value(second, "select pgque.create_queue('q')"))
@@ -158,7 +158,7 @@ def test_drop_queue_with_force_removes_groups_too(autoconn, queue):
     assert value(autoconn, "select count(*) from pgque.subscriber") == 0
 
 
-def test_a_queue_made_again_under_its_name_starts_empty(autoconn, queue, consumer):
+def test_a_queue_created_again_starts_empty(autoconn, queue, consumer):
     send(autoconn, queue, "old")
     tick(autoconn, queue)
     value(autoconn, "select pgque.drop_queue(%s, true)", queue)
@@ -168,7 +168,7 @@ def test_a_queue_made_again_under_its_name_starts_empty(autoconn, queue, consume
     assert payloads(drain(autoconn, queue, consumer)) == ["new"]
 
 
-def test_p5_drop_queue_waits_for_a_consumer_at_work_and_leaves_no_orphans(
+def test_p5_drop_queue_waits_for_a_working_consumer_and_leaves_no_orphans(
     connect, autoconn, queue, consumer
 ):
     send(autoconn, queue)
@@ -184,9 +184,7 @@ def test_p5_drop_queue_waits_for_a_consumer_at_work_and_leaves_no_orphans(
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 0
 
 
-def test_p5_drop_queue_waits_for_an_open_subscription_and_a_late_one_is_told(
-    connect, autoconn, queue
-):
+def test_p5_drop_queue_waits_for_an_open_subscription_and_later_ones_fail(connect, autoconn, queue):
     early, dropper, late = connect(), connect(), connect(autocommit=True)
     assert value(early, "select pgque.subscribe(%s, 'early')", queue) == 1
     drop = Thread(lambda: value(dropper, "select pgque.drop_queue(%s, true)", queue))
@@ -250,7 +248,7 @@ def test_a_setting_is_stored_and_null_restores_its_default(shared, shared_queue,
         (None, "1", "unknown queue setting: <NULL>"),
     ],
 )
-def test_p10_a_bad_setting_is_refused_and_named(shared, shared_queue, param, text, error):
+def test_p10_the_error_names_a_bad_setting(shared, shared_queue, param, text, error):
     before = shared.execute("select * from pgque.queue").fetchall()
     with refused("22023", error):
         shared.execute("select pgque.set_queue_config(%s, %s, %s)", [shared_queue, param, text])
@@ -302,6 +300,6 @@ def test_p10_a_bad_setting_is_refused_and_named(shared, shared_queue, param, tex
         "pgque.dlq_purge(%s)",
     ],
 )
-def test_p10_every_call_names_the_queue_that_is_missing(shared, call, name):
+def test_p10_every_call_names_the_missing_queue(shared, call, name):
     with refused("PQ001", f"queue not found: {'<NULL>' if name is None else name}"):
         shared.execute(f"select {call}", [name])

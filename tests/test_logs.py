@@ -1,4 +1,4 @@
-"""Logs: every record says in fields what its text says in words (pgque/logs.py)."""
+"""Logs: every record carries the values of its text as fields (pgque/logs.py)."""
 
 import ast
 import inspect
@@ -21,7 +21,7 @@ PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Every call of a logger in the package, with its place."""
+    """Every logger call in the package, with its place."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -34,7 +34,7 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
 
 
 def unknown(extra: ast.expr) -> list[str]:
-    """What an ``extra`` consists of beside fields: nothing, if it is well made."""
+    """The parts of an ``extra`` that are not fields; empty if it is well formed."""
     if isinstance(extra, ast.BinOp) and isinstance(extra.op, ast.BitOr):
         return unknown(extra.left) + unknown(extra.right)
     if isinstance(extra, ast.Call) and ast.unparse(extra.func) == "Fields":
@@ -44,15 +44,15 @@ def unknown(extra: ast.expr) -> list[str]:
     return [] if re.fullmatch(r"fields|self\._fields(_of\(\w+\))?", text) else [text]
 
 
-def test_every_call_of_a_logger_has_fields_from_the_list():
+def test_every_logger_call_has_fields_from_the_list():
     found = list(calls())
     assert len(found) >= 12
     wrong = {}
     for place, call in found:
-        assert isinstance(call.args[0], ast.Constant), f"{place}: the text has to be constant"
+        assert isinstance(call.args[0], ast.Constant), f"{place}: the text must be constant"
         [extra] = [k.value for k in call.keywords if k.arg == "extra"] or [None]
         if extra is None:
-            # Who has something to say in words has it to say in fields.
+            # A call whose text has values must also pass them as fields.
             wrong[place] = ["no extra"] if len(call.args) > 1 else []
         else:
             wrong[place] = unknown(extra)
@@ -66,7 +66,7 @@ def test_every_logger_is_below_pgque():
             assert re.fullmatch(r'"pgque\.\w+"', name), (path, name)
 
 
-def test_no_field_is_one_of_loggings_own():
+def test_no_field_collides_with_one_of_logging():
     assert not KNOWN & PLAIN
 
 
@@ -80,7 +80,7 @@ def fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("subconsumer", [None, "first"])
-def test_a_consumers_records_say_whose_and_about_what(dsn, queue, caplog, subconsumer):
+def test_a_consumers_records_name_the_queue_consumer_and_message(dsn, queue, caplog, subconsumer):
     caplog.set_level(logging.DEBUG, "pgque")
     with pgque.connect(dsn, autocommit=True) as client:
         who = {"queue": queue, "consumer": "mailer"}
@@ -118,7 +118,7 @@ def about(text: str, caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord
     return [record for record in caplog.records if text in record.getMessage()]
 
 
-def test_nothing_is_printed(dsn, queue, capfd):
+def test_nothing_is_printed_without_logging_set_up(dsn, queue, capfd):
     with pgque.connect(dsn, autocommit=True) as client:
         client.subscribe(queue, "mailer")
         one = Consumer(dsn, queue=queue, name="mailer")

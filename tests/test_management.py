@@ -15,13 +15,13 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 @pytest.fixture
 def client(autoconn: psycopg.Connection[Any]) -> PgqueClient:
-    """A client in autocommit: each call is a transaction of its own."""
+    """A client in autocommit: each call is a separate transaction."""
     return PgqueClient(autoconn)
 
 
 @pytest.fixture
 def bury(client: PgqueClient, queue: str, consumer: str) -> Callable[..., None]:
-    """Make dead letters of payloads."""
+    """Make dead letters with the given payloads."""
     client.set_queue_config(queue, "max_retries", 0)
 
     def bury(*payloads: str) -> None:
@@ -37,7 +37,7 @@ def bury(client: PgqueClient, queue: str, consumer: str) -> Callable[..., None]:
     return bury
 
 
-def test_create_and_drop(client: PgqueClient) -> None:
+def test_a_queue_can_be_created_and_dropped(client: PgqueClient) -> None:
     assert client.create_queue("q") == 1
     assert client.create_queue("q") == 0
     client.subscribe("q", "c")
@@ -48,7 +48,7 @@ def test_create_and_drop(client: PgqueClient) -> None:
         client.drop_queue("q")
 
 
-def test_a_queue_is_made_with_its_settings(client: PgqueClient) -> None:
+def test_create_queue_applies_its_settings(client: PgqueClient) -> None:
     settings = {
         "max_retries": 2,
         "ticker_max_lag": timedelta(seconds=1.5),
@@ -73,7 +73,7 @@ def test_a_queue_is_made_with_its_settings(client: PgqueClient) -> None:
     assert [info.queue_name for info in client.queue_info()] == ["q", "r"]
 
 
-def test_names_of_queues(client: PgqueClient) -> None:
+def test_names_of_queues_are_checked(client: PgqueClient) -> None:
     assert client.create_queue("é" * 28) == 1
     with pytest.raises(pgque.PgqueInvalidArgument, match=r"too long: 58 bytes \(max 57\)"):
         client.create_queue("é" * 29)
@@ -81,7 +81,7 @@ def test_names_of_queues(client: PgqueClient) -> None:
         client.create_queue("")
 
 
-def test_settings(client: PgqueClient, queue: str) -> None:
+def test_settings_are_stored(client: PgqueClient, queue: str) -> None:
     assert client.set_queue_config(queue, "ticker_max_count", 7) == 1
     client.set_queue_config(queue, "ticker_max_lag", timedelta(milliseconds=1500))
     client.set_queue_config(queue, "rotation_period", "3 hours")
@@ -99,14 +99,14 @@ def test_settings(client: PgqueClient, queue: str) -> None:
     ("param", "value"),
     [("nonsense", 1), ("max_retries", -1), ("ticker_max_count", "many"), ("ticker_max_lag", "-1s")],
 )
-def test_bad_settings(client: PgqueClient, queue: str, param: str, value: Any) -> None:
+def test_bad_settings_raise(client: PgqueClient, queue: str, param: str, value: Any) -> None:
     before = client.queue_info(queue)[0][:10]
     with pytest.raises(pgque.PgqueInvalidArgument, match=param):
         client.set_queue_config(queue, param, value)
     assert client.queue_info(queue)[0][:10] == before
 
 
-def test_ticks(client: PgqueClient, queue: str) -> None:
+def test_ticks_are_created_on_request(client: PgqueClient, queue: str) -> None:
     first = client.force_next_tick(queue)
     tick = client.ticker(queue)
     assert first is not None
@@ -118,7 +118,7 @@ def test_ticks(client: PgqueClient, queue: str) -> None:
     assert client.ticker_all() == 0
 
 
-def test_no_tick_of_a_paused_queue(client: PgqueClient, queue: str) -> None:
+def test_a_paused_queue_is_not_ticked(client: PgqueClient, queue: str) -> None:
     client.set_queue_config(queue, "ticker_paused", True)
     with pytest.raises(pgque.PgqueTickerStopped, match="Ticker has been paused for this queue"):
         client.ticker(queue)
@@ -126,14 +126,14 @@ def test_no_tick_of_a_paused_queue(client: PgqueClient, queue: str) -> None:
         client.ticker("nowhere")
 
 
-def test_no_tick_from_an_old_snapshot(connect: Connect, queue: str) -> None:
+def test_a_tick_in_an_old_snapshot_raises(connect: Connect, queue: str) -> None:
     conn = connect()
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with pytest.raises(pgque.PgqueIsolationError, match="READ COMMITTED"):
         PgqueClient(conn).ticker(queue)
 
 
-def test_queue_info(client: PgqueClient, queue: str) -> None:
+def test_queue_info_describes_the_queue(client: PgqueClient, queue: str) -> None:
     client.create_queue("another")
     client.send(queue, "x")
     assert [info.queue_name for info in client.queue_info()] == ["another", queue]
@@ -147,7 +147,9 @@ def test_queue_info(client: PgqueClient, queue: str) -> None:
         client.queue_info("nowhere")
 
 
-def test_consumer_info(client: PgqueClient, queue: str, consumer: str) -> None:
+def test_consumer_info_describes_the_consumer(
+    client: PgqueClient, queue: str, consumer: str
+) -> None:
     client.subscribe(queue, "zoe")
     client.send_batch(queue, "t", ["a", "b"])
     client.force_next_tick(queue)
@@ -167,7 +169,7 @@ def test_consumer_info(client: PgqueClient, queue: str, consumer: str) -> None:
         client.consumer_info("nowhere")
 
 
-def test_dead_letters(
+def test_dead_letters_are_listed(
     client: PgqueClient, queue: str, consumer: str, bury: Callable[..., None]
 ) -> None:
     assert client.dead_letters(queue) == []
@@ -189,7 +191,9 @@ def test_dead_letters(
         client.dead_letters("nowhere")
 
 
-def test_replay(client: PgqueClient, queue: str, bury: Callable[..., None]) -> None:
+def test_a_dead_letter_can_be_replayed(
+    client: PgqueClient, queue: str, bury: Callable[..., None]
+) -> None:
     bury("a")
     (letter,) = client.dead_letters(queue)
     assert client.replay(letter.dl_id) > letter.ev_id
@@ -198,7 +202,9 @@ def test_replay(client: PgqueClient, queue: str, bury: Callable[..., None]) -> N
         client.replay(letter.dl_id)
 
 
-def test_replay_all(client: PgqueClient, queue: str, bury: Callable[..., None]) -> None:
+def test_all_dead_letters_can_be_replayed(
+    client: PgqueClient, queue: str, bury: Callable[..., None]
+) -> None:
     bury("a", "b")
     client.conn.execute("update pgque.queue set queue_disable_insert = true")
     replayed, failed, first_error = client.replay_all(queue)
@@ -210,7 +216,9 @@ def test_replay_all(client: PgqueClient, queue: str, bury: Callable[..., None]) 
     assert client.replay_all(queue).replayed == 0
 
 
-def test_purge(client: PgqueClient, queue: str, bury: Callable[..., None]) -> None:
+def test_dead_letters_can_be_purged(
+    client: PgqueClient, queue: str, bury: Callable[..., None]
+) -> None:
     bury("a", "b")
     assert client.purge(queue) == 0
     assert client.purge(queue, 3600.5) == 0

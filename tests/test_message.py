@@ -1,4 +1,4 @@
-"""Payloads, events and messages: all that needs no server."""
+"""Payloads, events and messages: everything that needs no server."""
 
 import copy
 import enum
@@ -35,19 +35,19 @@ def message(payload: str | None = "{}", **others: Any) -> Message:
 
 
 @given(storable)
-def test_str_is_sent_as_it_is(text: str) -> None:
+def test_a_str_is_sent_unchanged(text: str) -> None:
     assert encode_payload(text) == text
 
 
 @given(json_values)
-def test_json_comes_back_as_it_was(value: Any) -> None:
+def test_json_survives_a_round_trip(value: Any) -> None:
     if isinstance(value, str):
         value = [value]
     assert message(encode_payload(value)).json() == value
 
 
 @given(st.text())
-def test_every_text_is_refused_or_can_be_stored(text: str) -> None:
+def test_every_text_is_either_refused_or_can_be_stored(text: str) -> None:
     for payload in (text, [text], {text: 1}):
         try:
             encoded = encode_payload(payload)
@@ -69,11 +69,11 @@ def test_every_text_is_refused_or_can_be_stored(text: str) -> None:
         ({1: 2, None: 3, False: 4, 1.5: 5}, '{"1":2,"null":3,"false":4,"1.5":5}'),
     ],
 )
-def test_everything_else_is_json(payload: Any, text: str) -> None:
+def test_other_payloads_are_sent_as_json(payload: Any, text: str) -> None:
     assert encode_payload(payload) == text
 
 
-def test_a_str_of_another_class_is_sent_by_its_value() -> None:
+def test_a_subclass_of_str_is_sent_by_its_value() -> None:
     class Color(str, enum.Enum):
         RED = "red"
 
@@ -118,20 +118,20 @@ for _ in range(200_000):
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else ascii(value),
 )
-def test_what_cannot_be_stored_is_refused(payload: Any, reason: str) -> None:
+def test_payloads_that_cannot_be_stored_are_refused(payload: Any, reason: str) -> None:
     with pytest.raises(PgquePayloadError, match=reason) as caught:
         encode_payload(payload)
     assert isinstance(caught.value, ValueError)
 
 
-def test_an_escape_that_only_looks_like_nul_is_sent() -> None:
+def test_an_escaped_text_that_only_resembles_nul_is_sent() -> None:
     assert json.loads(encode_payload(["\\u0000"])) == ["\\u0000"]
     assert encode_payload('"\\u0000"') == '"\\u0000"'
     with pytest.raises(PgquePayloadError, match="NUL"):
         encode_payload(["\\\0"])
 
 
-def test_size_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_limit_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_PAYLOAD_BYTES", 4)
     assert encode_payload("éé") == "éé"
     for payload in ("abcde", "ééé", 12345):
@@ -139,19 +139,19 @@ def test_size_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
             encode_payload(payload)
 
 
-def test_300_megabytes_are_refused() -> None:
+def test_a_payload_of_300_megabytes_is_refused() -> None:
     with pytest.raises(PgquePayloadError, match="314572800 bytes"):
         encode_payload("x" * 300 * 1024 * 1024)
 
 
-def test_batch_has_one_limit_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_applies_to_a_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_PAYLOAD_BYTES", 4)
     assert encode_payloads(iter(["ab", 12])) == ["ab", "12"]
     with pytest.raises(PgquePayloadError, match="smaller parts"):
         encode_payloads(["ab", "cd", "e"])
 
 
-def test_batch_names_the_payload_that_is_wrong() -> None:
+def test_the_error_names_the_wrong_payload_of_a_batch() -> None:
     with pytest.raises(PgquePayloadError, match="payload 1 contains a NUL"):
         encode_payloads(["a", "\0"])
     with pytest.raises(PgquePayloadError, match="payload 0 is an Event"):
@@ -164,7 +164,7 @@ class Text(str):
 
 
 @given(st.lists(json_values | st.text()))
-def test_a_batch_is_encoded_as_its_payloads_are(payloads: list[Any]) -> None:
+def test_a_batch_is_encoded_like_its_single_payloads(payloads: list[Any]) -> None:
     try:
         texts = [encode_payload(payload) for payload in payloads]
     except PgquePayloadError:
@@ -188,30 +188,30 @@ def test_a_batch_is_encoded_as_its_payloads_are(payloads: list[Any]) -> None:
         [],
     ],
 )
-def test_a_batch_is_encoded_as_its_payloads_are_in_corners(payloads: list[Any]) -> None:
+def test_corner_cases_in_a_batch_are_encoded_like_single_payloads(payloads: list[Any]) -> None:
     texts = encode_payloads(payloads)
     assert texts == [encode_payload(payload) for payload in payloads]
     assert {type(text) for text in texts} <= {str}
 
 
-def test_a_batch_needs_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_encoded_without_the_c_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
     assert encode_payloads([{"a": [1]}, "b"]) == ['{"a":[1]}', "b"]
 
 
 @pytest.mark.parametrize("payload", [circle, deep, float("nan"), {"a": float("inf")}, Unknown()])
-def test_a_batch_refuses_what_a_single_send_refuses(payload: Any) -> None:
+def test_a_batch_refuses_the_payloads_that_a_single_send_refuses(payload: Any) -> None:
     with pytest.raises(PgquePayloadError, match="payload 1 "):
         encode_payloads([{"a": 1}, payload])
 
 
 @pytest.mark.parametrize("payloads", [None, "text", b"bytes", {"a": 1}, 5, Event([])])
-def test_batch_takes_a_list(payloads: Any) -> None:
+def test_a_batch_must_be_a_list(payloads: Any) -> None:
     with pytest.raises(PgqueInvalidArgument, match="list of payloads"):
         encode_payloads(payloads)
 
 
-def test_key_and_headers() -> None:
+def test_key_and_headers_are_encoded() -> None:
     assert encode_key(None) is None
     assert encode_key("k") == "k"
     assert encode_headers(None) is None
@@ -232,18 +232,18 @@ def test_json_is_decoded_once() -> None:
     assert received.json() is received.json()
 
 
-def test_json_of_null_is_none() -> None:
+def test_json_null_is_none() -> None:
     assert message(None).json() is None
 
 
 @pytest.mark.parametrize("payload", ["", "not json", "[" * 200_000])
-def test_json_names_the_message_that_is_not_json(payload: str) -> None:
+def test_the_error_names_the_message_that_is_not_json(payload: str) -> None:
     with pytest.raises(PgquePayloadError, match="message 7") as caught:
         message(payload).json()
     assert isinstance(caught.value, ValueError)
 
 
-def test_key_and_headers_of_a_message() -> None:
+def test_a_message_decodes_key_and_headers() -> None:
     received = message(extra1="k", extra2='{"a": 1}')
     assert received.key == "k"
     assert received.headers == {"a": 1}
@@ -255,7 +255,7 @@ def test_key_and_headers_of_a_message() -> None:
             _ = message(extra2=text).headers
 
 
-def test_messages_are_values() -> None:
+def test_messages_compare_hash_and_pickle_as_values() -> None:
     received = message(extra3="x")
     assert received == message(extra3="x")
     assert received != message(extra3="y")
@@ -267,7 +267,7 @@ def test_messages_are_values() -> None:
     assert not hasattr(received, "__dict__")
 
 
-def test_created_at_is_made_of_the_servers_number_at_the_first_look() -> None:
+def test_created_at_is_computed_from_the_servers_number_on_first_access() -> None:
     received = Message(7, 3, "default", "{}", 0, 820_540_800_000_001)  # type: ignore[arg-type]
     at = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=1)
     assert received == Message(7, 3, "default", "{}", 0, at)
@@ -277,7 +277,7 @@ def test_created_at_is_made_of_the_servers_number_at_the_first_look() -> None:
     assert pickle.loads(pickle.dumps(received)).created_at == at
 
 
-def test_created_at_as_it_was_given() -> None:
+def test_created_at_is_returned_as_given() -> None:
     assert message().created_at is NOW
 
 
@@ -290,7 +290,7 @@ def test_created_at_as_it_was_given() -> None:
         (-1, datetime(1999, 12, 31, 23, 59, 59, 999_999)),
     ],
 )
-def test_created_at_that_python_has_no_year_for(microseconds: int, moment: datetime) -> None:
+def test_created_at_beyond_pythons_range_is_clamped(microseconds: int, moment: datetime) -> None:
     received = Message(7, 3, "default", "{}", 0, microseconds)  # type: ignore[arg-type]
     assert received.created_at == moment.replace(tzinfo=timezone.utc)
 
@@ -302,7 +302,7 @@ def test_repr_is_short() -> None:
     assert len(repr(message("p" * 1000))) < 200
 
 
-def test_event_is_a_value() -> None:
+def test_an_event_is_an_immutable_value() -> None:
     assert Event("a") == Event("a", "default")
     with pytest.raises(AttributeError):
         Event("a").type = "b"  # type: ignore[misc]

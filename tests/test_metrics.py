@@ -31,7 +31,7 @@ def figures(dsn):
     return registry.get_sample_value
 
 
-def test_a_role_that_may_only_read_counts_the_same(dsn, autoconn, queue, consumer):
+def test_a_read_only_role_gets_the_same_figures(dsn, autoconn, queue, consumer):
     name = f"pgque_test_reader_{os.getpid()}"
     autoconn.execute(f"create role {name} login in role pgque_reader")
     try:
@@ -74,7 +74,7 @@ def test_queues_and_consumers_are_counted(figures, autoconn, queue, consumer):
     assert figures("pgque_queue_paused", of_queue) == 1
 
 
-def test_a_new_event_after_a_quiet_hour_is_new(figures, autoconn, queue, consumer):
+def test_a_new_event_after_a_quiet_hour_has_a_short_wait(figures, autoconn, queue, consumer):
     autoconn.execute("update pgque.tick set tick_time = tick_time - interval '1 hour'")
     of_queue, of_consumer = {"queue": queue}, {"queue": queue, "consumer": consumer}
     send(autoconn, queue)
@@ -86,26 +86,26 @@ def test_a_new_event_after_a_quiet_hour_is_new(figures, autoconn, queue, consume
     assert 0 < figures("pgque_consumer_lag_seconds", of_consumer) < 60
 
 
-def test_a_ticker_that_leads_is_seen(figures, direct_dsn):
+def test_a_leading_ticker_is_shown(figures, direct_dsn):
     assert figures("pgque_ticker_leading") == 0
     with running(Ticker(direct_dsn)):
         eventually(lambda: figures("pgque_ticker_leading") == 1)
 
 
-def test_registering_does_not_ask_the_database():
+def test_registering_does_not_query_the_database():
     registry = CollectorRegistry(auto_describe=True)
     registry.register(collector("no connection string"))
     with pytest.raises(ValueError, match="Duplicated"):
         registry.register(collector("no connection string"))
 
 
-def test_without_a_database_it_says_so():
+def test_without_a_database_pgque_up_is_0():
     registry = CollectorRegistry()
     registry.register(collector("host=127.0.0.1 port=1 connect_timeout=2"))
     assert registry.get_sample_value("pgque_up") == 0
 
 
-def test_p7_a_look_costs_the_same_pages_at_any_backlog(autoconn, queue, consumer):
+def test_p7_a_scrape_reads_the_same_pages_for_any_backlog(autoconn, queue, consumer):
     def pages() -> int:
         asked = [
             (metrics._ASK_QUEUES, (metrics.COUNTED_AT_MOST, metrics.COUNTED_AT_MOST)),
@@ -120,7 +120,7 @@ def test_p7_a_look_costs_the_same_pages_at_any_backlog(autoconn, queue, consumer
 
     send_many(autoconn, queue, 5)
     tick(autoconn, queue)
-    pages()  # plans are made once
+    pages()  # plan once
     small = pages()
     for _ in range(50):
         send_many(autoconn, queue, 1000)
@@ -128,7 +128,7 @@ def test_p7_a_look_costs_the_same_pages_at_any_backlog(autoconn, queue, consumer
     assert pages() < small + 30
 
 
-def test_p7_the_cost_does_not_depend_on_the_backlog(figures, autoconn, queue, consumer):
+def test_p7_a_scrape_reads_the_same_rows_for_any_backlog(figures, autoconn, queue, consumer):
     read = "select coalesce(sum(idx_tup_fetch + seq_tup_read), 0) from pg_stat_user_tables"
 
     def cost() -> int:
@@ -153,7 +153,7 @@ def test_p7_the_cost_does_not_depend_on_the_backlog(figures, autoconn, queue, co
     assert cost() < small + 100
 
 
-def test_they_are_printed(dsn, queue):
+def test_metrics_are_printed(dsn, queue):
     printed = cli("metrics", PGQUE_DSN=dsn)
     assert f'pgque_queue_paused{{queue="{queue}"}} 0.0' in printed.stdout
     assert not re.search(r"^python_", printed.stdout, re.MULTILINE)
@@ -161,7 +161,7 @@ def test_they_are_printed(dsn, queue):
     assert (refused.returncode, "pgque doctor" in refused.stderr) == (1, True)
 
 
-def test_they_are_served_until_stopped(dsn, queue):
+def test_metrics_are_served_until_stopped(dsn, queue):
     port = free_port()
     server = subprocess.Popen(
         command("metrics", "--port", str(port)), env=environment(PGQUE_DSN=dsn), cwd=CHECKOUT
@@ -188,7 +188,7 @@ def test_they_are_served_until_stopped(dsn, queue):
         server.wait()
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(dsn):
+def test_a_port_in_use_is_one_line_of_error(dsn):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = failed(cli("metrics", "--port", str(port), PGQUE_DSN=dsn))
@@ -200,7 +200,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(dsn):
 
 @pytest.fixture
 def counted(dsn, queue, consumer):
-    """Figures of a consumer, with which it runs, and their registry."""
+    """The figures of a consumer that reports to them, and their registry."""
     registry = CollectorRegistry()
     one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)
     counts = ConsumerMetrics()
@@ -235,7 +235,7 @@ def test_a_consumer_counts_its_messages_and_their_times(dsn, queue, consumer, co
         assert 0 < figure(f"{name}_seconds_sum") < 1800
 
 
-def test_buckets_hold_what_is_at_most_their_bound():
+def test_buckets_include_their_upper_bound():
     values = [7.0, 0.5, 1.0, 0.6]
     for parts in ([values], [[one] for one in values]):
         histogram = metrics._Histogram([0.5, 1.0])
@@ -245,7 +245,7 @@ def test_buckets_hold_what_is_at_most_their_bound():
         assert histogram.count == 4
 
 
-def test_what_a_long_batch_has_done_is_shown_before_its_end():
+def test_messages_of_a_long_batch_are_counted_before_its_end():
     counts = ConsumerMetrics()
     registry = CollectorRegistry()
     registry.register(counts)
@@ -268,7 +268,7 @@ def test_what_a_long_batch_has_done_is_shown_before_its_end():
 
 
 @pytest.mark.parametrize("buckets", [[], [1, 1], [2, 1]])
-def test_buckets_have_to_ascend(buckets):
+def test_buckets_must_ascend(buckets):
     with pytest.raises(pgque.PgqueInvalidArgument, match="ascending"):
         ConsumerMetrics(buckets)
 
@@ -291,17 +291,17 @@ def test_threads_do_not_lose_counts(dsn, queue):
         )
 
 
-# Names, as Prometheus' conventions and promtool's lint have them
+# Names, by the conventions of Prometheus and the lint rules of promtool
 
 FAMILIES = (*metrics.FROM_THE_DATABASE, *metrics.FROM_A_CONSUMER)
 UNITS = r"milliseconds|minutes|hours|days|ms|kilobytes|megabytes|percent|us"
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_names_keep_to_the_conventions(family: Family):
+def test_names_follow_the_conventions(family: Family):
     name = family.name
     assert re.fullmatch(r"pgque(_[a-z]+)+", name)
-    assert not re.search(rf"_({UNITS})(_|$)", name), "base units only"
+    assert not re.search(rf"_({UNITS})(_|$)", name), "use base units only"
     assert not re.search(r"_(total|sum|count|bucket|info|gauge|counter|histogram)$", name)
     assert family.text.endswith(".")
     assert family.kind in {"counter", "gauge", "histogram"}
@@ -310,14 +310,14 @@ def test_names_keep_to_the_conventions(family: Family):
     for label in family.labels:
         assert re.fullmatch(r"[a-z]+", label)
         assert label not in {"le", "quantile", "job", "instance"}
-        assert label not in name.split("_")[2:], "a label is not repeated in the name"
+        assert label not in name.split("_")[2:], "the name must not repeat a label"
 
 
-def test_names_are_given_once():
+def test_names_are_unique():
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
-def test_all_that_is_named_is_shown_and_can_be_parsed(dsn, queue, consumer, counted):
+def test_every_named_metric_is_shown_and_can_be_parsed(dsn, queue, consumer, counted):
     counted.register(collector(dsn))
     with pgque.connect(dsn, autocommit=True) as client:
         client.send(queue, "x")
@@ -332,7 +332,7 @@ def test_all_that_is_named_is_shown_and_can_be_parsed(dsn, queue, consumer, coun
             assert set(sample.labels) - {"le"} == set(family.labels)
 
 
-def test_without_prometheus_client_the_extra_is_named(monkeypatch):
+def test_a_missing_prometheus_client_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     for make in (lambda: collector("dbname=x"), ConsumerMetrics):
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'pgque\[metrics\]'"):

@@ -1,4 +1,4 @@
-"""Typed payloads: what a handler gets of a model, and what send makes of one."""
+"""Typed payloads: how a handler gets a model, and how send encodes one."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def without_pydantic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-# There and back
+# Round trips
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def without_pydantic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_sent_is_what_the_handler_gets(value: Any) -> None:
+def test_a_sent_object_reaches_the_handler_unchanged(value: Any) -> None:
     assert decoder(type(value))(message(encode_payload(value))) == value
 
 
-def test_models_may_stand_inside_of_a_payload_and_in_a_batch() -> None:
+def test_models_can_be_nested_in_a_payload_and_sent_in_a_batch() -> None:
     assert encode_payload({"to": [Place("Oslo")]}) == '{"to":[{"city":"Oslo","zip":null}]}'
     assert encode_payloads([Line(sku="a"), Line(sku="b")]) == [
         '{"sku":"a","count":1}',
@@ -107,16 +107,16 @@ def test_models_may_stand_inside_of_a_payload_and_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize("value", [Place, Order, [Event("x")], object()])
-def test_what_is_no_object_of_a_model_is_refused_as_ever(value: Any) -> None:
+def test_an_object_without_a_model_is_refused_as_before(value: Any) -> None:
     with pytest.raises(PgquePayloadError, match="cannot be written as JSON"):
         encode_payload(value)
 
 
-def test_other_types_that_pydantic_knows_are_models_too() -> None:
+def test_other_types_known_to_pydantic_are_models_too() -> None:
     assert decoder(list[Place])(message('[{"city": "Oslo"}]')) == [Place("Oslo")]
 
 
-# What does not fit
+# Payloads that do not fit
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,13 @@ def test_a_payload_that_does_not_fit_is_refused_with_reasons(
         decoder(Order)(message(payload))
 
 
-def test_many_reasons_are_cut_short() -> None:
+def test_a_long_list_of_reasons_is_cut() -> None:
     with pytest.raises(PgquePayloadError, match=r"; and 2 more$"):
         decoder(list[int])(message('["a", "b", "c", "d", "e", "f", "g"]'))
 
 
 @pytest.mark.parametrize("model", [7, object])
-def test_what_cannot_be_a_model_is_refused_at_once(model: Any) -> None:
+def test_a_type_that_cannot_be_a_model_is_refused_at_registration(model: Any) -> None:
     if model is object:
         model = type("Strange", (), {})
     with pytest.raises(PgqueInvalidArgument, match="cannot make a model"):
@@ -158,13 +158,13 @@ plain = pytest.mark.usefixtures("without_pydantic")
 
 
 @plain
-def test_a_dataclass_of_plain_fields_goes_there_and_back() -> None:
+def test_a_dataclass_of_plain_fields_survives_a_round_trip() -> None:
     value = Plain(1, 2, tags=["a"], counts={"b": 2})
     assert decoder(Plain)(message(encode_payload(value))) == value
 
 
 @plain
-def test_defaults_fill_in_and_names_that_are_not_known_are_left_out() -> None:
+def test_defaults_apply_and_unknown_fields_are_ignored() -> None:
     assert decoder(Plain)(message('{"order": 1, "seen": 5, "more": 2}')) == Plain(1)
 
 
@@ -180,7 +180,7 @@ def test_defaults_fill_in_and_names_that_are_not_known_are_left_out() -> None:
     ],
 )
 @plain
-def test_a_payload_that_does_not_fit_the_constructor_is_refused_with_reasons(
+def test_without_pydantic_a_payload_that_does_not_fit_is_refused_with_reasons(
     payload: str, reasons: str
 ) -> None:
     expected = rf"^the payload of message 7 does not fit Plain: {reasons}$"
@@ -190,19 +190,19 @@ def test_a_payload_that_does_not_fit_the_constructor_is_refused_with_reasons(
 
 @pytest.mark.parametrize("payload", [None, "no JSON"])
 @plain
-def test_what_is_not_json_is_refused(payload: str | None) -> None:
+def test_a_payload_that_is_not_json_is_refused(payload: str | None) -> None:
     with pytest.raises(PgquePayloadError, match="message 7"):
         decoder(Plain)(message(payload))
 
 
 @plain
-def test_a_field_that_would_have_to_be_converted_is_refused_at_once() -> None:
+def test_a_field_that_needs_conversion_is_refused_at_registration() -> None:
     with pytest.raises(PgqueInvalidArgument, match=r"field to of Parcel is Place.*pip install"):
         decoder(Parcel)
 
 
 @plain
-def test_a_model_that_is_no_dataclass_is_refused_at_once() -> None:
+def test_a_model_that_is_not_a_dataclass_is_refused_at_registration() -> None:
     with pytest.raises(PgqueInvalidArgument, match="pip install 'pydantic"):
         decoder(dict)
 
@@ -228,7 +228,7 @@ def test_nested_dataclasses_are_sent() -> None:
         ),
     ],
 )
-def test_a_handler_gets_the_object_then_the_client_then_the_message(
+def test_a_handler_gets_the_object_the_client_and_the_message_in_that_order(
     function: Callable[..., Any], takes_client: bool, expected: tuple[Any, ...]
 ) -> None:
     handlers = Handlers()
@@ -240,7 +240,7 @@ def test_a_handler_gets_the_object_then_the_client_then_the_message(
     assert handler.function(got, *["client"] * takes_client) == expected
 
 
-def test_a_handler_of_another_shape_is_told_the_ones_there_are() -> None:
+def test_the_error_about_a_wrong_handler_lists_the_valid_forms() -> None:
     with pytest.raises(
         PgqueInvalidArgument,
         match=r"\(payload\) or \(payload, client\) or \(payload, client, message\)",

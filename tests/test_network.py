@@ -1,6 +1,6 @@
-"""A network that is silent, and clients that hang or are gone: nobody waits for hours.
+"""A silent network, and clients that hang or vanish: no session waits for hours.
 
-What TCP itself does with lost packets is tried in bench/chaos; here is what it is told to do.
+bench/chaos tests TCP itself with lost packets; these tests check the settings that pgque makes.
 """
 
 import random
@@ -52,14 +52,14 @@ def opened(dsn: str) -> list[dict[str, str]]:
         return [each.conn.info.get_parameters() for each in (client, wakeup, lent)]
 
 
-def test_a_connection_of_our_own_gives_up_a_network_that_is_silent(dsn):
+def test_pgques_own_connections_give_up_on_a_silent_network(dsn):
     for parameters in opened(dsn):
         assert parameters["connect_timeout"] == "5"
         assert parameters["tcp_user_timeout"] == "10000"
         assert parameters["keepalives_idle"] == "5"
 
 
-def test_what_the_dsn_says_of_it_wins(dsn):
+def test_settings_in_the_dsn_take_precedence(dsn):
     dsn = psycopg.conninfo.make_conninfo(dsn, connect_timeout=7, tcp_user_timeout=0)
     for parameters in opened(dsn):
         assert parameters["connect_timeout"] == "7"
@@ -67,13 +67,13 @@ def test_what_the_dsn_says_of_it_wins(dsn):
         assert parameters["keepalives_idle"] == "5"
 
 
-def test_what_the_environment_says_of_it_wins(monkeypatch):
+def test_settings_in_the_environment_take_precedence(monkeypatch):
     assert connection_defaults("")["connect_timeout"] == 5
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
     assert "connect_timeout" not in connection_defaults("")
 
 
-def test_p5_the_server_is_asked_to_notice_a_client_that_is_gone(tcp_dsn):
+def test_p5_the_server_is_configured_to_notice_vanished_clients(tcp_dsn):
     query = "select current_setting('tcp_user_timeout'), current_setting('tcp_keepalives_idle')"
     with (
         pgque.connect(tcp_dsn) as client,
@@ -90,7 +90,7 @@ def test_p5_the_server_is_asked_to_notice_a_client_that_is_gone(tcp_dsn):
 
 @pytest.fixture
 def tcp_dsn(new_server):
-    """A server that is reached by TCP: on a Unix socket these settings do nothing."""
+    """A server reached by TCP, because these settings have no effect on a Unix socket."""
     server = new_server(settings={"listen_addresses": "127.0.0.1", "port": free_port()})
     install(server.dsn)
     given = conninfo_to_dict(server.dsn)
@@ -104,7 +104,7 @@ def test_pauses_between_attempts_stay_short():
     pauses = [backoff.next() for _ in range(1000)]
     assert LONGEST_PAUSE <= 2
     assert max(pauses) <= LONGEST_PAUSE
-    assert min(pauses[20:]) < LONGEST_PAUSE / 2  # not all at the same time
+    assert min(pauses[20:]) < LONGEST_PAUSE / 2  # so that clients do not all reconnect at once
 
 
 def test_p5_a_leader_that_hangs_is_replaced(dsn, queue, autoconn):
@@ -121,7 +121,7 @@ def test_p5_a_leader_that_hangs_is_replaced(dsn, queue, autoconn):
         hanging.send_signal(signal.SIGSTOP)
         with running(Ticker(dsn)):
             eventually(lambda: leader() not in (None, before), "another leader")
-            # It is alive again, and finds that its session has ended: it stands by.
+            # The old leader resumes, finds that its session has ended, and stands by.
             hanging.send_signal(signal.SIGCONT)
             standby = "select count(*) from pg_stat_activity where query like '%%try_advisory%%'"
             standby += " and pid <> pg_backend_pid() and datname = current_database()"
@@ -129,8 +129,8 @@ def test_p5_a_leader_that_hangs_is_replaced(dsn, queue, autoconn):
             assert hanging.poll() is None
 
 
-def test_a_pool_is_back_soon_after_an_outage(proxy, proxied_dsn, queue):
-    """However long it was: psycopg alone would wait for twice as long as it has waited before."""
+def test_a_pool_recovers_soon_after_an_outage_of_any_length(proxy, proxied_dsn, queue):
+    """psycopg alone would wait again for up to twice as long as it has waited so far."""
     with ClientPool(proxied_dsn, min_size=1, max_size=1, timeout=0.1) as pool:
         with pool.client() as client:
             client.send(queue, "before")
@@ -142,7 +142,7 @@ def test_a_pool_is_back_soon_after_an_outage(proxy, proxied_dsn, queue):
 
         with pytest.raises(pgque.PgqueError), pool.client() as client:
             client.send(queue, "lost")
-        # With pauses that are doubled the eighth attempt would come after four minutes.
+        # With doubled pauses the eighth attempt would come after four minutes.
         eventually(lambda: errors() >= 8, "attempts")
         proxy.refusing = False
         eventually(lambda: sends(pool, queue), "a connection")
@@ -179,7 +179,7 @@ def test_a_consumer_reconnects_while_its_ticker_waits_for_a_silent_network(
             answered.set()
 
 
-def test_a_handler_that_fails_in_its_own_way_on_a_dead_connection_does_not_end_the_consumer(
+def test_a_handler_error_on_a_dead_connection_does_not_end_the_consumer(
     dsn, queue, consumer, autoconn
 ):
     got: list[str | None] = []
@@ -199,5 +199,5 @@ def test_a_handler_that_fails_in_its_own_way_on_a_dead_connection_does_not_end_t
 
     with running(working):
         autoconn.execute("select pgque.send(%s, 'x'::text)", [queue])
-        # Not refused: it was not the handler that failed.
+        # It is received again without a nack, because the connection failed, not the handler.
         eventually(lambda: got == ["x", "x"], "the same message again")

@@ -1,4 +1,4 @@
-"""What the documents say to Prometheus and Grafana: the board, the alerts and their tables."""
+"""Prometheus and Grafana: the dashboard, the alerts and the tables in the documents."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def samples() -> dict[str, set[str]]:
-    """The names to ask Prometheus for, each with its labels."""
+    """The names that can be queried in Prometheus, each with its labels."""
     found: dict[str, set[str]] = {}
     for family in (*metrics.FROM_THE_DATABASE, *metrics.FROM_A_CONSUMER):
         labels = set(family.labels)
@@ -44,7 +44,7 @@ def samples() -> dict[str, set[str]]:
 
 
 def selectors(node: Any) -> Iterator[Any]:
-    """The places in an expression that name a metric."""
+    """The nodes of an expression that name a metric."""
     if isinstance(node, promql_parser.VectorSelector):
         yield node
         return
@@ -58,7 +58,7 @@ def selectors(node: Any) -> Iterator[Any]:
 
 
 def check(expr: str) -> None:
-    """Check that an expression is PromQL, and asks for nothing that is not there."""
+    """Check that an expression is PromQL and uses only existing metrics and labels."""
     text = expr.replace("$__rate_interval", "5m").replace("$queue", "q").replace("$consumer", "c")
     assert "$" not in text
     known = samples()
@@ -73,7 +73,7 @@ def check(expr: str) -> None:
             assert set(re.findall(r"\w+", grouping)) <= known[selector.name], expr
 
 
-def test_an_expression_that_asks_for_what_is_not_there_is_found():
+def test_an_expression_with_an_unknown_metric_or_label_is_detected():
     check("rate(pgque_consumer_messages_total[5m])")
     for wrong in (
         "rate(pgque_consumer_messages[5m])",
@@ -86,14 +86,14 @@ def test_an_expression_that_asks_for_what_is_not_there_is_found():
         check("rate(pgque_queue_paused)")
 
 
-# The board
+# The Grafana dashboard
 
 
-def test_the_board_is_fresh(script):
+def test_the_dashboard_file_is_fresh(script):
     assert script.BOARD.read_text() == script.board_as_text(), HOW_TO_REFRESH
 
 
-def test_every_panel_asks_for_metrics_that_are_there(script):
+def test_every_panel_uses_existing_metrics(script):
     panels = [panel for panel in script.board()["panels"] if panel["type"] != "row"]
     assert len(panels) > 15
     for panel in panels:
@@ -105,13 +105,13 @@ def test_every_panel_asks_for_metrics_that_are_there(script):
             assert labels <= {"queue", "consumer", "outcome", "le"}
 
 
-def test_every_metric_is_on_the_board(script):
+def test_every_metric_is_on_the_dashboard(script):
     shown = script.board_as_text()
     for family in (*metrics.FROM_THE_DATABASE, *metrics.FROM_A_CONSUMER):
         assert family.name in shown, family.name
 
 
-def test_the_variables_of_the_board_are_those_of_metrics(script):
+def test_the_variables_of_the_dashboard_are_labels_of_metrics(script):
     for variable in script.board()["templating"]["list"]:
         if variable["type"] == "query":
             expr, label = re.fullmatch(
@@ -139,7 +139,7 @@ def test_panels_do_not_overlap(script):
 # The alerts
 
 
-def test_every_alert_says_what_is_wrong_and_what_mends_it(script):
+def test_every_alert_names_the_fault_and_its_remedy(script):
     commands = typer.main.get_command(app)
     rules = script.rules()
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
@@ -157,7 +157,7 @@ def test_every_alert_says_what_is_wrong_and_what_mends_it(script):
         assert not getattr(command, "commands", None), rule["annotations"]["command"]
 
 
-def test_labels_in_an_alert_are_those_of_its_metrics(script):
+def test_labels_in_an_alert_exist_on_its_metrics(script):
     known = samples()
     for rule in script.rules():
         asked = list(selectors(promql_parser.parse(rule["expr"])))
@@ -167,14 +167,14 @@ def test_labels_in_an_alert_are_those_of_its_metrics(script):
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
-def test_promtool_finds_no_fault_and_alerts_fire_when_they_should():
+def test_promtool_accepts_the_rules_and_alerts_fire_when_they_should():
     for arguments in (["check", "docs/alerts.yml"], ["test", "tests/alerts.test.yml"]):
         call = ["promtool", arguments[0], "rules", arguments[1]]
         done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-# The page
+# The documentation page
 
 
 def test_the_tables_are_fresh(script):

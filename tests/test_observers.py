@@ -1,4 +1,4 @@
-"""Observers: what a consumer tells of its batches and messages (pgque/observers.py)."""
+"""Observers: what a consumer reports about batches and messages (pgque/observers.py)."""
 
 import time
 
@@ -14,7 +14,7 @@ from tests.running import eventually, running
 
 
 class Diary(Observer):
-    """Writes down what it is told."""
+    """Records every call."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Diary(Observer):
         return [told[1:] for told in self.told if told[0] == what]
 
 
-def test_it_is_told_of_batches_and_messages_in_their_order(client, new, queue, consumer):
+def test_batches_and_messages_are_reported_in_order(client, new, queue, consumer):
     client.send_batch(queue, "default", ["a", "b"])
     one = new()
     diary = Diary()
@@ -51,7 +51,7 @@ def test_it_is_told_of_batches_and_messages_in_their_order(client, new, queue, c
     assert steps == [(call, payload) for payload in "ab" for call in calls]
 
 
-def test_it_is_told_what_a_handler_raised(client, new, queue):
+def test_an_exception_of_a_handler_is_reported(client, new, queue):
     one = new()
     diary = Diary()
     one.observe(diary)
@@ -69,7 +69,7 @@ def test_it_is_told_what_a_handler_raised(client, new, queue):
 
 
 @pytest.mark.parametrize(("policy", "kind"), [("nack", LookupError), ("ack", type(None))])
-def test_it_is_told_of_a_message_without_a_handler(client, new, queue, policy, kind):
+def test_a_message_without_a_handler_is_reported(client, new, queue, policy, kind):
     one = new(unknown_handler_policy=policy, retry_after=60)
     diary = Diary()
     one.observe(diary)
@@ -81,7 +81,7 @@ def test_it_is_told_of_a_message_without_a_handler(client, new, queue, policy, k
     assert isinstance(error, kind)
 
 
-def test_a_member_says_which_it_is(dsn, queue, autoconn):
+def test_a_member_reports_its_name(dsn, queue, autoconn):
     one = Consumer(dsn, queue=queue, name="group", subconsumer="first")
     diary = Diary()
     one.observe(diary)
@@ -93,7 +93,7 @@ def test_a_member_says_which_it_is(dsn, queue, autoconn):
     assert diary.of("batch") == [(queue, "group", "first")]
 
 
-def test_one_that_raises_is_logged_and_nothing_else_happens(client, new, queue, caplog):
+def test_an_observer_that_raises_is_logged_and_otherwise_ignored(client, new, queue, caplog):
     class Broken(Observer):
         def on_batch(self, batch):
             raise RuntimeError("on_batch")
@@ -118,7 +118,7 @@ def test_one_that_raises_is_logged_and_nothing_else_happens(client, new, queue, 
     assert "Broken.on_batch" in said[0].getMessage()
 
 
-def test_the_first_is_told_first_of_the_beginning_and_last_of_the_end(client, new, queue):
+def test_observers_are_nested_first_in_last_out(client, new, queue):
     told: list[str] = []
 
     class Named(Observer):
@@ -141,7 +141,7 @@ def test_the_first_is_told_first_of_the_beginning_and_last_of_the_end(client, ne
     assert told == ["outer begins", "inner begins", "inner ends", "outer ends"]
 
 
-def test_the_delay_is_by_the_servers_clock_whatever_the_clients_says(
+def test_the_delay_uses_the_servers_clock_regardless_of_the_clients(
     client, new, queue, autoconn, monkeypatch
 ):
     one = new()
@@ -158,11 +158,11 @@ def test_the_delay_is_by_the_servers_clock_whatever_the_clients_says(
     with running(one):
         eventually(lambda: diary.of("handled"))
     [(_, delay)] = diary.of("handling")
-    # The one question to the server takes a moment, of which it is half.
+    # The estimate of the server's time may be off by half a round trip.
     assert passed - 0.5 < delay < 3_600
 
 
-def test_the_server_is_asked_for_its_time_once_a_minute(autoconn, monkeypatch):
+def test_the_servers_time_is_asked_once_a_minute(autoconn, monkeypatch):
     now = time.perf_counter()
     monkeypatch.setattr("pgque.observers.perf_counter", lambda: now)
     clock = _ServerClock(autoconn)
@@ -186,12 +186,12 @@ def test_sent_at_is_created_at(client, queue, consumer):
     assert sent_at(message) == pytest.approx(quick, abs=1e-5)
 
 
-def test_what_is_no_observer_is_refused(new):
+def test_an_object_that_is_not_an_observer_is_refused(new):
     with pytest.raises(PgqueInvalidArgument, match="Observer"):
         new().observe(print)
 
 
-def test_what_ends_the_consumer_is_told_too(client, new, queue):
+def test_an_error_that_ends_the_consumer_is_reported(client, new, queue):
     one = new()
     diary = Diary()
     one.observe(diary)

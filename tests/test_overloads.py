@@ -1,4 +1,4 @@
-"""Every way to write a payload finds a function of that name (sql/send)."""
+"""Every notation for a payload resolves to a function of that name (sql/send)."""
 
 import pytest
 
@@ -14,7 +14,7 @@ SCHEMA = """
     insert into public.item values (1, 'é')
 """
 
-# The payload as it is written, and as it is stored.
+# The payload as written, and as stored.
 PAYLOADS = [
     ("'a'", "a"),
     ("null", None),
@@ -67,7 +67,7 @@ def typed(shared: Connection) -> Connection:
 
 
 def ways(name: str, payload: str) -> list[str]:
-    """Both forms of the call, by place and by name, with the queue's name as two kinds of text."""
+    """Both forms of the call, positional and named, with the queue's name as two kinds of text."""
     word = "payloads" if name == "send_batch" else "payload"
     return [
         f"pgque.{name}(%s, {payload})",
@@ -81,7 +81,7 @@ def ways(name: str, payload: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("payload", "stored"), PAYLOADS)
-def test_send_takes_every_payload_by_place_and_by_name(typed, shared_queue, payload, stored):
+def test_send_accepts_every_payload_positionally_and_by_name(typed, shared_queue, payload, stored):
     calls = ways("send", payload)
     for call in calls:
         value(typed, f"select {call}", shared_queue)
@@ -89,7 +89,9 @@ def test_send_takes_every_payload_by_place_and_by_name(typed, shared_queue, payl
 
 
 @pytest.mark.parametrize(("payload", "stored"), BATCHES)
-def test_send_batch_takes_every_array_by_place_and_by_name(typed, shared_queue, payload, stored):
+def test_send_batch_accepts_every_array_positionally_and_by_name(
+    typed, shared_queue, payload, stored
+):
     calls = ways("send_batch", payload)
     for call in calls:
         assert len(value(typed, f"select {call}", shared_queue)) == len(stored)
@@ -97,18 +99,18 @@ def test_send_batch_takes_every_array_by_place_and_by_name(typed, shared_queue, 
 
 
 @pytest.mark.parametrize("arguments", ["null", "'t', null", "null, null", "payloads := null"])
-def test_p10_a_null_without_a_type_is_a_null_array(typed, shared_queue, arguments):
+def test_p10_an_untyped_null_is_a_null_array(typed, shared_queue, arguments):
     with refused("22023", "payloads must not be null"):
         typed.execute(f"select pgque.send_batch('{shared_queue}', {arguments})".encode())
 
 
 @pytest.mark.parametrize("arguments", ["'a,b'", "'t', 'a'", "'t', '{a'"])
-def test_p10_a_text_that_is_no_array_is_refused(typed, shared_queue, arguments):
+def test_p10_a_text_that_is_not_an_array_is_refused(typed, shared_queue, arguments):
     with refused("22023", "payloads must be an array"):
         typed.execute(f"select pgque.send_batch('{shared_queue}', {arguments})".encode())
 
 
-def test_prepared_statements_without_types_mean_text(typed, shared_queue):
+def test_prepared_statements_with_untyped_parameters_mean_text(typed, shared_queue):
     typed.execute("prepare one as select pgque.send($1, $2, $3)")
     typed.execute("prepare many as select pgque.send_batch($1, $2)")
     typed.execute(f"execute one('{shared_queue}', 't', '{{ }}')".encode())

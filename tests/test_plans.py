@@ -1,4 +1,4 @@
-"""What is read for what: plans, batches of max_return events, empty windows (P7, P8)."""
+"""Rows that calls read: plans, batches of max_return events, empty windows (P7, P8)."""
 
 import math
 
@@ -25,9 +25,9 @@ from tests.fix_engine import (
 
 
 def rows_read(conn: Connection, statement: str) -> dict[str, tuple[int, int]]:
-    """How many rows of each table a statement reads: by sequential scans, by an index."""
+    """The number of rows of each table that a statement reads: sequentially, and by an index."""
     with conn.transaction():
-        # From 15 on these include what earlier transactions did and have not reported yet.
+        # From PostgreSQL 15 on these include what earlier transactions have not reported yet.
         before = _counters(conn)
         conn.execute(statement.encode())
         return {
@@ -44,10 +44,8 @@ def _counters(conn: Connection) -> dict[str, tuple[int, int]]:
     return {name: (seq, fetched) for name, seq, fetched in counters}
 
 
-def test_p7_plans_made_on_empty_tables_stay_right_when_they_are_full(
-    connect, autoconn, queue, consumer
-):
-    """One session plans everything while it is empty and keeps the plans; then come the rows."""
+def test_p7_plans_made_for_empty_tables_stay_good_for_full_ones(connect, autoconn, queue, consumer):
+    """One session plans everything while the tables are empty and keeps its plans as they fill."""
     subscribe(autoconn, queue, "behind")
     session = connect(autocommit=True)
 
@@ -101,10 +99,12 @@ def test_p7_plans_made_on_empty_tables_stay_right_when_they_are_full(
             what = f"{table}: {sequential} rows scanned, {fetched} fetched by: {statement}"
             if table.startswith(("event", "tick", "cursor")):
                 assert sequential == 0, what
-                assert fetched <= 1100, what  # merging looks at 500 ticks
+                assert fetched <= 1100, what  # merging reads up to 500 ticks
 
 
-def test_p8_a_consumer_is_given_max_return_events_however_many_wait(autoconn, queue, consumer):
+def test_p8_a_consumer_gets_at_most_max_return_events_regardless_of_the_backlog(
+    autoconn, queue, consumer
+):
     subscribe(autoconn, queue, "merger")
     for _ in range(5):
         send_many(autoconn, queue, 400)
@@ -121,7 +121,7 @@ def test_p8_a_consumer_is_given_max_return_events_however_many_wait(autoconn, qu
     assert len(receive_coop(autoconn, queue, consumer, "m", 150, merged=True)) == 150
 
 
-def test_p8_merging_takes_as_many_windows_as_fill_a_batch(autoconn, queue, consumer):
+def test_p8_merging_takes_enough_windows_to_fill_a_batch(autoconn, queue, consumer):
     for _ in range(60):
         send_many(autoconn, queue, 5)
         tick(autoconn, queue)
@@ -133,8 +133,8 @@ def test_p8_merging_takes_as_many_windows_as_fill_a_batch(autoconn, queue, consu
 
 
 @pytest.mark.parametrize("group", [False, True])
-def test_p7_empty_windows_are_passed_over_in_large_steps(autoconn, queue, group):
-    """They come from ticks of an idle period, from rollbacks, from other consumers' retries."""
+def test_p7_empty_windows_are_skipped_in_large_steps(autoconn, queue, group):
+    """Idle ticks, rollbacks and other consumers' retries leave empty windows."""
     if group:
         value(autoconn, "select pgque.register_subconsumer(%s, 'c', 'm')", queue)
     else:

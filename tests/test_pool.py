@@ -41,14 +41,14 @@ def send_on_a_dead_connection(client: PgqueClient, killer: psycopg.Connection[An
 
 
 def pending(conn: psycopg.Connection[Any], queue: str, consumer: str) -> list[str | None]:
-    """The payloads that a consumer is given after a tick."""
+    """The payloads that a consumer receives after a tick."""
     client = PgqueClient(conn)
     client.force_next_tick(queue)
     client.ticker(queue)
     return [message.payload for message in client.receive(queue, consumer)]
 
 
-def test_the_block_commits(
+def test_a_block_commits_at_its_end(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
     with pool.client() as client:
@@ -57,7 +57,7 @@ def test_the_block_commits(
     assert pending(autoconn, queue, consumer) == ["a", "b"]
 
 
-def test_an_error_rolls_back(
+def test_an_error_rolls_the_block_back(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
     with pytest.raises(KeyError), pool.client() as client:
@@ -69,12 +69,14 @@ def test_an_error_rolls_back(
     assert pending(autoconn, queue, consumer) == ["kept"]
 
 
-def test_errors_of_the_application_pass(pool: ClientPool) -> None:
+def test_errors_of_the_application_are_not_wrapped(pool: ClientPool) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero), pool.client() as client:
         client.conn.execute("select 1/0")
 
 
-def test_an_error_at_commit_is_named(pool: ClientPool, autoconn: psycopg.Connection[Any]) -> None:
+def test_an_error_at_commit_raises_a_pgque_error(
+    pool: ClientPool, autoconn: psycopg.Connection[Any]
+) -> None:
     autoconn.execute(
         "create table once (id int primary key deferrable initially deferred);"
         "insert into once values (1)"
@@ -86,7 +88,7 @@ def test_an_error_at_commit_is_named(pool: ClientPool, autoconn: psycopg.Connect
         client.queue_info()
 
 
-def test_an_error_that_the_block_has_passed_over_is_not_taken_for_a_commit(
+def test_a_swallowed_database_error_is_not_mistaken_for_a_commit(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
     aborted = pytest.raises(pgque.PgqueTransactionAborted, match="undone")
@@ -101,7 +103,7 @@ def test_an_error_that_the_block_has_passed_over_is_not_taken_for_a_commit(
     assert pending(autoconn, queue, consumer) == ["lost as well", "kept"]
 
 
-def test_commit_raises_on_every_connection_of_ours_where_nothing_can_be_committed(
+def test_commit_raises_on_pgques_connections_if_nothing_can_be_committed(
     dsn: str, pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
     aborted = pytest.raises(psycopg.errors.InFailedSqlTransaction)
@@ -126,13 +128,13 @@ def test_commit_raises_on_every_connection_of_ours_where_nothing_can_be_committe
     assert pending(autoconn, queue, consumer) == ["kept", "kept"]
 
 
-def test_closing_a_lent_client_does_nothing(pool: ClientPool) -> None:
+def test_closing_a_borrowed_client_does_nothing(pool: ClientPool) -> None:
     with pool.client() as client:
         client.close()
         client.queue_info()
 
 
-def test_connections_are_shared_by_threads(
+def test_threads_share_the_connections(
     pool: ClientPool, autoconn: psycopg.Connection[Any], queue: str, consumer: str
 ) -> None:
     def send(number: int) -> None:
@@ -149,7 +151,7 @@ def test_connections_are_shared_by_threads(
     assert pool.pool.get_stats()["pool_size"] <= 2
 
 
-def test_no_connection_is_free(dsn: str) -> None:
+def test_an_exhausted_pool_raises(dsn: str) -> None:
     with ClientPool(dsn, max_size=1) as pool, pool.client():
         no_room = pytest.raises(pgque.PgqueConnectionError, match="max_size")
         with no_room as caught, pool.client(timeout=0.01):
@@ -171,7 +173,7 @@ def test_a_broken_connection_is_replaced(
 
 
 @directly
-def test_check_spares_the_caller_a_dead_connection(
+def test_check_replaces_a_dead_connection_before_lending_it(
     dsn: str, autoconn: psycopg.Connection[Any], queue: str
 ) -> None:
     with ClientPool(dsn, max_size=1, check=True) as pool:
@@ -182,7 +184,7 @@ def test_check_spares_the_caller_a_dead_connection(
             client.send(queue, "x")
 
 
-def test_opening_says_at_once_what_is_wrong(empty_dsn: str) -> None:
+def test_opening_reports_errors_at_once(empty_dsn: str) -> None:
     with pytest.raises(pgque.PgqueSchemaMissing):
         ClientPool(empty_dsn)
     with pytest.raises(pgque.PgqueConnectionError):
@@ -191,7 +193,7 @@ def test_opening_says_at_once_what_is_wrong(empty_dsn: str) -> None:
         ClientPool("nonsense")
 
 
-def test_open_later_and_close(dsn: str, queue: str) -> None:
+def test_a_pool_can_be_opened_later_and_closed(dsn: str, queue: str) -> None:
     pool = ClientPool(dsn, open=False)
     with pytest.raises(pgque.PgqueConnectionError), pool.client():
         pass

@@ -43,7 +43,7 @@ TYPED = [
 
 
 @pytest.mark.parametrize(("call", "event_type", "payload"), TYPED)
-def test_every_call_stores_type_and_payload_and_returns_the_id(
+def test_every_send_call_stores_type_and_payload_and_returns_the_id(
     shared, shared_queue, call, event_type, payload
 ):
     event_id = value(shared, f"select {call}", shared_queue)
@@ -54,7 +54,7 @@ def test_every_call_stores_type_and_payload_and_returns_the_id(
     assert value(shared, "select now() - %s < '1 minute'", message.created_at)
 
 
-def test_batches_called_by_name(autoconn, queue, consumer):
+def test_send_batch_accepts_named_arguments(autoconn, queue, consumer):
     for call in (
         "pgque.send_batch(queue_name := %s, payloads := array['1', '2']::jsonb[])",
         "pgque.send_batch(queue_name := %s, type_name := 't', payloads := array['1', '2'])",
@@ -98,7 +98,7 @@ def test_p4_send_batch_returns_one_id_per_payload_in_input_order(autoconn, queue
     assert list(zip(sent, texts, strict=True)) == [(m.msg_id, m.payload) for m in messages]
 
 
-def test_send_batch_with_headers_gives_them_to_each_event(autoconn, queue, consumer):
+def test_send_batch_with_headers_stores_them_with_each_event(autoconn, queue, consumer):
     texts = [str(n) for n in range(1000, 0, -1)]
     call = "select pgque.send_batch(%s, 'kind', %s::text[], %s)"
     sent = value(autoconn, call, queue, texts, '{"a":1}')
@@ -132,7 +132,7 @@ def test_arrays_of_other_shapes_are_read_in_storage_order(autoconn, queue, consu
 
 @pytest.mark.parametrize("kind", ["text[]", "jsonb[]"])
 @pytest.mark.parametrize("queue_name", ["nobody", None])
-def test_an_empty_array_returns_an_empty_one_without_looking_the_queue_up(shared, kind, queue_name):
+def test_an_empty_array_returns_an_empty_one_without_checking_the_queue(shared, kind, queue_name):
     for arguments in ("", "'t', "):
         call = f"select pgque.send_batch(%s, {arguments}'{{}}'::{kind})"
         assert value(shared, call, queue_name) == []
@@ -181,7 +181,7 @@ def test_p1_a_rolled_back_savepoint_is_never_delivered(conn, autoconn, queue, co
     assert payloads(drain(autoconn, queue, consumer)) == ["before", "between", "kept", "after"]
 
 
-def test_p1_an_exception_block_undoes_its_sends_alone(autoconn, queue, consumer):
+def test_p1_an_exception_block_undoes_only_its_own_sends(autoconn, queue, consumer):
     autoconn.execute(
         """
         do $$
@@ -200,7 +200,7 @@ def test_p1_an_exception_block_undoes_its_sends_alone(autoconn, queue, consumer)
 
 
 @pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
-def test_p2_every_isolation_level_may_send(connect, autoconn, queue, consumer, level):
+def test_p2_every_isolation_level_can_send(connect, autoconn, queue, consumer, level):
     producer = connect()
     producer.execute(f"set transaction isolation level {level}".encode())
     send(producer, queue, level)
@@ -209,10 +209,11 @@ def test_p2_every_isolation_level_may_send(connect, autoconn, queue, consumer, l
     assert payloads(drain(autoconn, queue, consumer)) == [level]
 
 
-def test_p2_a_transaction_that_sent_may_be_prepared_while_the_ticker_sleeps(
+def test_p2_a_transaction_that_sent_can_be_prepared_while_the_ticker_sleeps(
     conn, autoconn, queue, consumer
 ):
-    # A flag from a time when nobody could prepare: a send that answered it could not be prepared.
+    # The flag dates from before prepared transactions were enabled. A send that answered it with
+    # a notification could not be prepared.
     value(autoconn, "select setval('pgque.wake_flag', 2)")
     send(conn, queue, "prepared")
     conn.execute("prepare transaction 'prepared send'")
@@ -221,7 +222,7 @@ def test_p2_a_transaction_that_sent_may_be_prepared_while_the_ticker_sleeps(
     assert payloads(drain(autoconn, queue, consumer)) == ["prepared"]
 
 
-def test_p5_a_send_waits_for_nobody(connect, autoconn, queue, consumer):
+def test_p5_a_send_never_waits(connect, autoconn, queue, consumer):
     """Not for open senders, a subscription, a receive, a tick or a change of settings."""
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -265,7 +266,7 @@ def test_p10_a_failed_send_leaves_the_connection_usable(conn, autoconn, queue, c
     assert payloads(drain(autoconn, queue, consumer)) == ["next"]
 
 
-def test_p1_an_event_goes_to_every_consumer_that_was_subscribed_when_it_was_sent(autoconn, queue):
+def test_p1_every_consumer_subscribed_at_the_time_of_the_send_gets_the_event(autoconn, queue):
     subscribe(autoconn, queue, "early")
     send(autoconn, queue, "first")
     tick(autoconn, queue)

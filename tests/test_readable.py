@@ -1,4 +1,4 @@
-"""Values as people read them (pgque/watching/readable.py)."""
+"""Values formatted for people (pgque/watching/readable.py)."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -45,7 +45,7 @@ def test_durations_have_two_digits_and_a_unit(seconds, text):
         (4e12, "4T"),
     ],
 )
-def test_compact_numbers(number, text):
+def test_numbers_are_compact(number, text):
     assert compact(number) == text
 
 
@@ -60,14 +60,14 @@ def test_compact_numbers(number, text):
         ("a\x1b[2J\nb", "a\\x1b[2J\\nb"),
     ],
 )
-def test_any_value_has_a_form(value, text):
+def test_any_value_can_be_formatted(value, text):
     assert readable(value) == text
 
 
-def test_times_are_those_of_this_place():
+def test_times_are_local():
     at = datetime(2026, 3, 1, 12, 0, 0, 5, tzinfo=timezone.utc)
     assert datetime.fromisoformat(readable(at)) == at.replace(microsecond=0)
 
 
-def test_nothing_moves_the_cursor():
+def test_control_characters_are_escaped():
     assert printable("ü日\u202e\r") == "ü日\\u202e\\r"

@@ -19,12 +19,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_samples(
+def test_samples_of_the_readme_run(
     project: Path, home: Path, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with reader(project, home, monkeypatch, to_url(empty_dsn)) as newcomer:
         newcomer.read(README)
-        # The migrations go back as well.
+        # The migrations can also be reverted.
         for command in ("-m alembic downgrade 0001", "manage.py migrate shop 0001 --verbosity 0"):
             subprocess.run([sys.executable, *command.split()], env=newcomer.env, check=True)
     with psycopg.connect(empty_dsn) as conn:
@@ -46,7 +46,7 @@ def test_ci_runs_the_two_commands() -> None:
     assert "readme_block 2" in script
 
 
-def test_it_says_what_it_is_in_ten_lines() -> None:
+def test_the_first_ten_lines_say_what_pgque_is() -> None:
     head = README.read_text().split("\n## ", 1)[0]
     lines = [line for line in head.splitlines()[1:] if line]
     assert len(lines) <= 10

@@ -1,4 +1,4 @@
-"""The way of a nacked message back into the log (sql/retry)."""
+"""Redelivery: how nacked messages return to the log (sql/retry)."""
 
 import pytest
 
@@ -28,7 +28,7 @@ from tests.fix_engine import (
 from tests.running import eventually
 
 
-def test_p4_redeliveries_come_in_order_among_new_events(autoconn, queue, consumer):
+def test_p4_redeliveries_are_sorted_among_new_events(autoconn, queue, consumer):
     batch = open_batch(autoconn, queue, consumer, 4)
     for message in (batch[2], batch[0]):
         nack(autoconn, message)
@@ -41,7 +41,7 @@ def test_p4_redeliveries_come_in_order_among_new_events(autoconn, queue, consume
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize("merged", [False, True])
-def test_p6_redeliveries_of_several_transactions_cut_in_pieces(
+def test_p6_redeliveries_by_several_transactions_can_be_read_in_pieces(
     autoconn, queue, consumer, size, merged
 ):
     batch = open_batch(autoconn, queue, consumer, 9)
@@ -56,8 +56,10 @@ def test_p6_redeliveries_of_several_transactions_cut_in_pieces(
     assert sorted(ids(drain(autoconn, queue, consumer, size, merged=merged))) == sorted(expected)
 
 
-def test_p6_a_redelivery_stands_before_its_window_was_cut(autoconn, queue, consumer):
-    """It has an old id: the place where a batch was cut must not pass over the next window's."""
+def test_p6_a_redelivery_below_the_cut_of_the_previous_window_is_delivered(
+    autoconn, queue, consumer
+):
+    """It has an old id, which the cut of the previous batch must not hide in the next window."""
     [old] = open_batch(autoconn, queue, consumer)
     nack(autoconn, old)
     ack(autoconn, old.batch_id)
@@ -68,7 +70,7 @@ def test_p6_a_redelivery_stands_before_its_window_was_cut(autoconn, queue, consu
     assert [m.retry_count for m in drain(autoconn, queue, consumer, 2)] == [0, 1]
 
 
-def test_p1_retries_of_a_maintenance_that_commits_late_are_delivered(
+def test_p1_retries_of_a_maintenance_run_that_commits_late_are_delivered(
     connect, autoconn, queue, consumer
 ):
     [message] = open_batch(autoconn, queue, consumer)
@@ -96,7 +98,7 @@ def test_p5_two_maintenance_runs_share_the_work(connect, autoconn, queue, consum
     assert retry(autoconn) == 3
 
 
-def test_more_retries_than_one_statement_takes_are_drained(autoconn, queue, consumer):
+def test_more_retries_than_one_statement_handles_are_put_back(autoconn, queue, consumer):
     batch = open_batch(autoconn, queue, consumer, 5001)
     assert value(autoconn, "select pgque.batch_retry(%s, 0)", batch[0].batch_id) == 5001
     ack(autoconn, batch)
@@ -115,7 +117,7 @@ def test_retries_count_as_events_for_the_ticker(autoconn, queue, consumer):
     assert tick(autoconn, queue) is not None
 
 
-def test_p5_a_queue_that_cannot_take_its_retries_does_not_stop_the_others(
+def test_p5_a_queue_that_cannot_take_its_retries_does_not_block_the_others(
     autoconn, queue, consumer
 ):
     value(autoconn, "select pgque.create_queue('bad')")
@@ -146,7 +148,9 @@ def test_p2_a_redelivery_survives_rotations_until_it_is_acked(autoconn, queue, c
     assert column(autoconn, "select ev_retry from pgque.retry_queue") == [2]
 
 
-def test_p5_a_nack_waits_for_the_other_process_of_its_name(connect, autoconn, queue, consumer):
+def test_p5_a_nack_waits_for_another_process_of_the_same_consumer(
+    connect, autoconn, queue, consumer
+):
     [message] = open_batch(autoconn, queue, consumer)
     first, second = connect(), connect(autocommit=True)
     assert receive(first, queue, consumer) == [message]

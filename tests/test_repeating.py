@@ -1,4 +1,4 @@
-"""CI repeats tests that failed: what counts as flaky, and what stays a failure."""
+"""CI repeats failed tests: what counts as flaky, and what remains a failure."""
 
 import os
 import re
@@ -27,12 +27,12 @@ def fails_at_first(name):
 
 
 in_both_ways = pytest.mark.parametrize("suite", ["0", "2"], indirect=True)
-"""In the process of pytest itself, and in workers, as all others."""
+"""In pytest's own process, and in workers."""
 
 
 @pytest.fixture
 def suite(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    """Run a suite that repeats what failed; return the status and the lines that it printed."""
+    """Run a suite that repeats its failures; return the status and the output lines."""
 
     def run(test: str, limit: int = 3) -> tuple[int, list[str]]:
         (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '-n 2'\n")
@@ -66,7 +66,7 @@ def suite(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
 
 
 def closing(lines: list[str]) -> str:
-    """The counts of the closing line, which has to be the last one."""
+    """The counts of the closing line, which must be the last line."""
     match = re.fullmatch(r"(?:=+ )?(.+) in [\d.]+s(?: =+)?", lines[-1])
     assert match, "\n".join(lines)
     return match[1]
@@ -76,14 +76,14 @@ def flaky(lines: list[str]) -> list[str]:
     return [line.removeprefix("flaky: ") for line in lines if line.startswith("flaky: ")]
 
 
-def test_where_all_pass_nothing_is_repeated(suite: Run) -> None:
+def test_nothing_is_repeated_if_all_tests_pass(suite: Run) -> None:
     status, lines = suite("def test_one(): pass")
     assert (status, closing(lines)) == (0, "2 passed")
     assert "repeating" not in "\n".join(lines)
 
 
 @in_both_ways
-def test_a_test_that_passes_alone_is_listed_as_flaky(suite: Run) -> None:
+def test_a_test_that_passes_when_repeated_is_listed_as_flaky(suite: Run) -> None:
     status, lines = suite("def test_one(): fails_at_first('x')")
     assert (status, closing(lines)) == (0, "1 passed, 1 flaky"), "\n".join(lines)
     assert flaky(lines) == ["test_it.py::test_one"]
@@ -94,7 +94,7 @@ def test_a_test_that_passes_alone_is_listed_as_flaky(suite: Run) -> None:
     assert now == "flaky: test_it.py::test_two"
 
 
-def test_names_with_spaces_brackets_and_colons_are_found_again(suite: Run) -> None:
+def test_names_with_spaces_brackets_and_colons_can_be_repeated(suite: Run) -> None:
     status, lines = suite("""
         NAMES = ["a b", "[c]", "d::e", "é", "-k", "'\\"$HOME"]
 
@@ -121,7 +121,7 @@ def test_a_test_that_fails_twice_is_a_failure(suite: Run) -> None:
     assert any(line.startswith("FAILED test_it.py::test_two") for line in lines)
 
 
-def test_set_up_and_clean_up_count_too(suite: Run) -> None:
+def test_failures_of_setup_and_teardown_are_repeated_too(suite: Run) -> None:
     status, lines = suite("""
         @pytest.fixture
         def early():
@@ -139,7 +139,7 @@ def test_set_up_and_clean_up_count_too(suite: Run) -> None:
     assert sorted(flaky(lines)) == ["test_it.py::test_one", "test_it.py::test_two"]
 
 
-def test_one_that_is_skipped_the_second_time_did_not_pass(suite: Run) -> None:
+def test_a_test_skipped_when_repeated_is_a_failure(suite: Run) -> None:
     status, lines = suite("""
         def test_one():
             try:
@@ -180,7 +180,7 @@ def test_a_worker_that_crashes_is_a_failure(suite: Run) -> None:
     assert closing(lines) == "1 failed, 1 passed"
 
 
-def test_one_that_crashes_when_it_is_repeated_is_a_failure(suite: Run) -> None:
+def test_a_test_that_crashes_when_repeated_is_a_failure(suite: Run) -> None:
     status, lines = suite("""
         def test_one():
             if os.environ.get("PGQUE_REPEAT_OUTCOMES"):
@@ -190,7 +190,7 @@ def test_one_that_crashes_when_it_is_repeated_is_a_failure(suite: Run) -> None:
     assert (status, closing(lines)) == (1, "1 failed, 1 passed"), "\n".join(lines)
 
 
-def test_ci_repeats_in_every_run_of_the_tests() -> None:
+def test_every_ci_run_of_the_tests_repeats_failures() -> None:
     script = (CHECKOUT / ".ci" / "run").read_text()
     assert re.search(r"^export PGQUE_REPEAT_FAILED=\d+$", script, re.MULTILINE)
     assert "tests.repeating" in (CHECKOUT / "tests" / "conftest.py").read_text()

@@ -1,6 +1,6 @@
-"""A dump restored into another cluster goes on (sql/restore).
+"""A dump restored into another cluster continues to work (sql/restore).
 
-The old cluster's transaction ids lie far above the new one's, just above, or below.
+The transaction ids of the old cluster are far above the new one's, just above, or below.
 """
 
 import psycopg
@@ -32,7 +32,7 @@ OPTIONS = [[], ["--single-transaction"]]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "single transaction"])
-def test_p2_everything_goes_on_where_it_was_in_a_younger_cluster(old, restore, options):
+def test_p2_everything_continues_in_a_younger_cluster(old, restore, options):
     subscribe(old, "q", "behind", "new")
     value(old, "select pgque.register_subconsumer('q', 'g', 'a')")
     sent = send_many(old, "q", 10)
@@ -71,8 +71,10 @@ def test_p2_everything_goes_on_where_it_was_in_a_younger_cluster(old, restore, o
     assert len(heard) == 1
 
 
-def test_p2_what_was_sent_before_the_first_tick_is_not_mistaken_for_old(old, restore, young_server):
-    """Its ids overlap those of the old life, and pass them before anybody ticks."""
+def test_p2_events_sent_before_the_first_tick_are_not_mistaken_for_old_ones(
+    old, restore, young_server
+):
+    """Their transaction ids overlap the old cluster's and pass them before the first tick."""
     send(old, "q", "old, unseen")
     conn = restore()
     send(conn, "q", "young")
@@ -87,8 +89,10 @@ def test_p2_what_was_sent_before_the_first_tick_is_not_mistaken_for_old(old, res
     assert payloads(drain(conn, "q", "c")) == ["young and open"]
 
 
-def test_p2_into_an_older_cluster(old, restore, own_server, young_server):
-    """Where the ids go on above all that were stored; so too in the same cluster."""
+def test_p2_a_restore_into_an_older_or_the_same_cluster_works(
+    old, restore, own_server, young_server
+):
+    """The new transaction ids are above all stored ones."""
     late = psycopg.connect(old.info.dsn)
     send(late, "q", "never committed")
     send(old, "q", "seen")
@@ -108,7 +112,7 @@ def test_p2_into_an_older_cluster(old, restore, own_server, young_server):
         admin.execute("drop database if exists restored with (force)")
 
 
-def test_p2_p3_retries_go_on_after_a_restore(old, restore):
+def test_p2_p3_retries_continue_after_a_restore(old, restore):
     configure(old, "q", max_retries=5)
     send_many(old, "q", 6)
     tick(old, "q")
@@ -133,7 +137,7 @@ def test_p2_p3_retries_go_on_after_a_restore(old, restore):
     assert drain(conn, "q", "c") == []
 
 
-def test_p2_p3_nothing_new_is_truncated_while_somebody_stands_in_the_old_life(old, restore):
+def test_p2_p3_new_events_are_kept_while_a_consumer_still_reads_old_ones(old, restore):
     subscribe(old, "q", "behind")
     send_many(old, "q", 3)
     drain(old, "q", "c")
@@ -148,7 +152,7 @@ def test_p2_p3_nothing_new_is_truncated_while_somebody_stands_in_the_old_life(ol
     assert rotate(conn, "q") == 1
 
 
-def test_p2_maintenance_before_the_first_tick_rebases_too(old, restore):
+def test_p2_maintenance_before_the_first_tick_also_rebases(old, restore):
     send(old, "q", "unseen")
     tick(old, "q")
     conn = restore()
@@ -159,7 +163,7 @@ def test_p2_maintenance_before_the_first_tick_rebases_too(old, restore):
     assert payloads(drain(conn, "q", "c")) == ["unseen", "young"]
 
 
-def test_p2_a_seek_into_the_old_life_gives_all_of_it_and_the_new(old, restore):
+def test_p2_a_seek_to_before_the_restore_delivers_old_and_new_events(old, restore):
     for n in range(3):
         send(old, "q", f"old {n}")
         tick(old, "q")
@@ -173,7 +177,7 @@ def test_p2_a_seek_into_the_old_life_gives_all_of_it_and_the_new(old, restore):
     assert payloads(drain(conn, "q", "c", 100, merged=True)) == ["old 1", "old 2", "new"]
 
 
-def test_p2_whole_windows_of_a_wanted_size_end_with_the_old_life(old, restore):
+def test_p2_a_window_of_a_minimum_size_ends_at_the_restore(old, restore):
     for n in range(3):
         send(old, "q", n)
         tick(old, "q")
@@ -191,7 +195,7 @@ def test_p2_whole_windows_of_a_wanted_size_end_with_the_old_life(old, restore):
     assert [window for window in windows if window] == [["0", "1", "2"], ["new"]]
 
 
-def test_p2_restored_twice(old, restore):
+def test_p2_a_database_can_be_restored_twice(old, restore):
     send(old, "q", "first life")
     drain(old, "q", "c")
     subscribe(old, "q", "behind")
@@ -207,7 +211,7 @@ def test_p2_restored_twice(old, restore):
     assert len(column(conn, "select distinct tick_floor from pgque.tick")) == 3
 
 
-def test_p2_positions_that_the_dump_missed_are_replaced(old, restore):
+def test_p2_positions_missing_from_the_dump_are_replaced(old, restore):
     """The ledger was rotated between the dump's snapshot and its locks."""
     sent = send_many(old, "q", 3)
     tick(old, "q")
@@ -222,11 +226,11 @@ def test_p2_positions_that_the_dump_missed_are_replaced(old, restore):
     assert ids(drain(conn, "q", "c")) == sent
     assert payloads(drain(conn, "idle", "c")) == ["kept"]
     assert any(
-        "the place of subscription 1 on queue q was not in the dump" in text for text in heard
+        "the position of subscription 1 on queue q was not in the dump" in text for text in heard
     )
 
 
-def test_p2_where_the_cluster_does_not_tell_its_identifier_the_future_is_noticed(old, restore):
+def test_p2_without_a_cluster_identifier_ticks_from_the_future_reveal_a_restore(old, restore):
     send(old, "q", "unseen")
     tick(old, "q")
     conn = restore()
@@ -246,7 +250,7 @@ def test_p2_where_the_cluster_does_not_tell_its_identifier_the_future_is_noticed
 
 
 def test_grants_for_a_queue_are_restored(old, restore):
-    """The role has to be there; what it may do and which consumers are its own comes along."""
+    """The role must exist; its rights and its consumers are part of the dump."""
     old.execute("do $$ begin create role shop; exception when duplicate_object then null; end $$")
     for privilege in ("produce", "consume"):
         value(old, "select pgque.grant_queue('shop', 'q', %s)", privilege)

@@ -1,4 +1,4 @@
-"""A restore is noticed whatever the cluster says of itself, and by whichever call comes first."""
+"""A restore is noticed under any identity of the cluster, whichever call comes first."""
 
 import psycopg
 import pytest
@@ -26,7 +26,7 @@ from tests.fix_restore import transaction_id, use_up_transaction_ids
 
 
 def pretend(conn, cluster: str) -> None:
-    """Let the cluster be called like the old one, or have no name that may be read."""
+    """Give the cluster the old one's identifier, or hide its identifier."""
     if cluster == "clone":
         conn.execute(
             "create or replace function pgque._cluster_id() returns bigint language sql as "
@@ -41,7 +41,7 @@ def pretend(conn, cluster: str) -> None:
 
 
 def same_tables(conn) -> None:
-    """Let the restored tables have the oids of the old ones, as they may by chance."""
+    """Give the restored tables the oids of the old ones, which can happen by chance."""
     conn.execute("update pgque.config set table_id = 'pgque.config'::regclass")
 
 
@@ -57,7 +57,7 @@ CALLS = {
 @pytest.mark.parametrize("first", CALLS)
 @pytest.mark.parametrize("oids", ["other oids", "same oids"])
 @pytest.mark.parametrize("cluster", ["clone", "hidden"])
-def test_p1_retries_and_new_events_arrive_whichever_call_comes_first(
+def test_p1_retries_and_new_events_arrive_whichever_call_is_first(
     old, restore, cluster, oids, first
 ):
     sent = send_many(old, "q", 4)
@@ -82,7 +82,7 @@ def test_p1_retries_and_new_events_arrive_whichever_call_comes_first(
 
 
 @pytest.mark.parametrize("cluster", ["clone", "hidden"])
-def test_p1_installing_again_after_a_restore_hides_nothing(old, restore, cluster):
+def test_p1_reinstalling_after_a_restore_hides_nothing(old, restore, cluster):
     sent = send_many(old, "q", 2)
     tick(old, "q")
     batch = receive(old, "q", "c")
@@ -106,8 +106,10 @@ def test_p1_a_restore_into_the_same_cluster_is_noticed_without_a_restart(old, re
     assert ids(drain(conn, "q", "c")) == sent
 
 
-def test_p1_events_sent_before_the_first_tick_in_a_clone_that_overtakes_the_old_one(old, restore):
-    """The ticks no longer lie in the future when the first one is taken."""
+def test_p1_a_clone_that_overtakes_the_old_cluster_before_its_first_tick_loses_nothing(
+    old, restore
+):
+    """By the time of the first tick, the stored ticks are no longer in the future."""
     send(old, "q", "old")
     drain(old, "q", "c")
     conn = restore()
@@ -135,7 +137,7 @@ def test_a_restart_needs_no_repair(new_server):
         assert value(conn, "select checked_in = pg_postmaster_start_time() from pgque.config")
 
 
-def test_a_copy_by_template_needs_no_repair(old, own_server):
+def test_a_database_copied_by_template_needs_no_repair(old, own_server):
     sent = send_many(old, "q", 2)
     drain(old, "q", "c")
     send(old, "q", "unseen")
@@ -155,8 +157,8 @@ WAYS = ["receive", "member", "next_batch", "next_batch of a member"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_p3_nothing_new_is_delivered_before_the_first_tick_and_then_again(old, restore, way):
-    """Transaction ids of new events may lie between those of old ticks."""
+def test_p3_new_events_are_not_delivered_both_before_and_after_the_first_tick(old, restore, way):
+    """Transaction ids of new events can lie between those of old ticks."""
     value(old, "select pgque.register_subconsumer('q', 'g', 'a')")
     send(old, "q", "old")
     use_up_transaction_ids(old.info.dsn, 200)

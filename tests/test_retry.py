@@ -1,4 +1,4 @@
-"""Nack and the way back into the log (sql/retry)."""
+"""Nack, retry and redelivery (sql/retry)."""
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.fix_engine import (
 from tests.running import eventually
 
 
-def test_a_nacked_message_comes_back_to_its_consumer_alone(autoconn, queue, consumer):
+def test_a_nacked_message_is_redelivered_to_its_own_consumer_only(autoconn, queue, consumer):
     subscribe(autoconn, queue, "other")
     batch = open_batch(autoconn, queue, consumer, 3)
     assert nack(autoconn, batch[1]) == 1
@@ -35,7 +35,9 @@ def test_a_nacked_message_comes_back_to_its_consumer_alone(autoconn, queue, cons
     assert retry(autoconn) == 0
 
 
-def test_a_message_keeps_id_time_type_payload_and_extra_fields(autoconn, queue, consumer):
+def test_a_redelivered_message_keeps_id_time_type_payload_and_extra_fields(
+    autoconn, queue, consumer
+):
     value(autoconn, "select pgque.insert_event(%s, 't', 'd', 'a', 'b', 'c', 'd')", queue)
     tick(autoconn, queue)
     [message] = receive(autoconn, queue, consumer)
@@ -52,7 +54,7 @@ def test_a_message_keeps_id_time_type_payload_and_extra_fields(autoconn, queue, 
         message = again
 
 
-def test_p10_nack_trusts_the_id_alone(autoconn, queue, consumer):
+def test_p10_nack_uses_only_the_id_of_the_message(autoconn, queue, consumer):
     [message] = open_batch(autoconn, queue, consumer)
     liar = (
         "select pgque.nack(%s, row(%s, 777, 'liar', 'lies', 99, '2000-01-01', 'x', 'x', 'x', 'x')"
@@ -66,7 +68,7 @@ def test_p10_nack_trusts_the_id_alone(autoconn, queue, consumer):
 
 
 @pytest.mark.parametrize("retry_after", ["0.3 seconds", "300 milliseconds", "1 hour", None])
-def test_it_does_not_come_back_before_retry_after(autoconn, queue, consumer, retry_after):
+def test_a_message_is_not_redelivered_before_retry_after(autoconn, queue, consumer, retry_after):
     [message] = open_batch(autoconn, queue, consumer)
     before = value(autoconn, "select clock_timestamp()")
     nack(autoconn, message, retry_after)
@@ -82,7 +84,7 @@ def test_it_does_not_come_back_before_retry_after(autoconn, queue, consumer, ret
         assert value(autoconn, "select clock_timestamp() >= %s", due)
 
 
-def test_called_by_name_with_its_defaults(autoconn, queue, consumer):
+def test_nack_accepts_named_arguments_and_has_defaults(autoconn, queue, consumer):
     [message] = open_batch(autoconn, queue, consumer)
     call = "select pgque.nack(msg := m, batch_id := m.batch_id) from pgque.receive(%s, %s) as m"
     assert value(autoconn, call, queue, consumer) == 1
@@ -93,13 +95,13 @@ def test_called_by_name_with_its_defaults(autoconn, queue, consumer):
     assert ack(autoconn, message.batch_id) == 1
 
 
-def test_a_negative_interval_means_at_once(autoconn, queue, consumer):
+def test_a_negative_interval_means_immediately(autoconn, queue, consumer):
     [message] = open_batch(autoconn, queue, consumer)
     nack(autoconn, message, "-1 day")
     assert retry(autoconn) == 1
 
 
-def test_an_event_waits_once_however_often_it_is_nacked(autoconn, queue, consumer):
+def test_several_nacks_of_one_message_are_one_retry(autoconn, queue, consumer):
     [message] = open_batch(autoconn, queue, consumer)
     assert [nack(autoconn, message) for _ in range(3)] == [1, 1, 1]
     ack(autoconn, message.batch_id)
@@ -108,7 +110,7 @@ def test_an_event_waits_once_however_often_it_is_nacked(autoconn, queue, consume
     assert again.retry_count == 1
 
 
-def test_p3_what_was_not_nacked_does_not_come_back(autoconn, queue, consumer):
+def test_p3_messages_that_were_not_nacked_are_not_redelivered(autoconn, queue, consumer):
     batch = open_batch(autoconn, queue, consumer, 10)
     for message in batch[::3]:
         nack(autoconn, message)
@@ -117,7 +119,7 @@ def test_p3_what_was_not_nacked_does_not_come_back(autoconn, queue, consumer):
     assert ids(drain(autoconn, queue, consumer)) == ids(batch[::3])
 
 
-def test_a_nack_in_a_rolled_back_transaction_did_not_happen(conn, autoconn, queue, consumer):
+def test_a_rolled_back_nack_has_no_effect(conn, autoconn, queue, consumer):
     [message] = open_batch(autoconn, queue, consumer)
     nack(conn, message)
     conn.rollback()
@@ -126,7 +128,7 @@ def test_a_nack_in_a_rolled_back_transaction_did_not_happen(conn, autoconn, queu
     assert drain(autoconn, queue, consumer) == []
 
 
-def test_p10_a_message_that_is_not_in_the_batch_is_named(autoconn, queue, consumer):
+def test_p10_the_error_names_a_message_that_is_not_in_the_batch(autoconn, queue, consumer):
     old = open_batch(autoconn, queue, consumer, 2)
     ack(autoconn, old)
     batch = open_batch(autoconn, queue, consumer, 5)
@@ -174,7 +176,7 @@ def test_p1_a_message_of_a_late_transaction_can_be_nacked(connect, autoconn, que
 # At the limit
 
 
-def test_at_max_retries_it_is_a_dead_letter_once(autoconn, queue, consumer):
+def test_at_max_retries_a_message_becomes_one_dead_letter(autoconn, queue, consumer):
     configure(autoconn, queue, max_retries=2)
     [message] = open_batch(autoconn, queue, consumer)
     for count in range(2):
@@ -192,7 +194,7 @@ def test_at_max_retries_it_is_a_dead_letter_once(autoconn, queue, consumer):
     assert dead == [("broken", message.msg_id, 2)]
 
 
-def test_max_retries_0_makes_the_first_nack_the_last(autoconn, queue, consumer):
+def test_with_max_retries_0_the_first_nack_makes_a_dead_letter(autoconn, queue, consumer):
     configure(autoconn, queue, max_retries=0)
     [message] = open_batch(autoconn, queue, consumer)
     nack(autoconn, message, "1 hour")
@@ -217,12 +219,10 @@ def test_the_default_is_five_retries(autoconn, queue, consumer):
     assert value(autoconn, "select ev_retry from pgque.dead_letter") == 5
 
 
-# PgQ's calls
+# The calls of PgQ
 
 
-def test_event_retry_comes_back_at_a_time_or_after_seconds_however_often_it_was_tried(
-    autoconn, queue, consumer
-):
+def test_event_retry_takes_a_time_or_seconds_and_ignores_max_retries(autoconn, queue, consumer):
     configure(autoconn, queue, max_retries=0)
     first, second, third = open_batch(autoconn, queue, consumer, 3)
     at = "select pgque.event_retry(%s, %s, %s::timestamptz)"
@@ -241,7 +241,7 @@ def test_event_retry_comes_back_at_a_time_or_after_seconds_however_often_it_was_
     assert ids(drain(autoconn, queue, consumer)) == [first.msg_id, second.msg_id]
 
 
-def test_batch_retry_takes_the_whole_batch_but_what_waits_already(autoconn, queue, consumer):
+def test_batch_retry_takes_all_messages_that_do_not_wait_already(autoconn, queue, consumer):
     batch = open_batch(autoconn, queue, consumer, 5)
     nack(autoconn, batch[0])
     assert value(autoconn, "select pgque.batch_retry(%s, 0)", batch[0].batch_id) == 4
@@ -255,7 +255,7 @@ def test_batch_retry_takes_the_whole_batch_but_what_waits_already(autoconn, queu
     assert ids(drain(autoconn, queue, consumer)) == ids(batch)
 
 
-def test_batch_retry_of_a_piece_takes_the_piece(autoconn, queue, consumer):
+def test_batch_retry_of_a_piece_takes_only_the_piece(autoconn, queue, consumer):
     open_batch(autoconn, queue, consumer, 5)
     piece = receive(autoconn, queue, consumer, 2)
     assert value(autoconn, "select pgque.batch_retry(%s, 0)", piece[0].batch_id) == 2

@@ -1,4 +1,4 @@
-"""nack in a batch of thousands: the one event is found without reading the rest (sql/18)."""
+"""nack in a batch of thousands finds its event without reading the rest (sql/batch)."""
 
 import pytest
 
@@ -25,11 +25,11 @@ def waiting(conn) -> list[int]:
 
 
 def some(messages) -> list:
-    """The ends, and what lies between them in steps."""
+    """The first and last three messages, and a sample of those in between."""
     return [*messages[:3], *messages[3:-3:97], *messages[-3:]]
 
 
-def test_what_was_sent_one_by_one_is_found(autoconn, queue, consumer):
+def test_events_of_single_transactions_are_found(autoconn, queue, consumer):
     for _ in range(300):
         send(autoconn, queue)
     send_many(autoconn, queue, MANY)
@@ -43,8 +43,8 @@ def test_what_was_sent_one_by_one_is_found(autoconn, queue, consumer):
     assert waiting(autoconn) == ids(chosen)
 
 
-def test_what_many_transactions_sent_side_by_side_is_found(connect, autoconn, queue, consumer):
-    """Each holds ids from one end to the other, so that neither grows with the other."""
+def test_events_of_interleaved_transactions_are_found(connect, autoconn, queue, consumer):
+    """Each transaction has ids over the whole range, so transaction order does not follow ids."""
     senders = [connect() for _ in range(30)]
     for turn in range(5):
         for sender in senders if turn % 2 else reversed(senders):
@@ -62,7 +62,7 @@ def test_what_many_transactions_sent_side_by_side_is_found(connect, autoconn, qu
 
 
 @pytest.mark.parametrize("with_late", [False, True])
-def test_what_an_older_transaction_sent_is_found(connect, autoconn, queue, consumer, with_late):
+def test_events_of_an_older_transaction_are_found(connect, autoconn, queue, consumer, with_late):
     other = connect()
     late = send_many(other, queue, 5)
     if with_late:
@@ -82,7 +82,7 @@ def test_what_an_older_transaction_sent_is_found(connect, autoconn, queue, consu
     assert waiting(autoconn) == late
 
 
-def test_what_comes_again_is_found_as_the_attempt_that_it_is(autoconn, queue, consumer):
+def test_a_redelivered_event_is_found_as_its_latest_attempt(autoconn, queue, consumer):
     send_many(autoconn, queue, 20)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -101,8 +101,8 @@ def test_what_comes_again_is_found_as_the_attempt_that_it_is(autoconn, queue, co
     assert waiting(autoconn) == ids(batch[:20])
 
 
-def test_the_newest_attempt_counts_where_a_batch_holds_two(autoconn, queue, consumer):
-    """As it does after a seek back."""
+def test_the_latest_attempt_counts_if_a_batch_contains_two(autoconn, queue, consumer):
+    """This happens after a seek back."""
     start = value(autoconn, "select max(tick_id) from pgque.tick")
     send_many(autoconn, queue, MANY)
     tick(autoconn, queue)
@@ -119,8 +119,8 @@ def test_the_newest_attempt_counts_where_a_batch_holds_two(autoconn, queue, cons
     assert column(autoconn, "select ev_retry from pgque.retry_queue") == [2]
 
 
-def test_what_lies_outside_of_the_batch_is_refused(connect, autoconn, queue, consumer):
-    """Before it, behind it, behind the place where it was cut, rolled back, and what never was."""
+def test_events_outside_the_batch_are_refused(connect, autoconn, queue, consumer):
+    """Before it, after it, beyond its cut, rolled back, or with an id that never existed."""
     gone = connect()
     earlier = send(autoconn, queue)
     assert len(drain(autoconn, queue, consumer)) == 1

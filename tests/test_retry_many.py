@@ -1,4 +1,4 @@
-"""Many messages of a batch at once: nack_many, ack_part (sql/retry)."""
+"""Many messages of a batch in one call: nack_many, ack_part (sql/retry)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.fix_engine import (
     value,
 )
 
-# Many at once
+# nack_many
 
 
 def nack_many(conn, batch, numbers, reasons=None, retry_after="0") -> int:
@@ -32,7 +32,7 @@ def nack_many(conn, batch, numbers, reasons=None, retry_after="0") -> int:
     )
 
 
-def test_nack_many_refuses_each_message_as_nack_does(autoconn, queue, consumer):
+def test_nack_many_treats_each_message_the_way_nack_does(autoconn, queue, consumer):
     configure(autoconn, queue, max_retries=1)
     for number in range(6):
         send(autoconn, queue, str(number))
@@ -52,7 +52,7 @@ def test_nack_many_refuses_each_message_as_nack_does(autoconn, queue, consumer):
     assert dead == [("1", "never"), ("4", "failed after 1 retries")]
 
 
-def test_p10_nack_many_refuses_all_or_none(autoconn, queue, consumer):
+def test_p10_nack_many_nacks_all_messages_or_none(autoconn, queue, consumer):
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -71,7 +71,7 @@ def test_p10_nack_many_refuses_all_or_none(autoconn, queue, consumer):
         nack_many(autoconn, batch, [0])
 
 
-def test_p7_nack_many_of_a_batch_that_many_transactions_sent(autoconn, queue, consumer):
+def test_p7_nack_many_works_for_a_batch_sent_by_many_transactions(autoconn, queue, consumer):
     for number in range(300):
         send(autoconn, queue, str(number))
     tick(autoconn, queue)
@@ -84,7 +84,7 @@ def test_p7_nack_many_of_a_batch_that_many_transactions_sent(autoconn, queue, co
     assert sorted(int(m.payload) for m in rest) == [*range(0, 250, 2), *range(250, 300)]
 
 
-# A part of a batch
+# ack_part
 
 
 def ack_part(conn, batch, numbers) -> int:
@@ -97,7 +97,7 @@ def ack_part(conn, batch, numbers) -> int:
 
 
 @pytest.mark.parametrize("done", [[], [0], [0, 1, 2], [2], [0, 3], [0, 1, 2, 3, 4]])
-def test_p6_what_ack_part_leaves_comes_again_as_it_was(autoconn, queue, consumer, done):
+def test_p6_messages_left_by_ack_part_are_redelivered_unchanged(autoconn, queue, consumer, done):
     for number in range(5):
         send(autoconn, queue, str(number))
     tick(autoconn, queue)
@@ -111,8 +111,8 @@ def test_p6_what_ack_part_leaves_comes_again_as_it_was(autoconn, queue, consumer
     assert {m.created_at for m in rest} <= {m.created_at for m in batch}
 
 
-def test_p6_a_batch_whose_transactions_overlap_is_left_in_part(connect, autoconn, queue, consumer):
-    """By id the younger transaction's event comes first, in the log it comes last."""
+def test_p6_ack_part_works_for_overlapping_transactions(connect, autoconn, queue, consumer):
+    """By id the younger transaction's event is first, in the log it is last."""
     older, younger = connect(), connect()
     older.execute("select pg_current_xact_id()")
     send(younger, queue, "first")
@@ -128,7 +128,7 @@ def test_p6_a_batch_whose_transactions_overlap_is_left_in_part(connect, autoconn
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ["second"]
 
 
-def test_p9_ack_part_of_a_batch_that_is_done_changes_nothing(autoconn, queue, consumer):
+def test_p9_ack_part_of_a_finished_batch_changes_nothing(autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -150,7 +150,7 @@ def test_p10_ack_part_refuses_a_null(autoconn, queue, consumer):
     assert len(receive(autoconn, queue, consumer)) == 3
 
 
-def test_p10_only_messages_of_the_batch_can_be_nacked_however_large_the_window(
+def test_p10_only_messages_of_the_batch_can_be_nacked_whatever_the_size_of_its_window(
     autoconn, queue, consumer
 ):
     for _ in range(4):
@@ -171,10 +171,8 @@ def test_p10_only_messages_of_the_batch_can_be_nacked_however_large_the_window(
 
 
 @pytest.mark.parametrize("call", ["ack_part", "nack_many"])
-def test_ids_in_an_array_of_several_dimensions_are_ids_all_the_same(
-    autoconn, queue, consumer, call
-):
-    """Not an error of PostgreSQL's that names neither batch nor parameter."""
+def test_ids_in_a_multidimensional_array_are_accepted(autoconn, queue, consumer, call):
+    """Otherwise PostgreSQL would raise an error that names neither batch nor parameter."""
     sent = send_many(autoconn, queue, 3)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -184,7 +182,7 @@ def test_ids_in_an_array_of_several_dimensions_are_ids_all_the_same(
 
 
 @pytest.mark.parametrize("span", ["178000000 years", "-178000000 years"])
-def test_an_interval_beyond_all_times_means_never_or_at_once(autoconn, queue, consumer, span):
+def test_an_interval_beyond_all_times_means_never_or_immediately(autoconn, queue, consumer, span):
     sent = send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)

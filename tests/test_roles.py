@@ -1,4 +1,4 @@
-"""Who may do what (sql/roles_and_grants), tried out; from the catalog in tests/security."""
+"""The rights of each role (sql/roles_and_grants), in use; tests/security checks the catalog."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ from tests.fix_engine import (
 
 @pytest.fixture
 def act_as(autoconn) -> Iterator:
-    """Let the connection go on with the rights of a role."""
+    """Switch the connection to the rights of a role."""
 
     def act_as(role: str) -> psycopg.Connection:
         autoconn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
@@ -59,7 +59,7 @@ def test_p11_a_role_without_grants_can_neither_read_nor_call(autoconn, queue, ac
             autoconn.execute(f"select pgque.{call}".encode())
 
 
-def test_a_writer_sends_and_no_more(autoconn, queue, consumer, act_as):
+def test_a_writer_can_only_send(autoconn, queue, consumer, act_as):
     act_as("pgque_writer")
     send(autoconn, queue, "written")
     value(autoconn, "select pgque.send_batch(%s, '{a,b}'::text[])", queue)
@@ -81,7 +81,7 @@ def test_a_writer_sends_and_no_more(autoconn, queue, consumer, act_as):
     assert payloads(drain(autoconn, queue, consumer)) == ["written", "a", "b"]
 
 
-def test_a_reader_consumes_and_no_more(autoconn, queue, act_as):
+def test_a_reader_can_only_consume(autoconn, queue, act_as):
     act_as("pgque_reader")
     value(autoconn, "select pgque.subscribe(%s, 'c')", queue)
     autoconn.execute("reset role")
@@ -120,7 +120,7 @@ def test_a_reader_consumes_and_no_more(autoconn, queue, act_as):
     assert len(receive_coop(autoconn, queue, "g", "a")) == 3
 
 
-def test_an_admin_does_everything_but_uninstall(autoconn, act_as):
+def test_an_admin_can_do_everything_but_uninstall(autoconn, act_as):
     act_as("pgque_admin")
     value(autoconn, "select pgque.create_queue('q')")
     value(autoconn, "select pgque.subscribe('q', 'c')")
@@ -143,7 +143,7 @@ def test_an_admin_does_everything_but_uninstall(autoconn, act_as):
     assert value(autoconn, "select pgque.drop_queue('q', true)") == 1
 
 
-def test_p11_the_condition_of_get_batch_cursor_has_the_rights_of_its_caller(
+def test_p11_the_condition_of_get_batch_cursor_runs_with_the_callers_rights(
     conn, autoconn, queue, consumer
 ):
     for n in range(3):
@@ -163,7 +163,7 @@ def test_p11_the_condition_of_get_batch_cursor_has_the_rights_of_its_caller(
         )
 
 
-def test_an_owner_without_any_other_right_runs_the_whole_street(databases, server_dsn):
+def test_an_owner_without_any_other_right_can_do_everything(databases, server_dsn):
     create = "create role plain_owner"
     with psycopg.connect(server_dsn, autocommit=True) as admin:
         admin.execute(f"do $$ begin {create}; exception when duplicate_object then null; end $$")
@@ -193,10 +193,10 @@ def test_an_owner_without_any_other_right_runs_the_whole_street(databases, serve
         databases.drop(dsn)
 
 
-def test_p5_an_installation_does_not_wait_for_transactions_at_work(
+def test_p5_an_installation_does_not_wait_for_working_transactions(
     connect, autoconn, queue, consumer
 ):
-    """They have sent, received, nacked, sent to the dead letters and taken over."""
+    """They have sent, received, nacked, made dead letters and taken over a batch."""
     value(autoconn, "select pgque.set_queue_config(%s, 'max_retries', '1')", queue)
     for n in range(2):
         send(autoconn, queue, n)
@@ -216,7 +216,7 @@ def test_p5_an_installation_does_not_wait_for_transactions_at_work(
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 1
 
 
-def test_an_admin_reads_a_batch_by_cursor_after_the_ledger_was_rotated(
+def test_an_admin_can_read_a_batch_by_cursor_after_a_rotation_of_the_ledger(
     autoconn, queue, consumer, act_as
 ):
     rotate_ledger(autoconn)

@@ -1,4 +1,4 @@
-"""Space comes back by TRUNCATE and nothing is lost by it (rotate, ledger)."""
+"""TRUNCATE returns the space of the log and loses nothing (sql/rotate, sql/ledger)."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from tests.fix_engine import (
 
 
 def children(conn, queue) -> list[int]:
-    """How many events each child of the log has."""
+    """The number of events in each child of the log."""
     log = log_of(conn, queue)
     return [value(conn, f"select count(*) from {log}_{n}") for n in range(3)]
 
@@ -39,7 +39,7 @@ def ledger_bytes(conn) -> int:
 # The log
 
 
-def test_rotation_writes_to_the_children_in_turn_and_empties_the_oldest(autoconn, queue, consumer):
+def test_rotation_uses_the_children_in_turn_and_truncates_the_oldest(autoconn, queue, consumer):
     counts = []
     for n in range(7):
         send_many(autoconn, queue, n + 1)
@@ -80,7 +80,7 @@ def test_step_2_does_nothing_and_returns_0(autoconn):
     assert value(autoconn, "select pgque.maint_rotate_tables_step2()") == 0
 
 
-def test_p1_nothing_is_truncated_that_a_consumer_has_not_acked(autoconn, queue, consumer):
+def test_p1_events_that_a_consumer_has_not_acked_are_kept(autoconn, queue, consumer):
     subscribe(autoconn, queue, "slow")
     sent = []
     for n in range(6):
@@ -104,7 +104,7 @@ def test_p1_an_open_batch_keeps_its_events(autoconn, queue, consumer):
     assert ids(drain(autoconn, queue, consumer)) == sent[2:]
 
 
-def test_p1_what_is_not_ticked_yet_is_kept_even_without_consumers(autoconn, queue):
+def test_p1_unticked_events_are_kept_even_without_consumers(autoconn, queue):
     send(autoconn, queue, "kept")
     for _ in range(4):
         rotate(autoconn, queue)
@@ -114,10 +114,10 @@ def test_p1_what_is_not_ticked_yet_is_kept_even_without_consumers(autoconn, queu
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("rotations", [1, 2, 3, 4])
-def test_p2_a_producer_whose_snapshot_is_older_than_a_rotation(
+def test_p2_events_of_a_producer_with_a_snapshot_from_before_a_rotation_are_delivered(
     connect, autoconn, queue, consumer, level, rotations
 ):
-    """It writes to the child of its snapshot, with a transaction id of now."""
+    """It writes to the child that its snapshot shows, with a current transaction id."""
     old = connect()
     old.execute(f"set transaction isolation level {level}".encode())
     value(old, "select count(*) from pgque.queue")
@@ -136,9 +136,7 @@ def test_p2_a_producer_whose_snapshot_is_older_than_a_rotation(
     assert payloads(drain(autoconn, queue, consumer)) == ["old snapshot"]
 
 
-def test_p2_a_prepared_transaction_that_commits_two_rotations_later(
-    conn, autoconn, queue, consumer
-):
+def test_p2_a_prepared_transaction_can_commit_two_rotations_later(conn, autoconn, queue, consumer):
     send(conn, queue, "prepared")
     conn.execute(f"prepare transaction 'rotation {queue}'".encode())
     rotated = 0
@@ -153,9 +151,7 @@ def test_p2_a_prepared_transaction_that_commits_two_rotations_later(
     assert rotate(autoconn, queue) == 1
 
 
-def test_p2_a_prepared_transaction_that_is_rolled_back_is_never_delivered(
-    conn, autoconn, queue, consumer
-):
+def test_p2_a_rolled_back_prepared_transaction_is_never_delivered(conn, autoconn, queue, consumer):
     send(conn, queue, "undone")
     conn.execute(f"prepare transaction 'undone {queue}'".encode())
     send(autoconn, queue)
@@ -164,7 +160,7 @@ def test_p2_a_prepared_transaction_that_is_rolled_back_is_never_delivered(
     assert drain(autoconn, queue, consumer) == []
 
 
-def test_p7_an_old_transaction_elsewhere_does_not_stop_rotation(connect, autoconn, queue, consumer):
+def test_p7_an_unrelated_old_transaction_does_not_stop_rotation(connect, autoconn, queue, consumer):
     old = connect()
     value(old, "select pg_current_xact_id()")
     old.execute("create table elsewhere ()")
@@ -175,10 +171,10 @@ def test_p7_an_old_transaction_elsewhere_does_not_stop_rotation(connect, autocon
     assert sum(children(autoconn, queue)) == 2
 
 
-def test_p5_a_consumer_whose_handlers_take_long_does_not_stop_rotation(
+def test_p5_a_consumer_with_slow_handlers_does_not_stop_rotation(
     connect, autoconn, queue, consumer
 ):
-    """It has received, nacked and acked, and its transaction is open over all rotations."""
+    """It has received, nacked and acked, and its transaction stays open over all rotations."""
     subscribe(autoconn, queue, "slow")
     worker = connect()
     for n in range(5):
@@ -189,7 +185,7 @@ def test_p5_a_consumer_whose_handlers_take_long_does_not_stop_rotation(
             nack(worker, first, "1 hour")
             assert receive(worker, queue, "slow") == [first, second]
         rotated = rotate(autoconn, queue)
-        assert rotated == (1 if n < 2 else 0), "the slow consumer has not committed"
+        assert rotated == (1 if n < 2 else 0), "two rotations succeed before its commit"
     ack(worker, first.batch_id)
     rest = receive(worker, queue, "slow")
     assert len(rest) == 2
@@ -197,7 +193,7 @@ def test_p5_a_consumer_whose_handlers_take_long_does_not_stop_rotation(
     worker.commit()
     batch = receive(worker, queue, "slow")
     assert batch
-    assert rotate(autoconn, queue) == 1, "what it has acked is free while it holds the next"
+    assert rotate(autoconn, queue) == 1, "its acked events can be truncated"
     value(worker, "select pgque.get_batch_events(%s)", batch[0].batch_id)
     ack(worker, batch)
     while batch := receive(worker, queue, "slow"):
@@ -206,8 +202,8 @@ def test_p5_a_consumer_whose_handlers_take_long_does_not_stop_rotation(
     assert value(autoconn, "select count(*) from pgque.retry_queue") == 1
 
 
-def test_p5_rotation_under_constant_readers(connect, autoconn, queue, consumer):
-    """There is no moment without an open transaction that has read the log."""
+def test_p5_rotation_succeeds_under_constant_readers(connect, autoconn, queue, consumer):
+    """At every moment some open transaction has read the log."""
     readers = [connect() for _ in range(3)]
     names = [f"reader {n}" for n in range(3)]
     subscribe(autoconn, queue, *names)
@@ -232,7 +228,7 @@ def test_p5_rotation_under_constant_readers(connect, autoconn, queue, consumer):
     assert switched >= 3
 
 
-def test_p5_a_child_that_is_in_use_is_left_for_later(connect, autoconn, queue, consumer):
+def test_p5_a_child_in_use_is_truncated_later(connect, autoconn, queue, consumer):
     send(autoconn, queue)
     drain(autoconn, queue, consumer)
     for _ in range(2):
@@ -244,7 +240,7 @@ def test_p5_a_child_that_is_in_use_is_left_for_later(connect, autoconn, queue, c
     assert rotate(autoconn, queue) == 1
 
 
-def test_p5_maint_rotates_every_queue_that_is_due_and_goes_on_after_a_fault(autoconn):
+def test_p5_maint_rotates_every_due_queue_and_continues_after_a_fault(autoconn):
     for name in ("a", "bad", "c"):
         value(autoconn, "select pgque.create_queue(%s)", name)
         configure(autoconn, name, rotation_period="1 microsecond")

@@ -1,4 +1,4 @@
-"""Rows that row security hides are an error for callers of pgque, and never taken for missing."""
+"""Row security: hidden rows cause an error in pgque's calls and never pass for missing ones."""
 
 import contextlib
 import secrets
@@ -76,7 +76,7 @@ CALLS = {
 
 
 class House:
-    """A database whose owner has no other right, with a queue that has some of everything."""
+    """A database whose owner has no other rights, with messages, retries and dead letters in q."""
 
     def __init__(self, dsn: str, owner: str) -> None:
         self.dsn = dsn
@@ -91,7 +91,7 @@ class House:
         )
 
     def session(self, who: str) -> Connection:
-        """A connection that is kept, with all that it has planned."""
+        """A connection that is reused, including its cached plans."""
         if who not in self.sessions:
             self.sessions[who] = self.connect(who)
         return self.sessions[who]
@@ -124,7 +124,7 @@ class House:
         )
 
     def outcomes(self, who: str) -> dict[str, object]:
-        """What each call of a role gives, each undone: its rows, or its SQLSTATE."""
+        """The result of each call by a role, each rolled back: its rows, or its SQLSTATE."""
         calls = CALLS["reader"] + CALLS["admin"] if who == "owner" else CALLS[who]
         found: dict[str, object] = {}
         conn = self.session(who)
@@ -135,7 +135,7 @@ class House:
                 with conn.transaction(force_rollback=True):
                     found[call] = conn.execute(call.format(**self.facts).encode()).fetchall()
                 if any("security" in text for text in heard):
-                    found[call] = "42501"  # maintenance warns and goes on
+                    found[call] = "42501"  # maintenance warns and continues
             except psycopg.Error as error:
                 found[call] = str(error.sqlstate)
         return found
@@ -183,8 +183,8 @@ def house(databases, template):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("who", ["reader", "admin", "owner"])
-def test_p1_what_is_hidden_is_never_taken_for_missing(house, who, policy):
-    """Row security binds the owner only if it is forced."""
+def test_p1_hidden_rows_are_never_mistaken_for_missing_ones(house, who, policy):
+    """Row security applies to the owner only if it is forced."""
     usual = house.outcomes(who)
     assert [call for call, found in usual.items() if isinstance(found, str)] == []
     wrong, named = [], 0
@@ -194,7 +194,7 @@ def test_p1_what_is_hidden_is_never_taken_for_missing(house, who, policy):
                 if isinstance(found, str) and (found == "42501" or found.startswith("PQ")):
                     named += 1
                 elif call == REPLAY and isinstance(found, list) and found[0][1] == 1:
-                    named += 1  # it says of how many letters it failed
+                    named += 1  # it returns the number of failures
                 elif found != usual[call]:
                     wrong.append((table, call, found, usual[call]))
     assert not wrong, "\n".join(map(str, wrong))
@@ -202,8 +202,8 @@ def test_p1_what_is_hidden_is_never_taken_for_missing(house, who, policy):
     assert house.outcomes(who) == usual
 
 
-def test_p1_nothing_is_passed_over_by_a_reader_who_may_not_see_it(house):
-    """The position stays; when row security is off again all of it is delivered."""
+def test_p1_a_reader_never_skips_rows_it_may_not_see(house):
+    """The position stays. After row security is turned off, all of them are delivered."""
     with house.connect("owner") as owner, house.connect("reader") as reader:
         value(owner, "select pgque.create_queue('w')")
         subscribe(owner, "w", "c")
@@ -220,7 +220,7 @@ def test_p1_nothing_is_passed_over_by_a_reader_who_may_not_see_it(house):
         value(owner, "select pgque.drop_queue('w', true)")
 
 
-def test_a_slot_of_the_ticker_says_that_it_may_not_read_its_settings(house):
+def test_a_ticker_slot_reports_that_it_cannot_read_its_settings(house):
     with (
         house.secured("pgque.config", "no policy", forced=False),
         house.connect("admin") as conn,
@@ -229,7 +229,7 @@ def test_a_slot_of_the_ticker_says_that_it_may_not_read_its_settings(house):
         conn.execute("call pgque.ticker_loop()")
 
 
-def test_what_is_browsed_is_never_empty_by_row_security(house):
+def test_browsing_raises_instead_of_hiding_rows(house):
     log = value(house.admin, "select queue_data_pfx from pgque.queue where queue_name = 'q'")
     with (
         house.secured(log, "no policy", forced=False),
@@ -240,7 +240,7 @@ def test_what_is_browsed_is_never_empty_by_row_security(house):
         conn.execute(f"select count(*) from {log}".encode())
 
 
-def test_a_tail_is_never_empty_by_row_security(house):
+def test_a_tail_raises_instead_of_hiding_rows(house):
     log = value(house.admin, "select queue_data_pfx from pgque.queue where queue_name = 'q'")
     with (
         house.secured(log, "no policy", forced=False),
@@ -268,7 +268,7 @@ EVENT_TRIGGER = """
 
 @pytest.fixture
 def secured_database(databases):
-    """A database of a provider that turns row security on for each new table."""
+    """A database of a provider that turns on row security for each new table."""
     dsn = databases.create()
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(EVENT_TRIGGER.format(tags="'CREATE TABLE'", unless="").encode())
@@ -284,7 +284,7 @@ def secured(conn: Connection) -> list[str]:
     )
 
 
-def test_where_each_new_table_is_secured_pgque_opens_its_own(secured_database, new_member):
+def test_pgque_turns_off_row_security_on_its_new_tables(secured_database, new_member):
     install(secured_database)
     with psycopg.connect(secured_database, autocommit=True) as conn:
         assert secured(conn) == []
@@ -314,7 +314,7 @@ def new_member(databases):
         conn.execute(f"drop role {name}".encode())
 
 
-def test_create_queue_refuses_where_it_cannot_open_the_log(direct_dsn):
+def test_create_queue_fails_if_row_security_cannot_be_turned_off(direct_dsn):
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         trigger = EVENT_TRIGGER.format(
             tags="'CREATE TABLE', 'ALTER TABLE'",
@@ -328,7 +328,7 @@ def test_create_queue_refuses_where_it_cannot_open_the_log(direct_dsn):
         assert value(conn, "select pgque.create_queue('q')") == 1
 
 
-def test_install_turns_it_off_where_no_policy_lets_anybody_in(direct_dsn):
+def test_install_turns_row_security_off_on_tables_without_policies(direct_dsn):
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         value(conn, "select pgque.create_queue('q')")
         for table in ("tick", "cursor_1", "event_1", "event_1_2"):
@@ -339,7 +339,7 @@ def test_install_turns_it_off_where_no_policy_lets_anybody_in(direct_dsn):
         assert secured(conn) == ["pgque.retry_queue"]
 
 
-def test_doctor_names_the_tables_and_the_command(direct_dsn):
+def test_doctor_names_the_tables_and_the_fix(direct_dsn):
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         value(conn, "select pgque.create_queue('q')")
         conn.execute("alter table pgque.event_1 enable row level security")

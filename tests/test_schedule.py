@@ -1,4 +1,4 @@
-"""Maintenance and who runs it: a loop, pg_cron, or nobody (sql/schedule)."""
+"""Maintenance, run by a loop, by pg_cron or by hand (sql/schedule)."""
 
 import os
 import pwd
@@ -39,7 +39,7 @@ def status(conn) -> Status:
     return {component: (state, detail) for component, state, detail in rows}
 
 
-def test_status_names_the_versions_of_pgque_and_of_postgresql(autoconn):
+def test_status_shows_the_versions_of_pgque_and_postgresql(autoconn):
     found = status(autoconn)
     assert list(found) == ["pgque", "postgresql", "schema", "pg_cron", "ticker", "queues"]
     assert found["pgque"] == ("ok", value(autoconn, "select pgque.version()"))
@@ -50,7 +50,7 @@ def test_status_names_the_versions_of_pgque_and_of_postgresql(autoconn):
 # By hand
 
 
-def test_maint_does_retries_rotation_and_the_ledger_and_counts_them(autoconn, queue, consumer):
+def test_maint_handles_retries_rotation_and_the_ledger_and_counts_them(autoconn, queue, consumer):
     assert value(autoconn, "select pgque.maint()") == 0
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -65,7 +65,7 @@ def test_maint_does_retries_rotation_and_the_ledger_and_counts_them(autoconn, qu
     assert len(drain(autoconn, queue, consumer)) == 1
 
 
-def test_p5_maint_waits_for_nobody(connect, autoconn, queue, consumer):
+def test_p5_maint_never_waits(connect, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     [message] = receive(autoconn, queue, consumer)
@@ -79,8 +79,8 @@ def test_p5_maint_waits_for_nobody(connect, autoconn, queue, consumer):
     first.rollback()
 
 
-def test_p7_a_sleeping_ticker_is_not_promised_a_call_that_would_stop_a_prepare(autoconn):
-    """Where transactions can be prepared nobody notifies, so the ticker has to keep looking."""
+def test_p7_the_ticker_may_sleep_only_if_transactions_cannot_be_prepared(autoconn):
+    """Notifications prevent PREPARE TRANSACTION, so there no send notifies and the ticker polls."""
     may_prepare = value(autoconn, "show max_prepared_transactions") != "0"
     assert value(autoconn, "select pgque.ticker_may_sleep()") is not may_prepare
 
@@ -102,7 +102,7 @@ def test_p7_a_send_wakes_a_sleeping_ticker_once(new_server: Callable) -> None:
                 assert value(ticker, "select pgque.ticker()") == 1
                 assert value(ticker, may_sleep) is False, "an open transaction may hold events"
             assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
-            send(conn, "q")  # that one was asked to notify too, the next one is not
+            send(conn, "q")  # this send had been asked to notify too; the next one was not
             assert len(list(ticker.notifies(timeout=PATIENCE, stop_after=1))) == 1
             send(conn, "q")
             assert list(ticker.notifies(timeout=0)) == []
@@ -114,7 +114,7 @@ def test_p7_a_send_wakes_a_sleeping_ticker_once(new_server: Callable) -> None:
 # Inside a scheduler
 
 
-def test_set_tick_period_ms_takes_1_to_1000(autoconn):
+def test_set_tick_period_ms_accepts_1_to_1000(autoconn):
     period = "select tick_period_ms from pgque.config"
     for ms in (1, 1000):
         assert value(autoconn, "select pgque.set_tick_period_ms(ms := %s)", ms) == 1
@@ -125,12 +125,14 @@ def test_set_tick_period_ms_takes_1_to_1000(autoconn):
     assert value(autoconn, period) == 1000
 
 
-def test_ticker_loop_ticks_and_maintains_where_no_other_does(connect, autoconn, queue, consumer):
+def test_ticker_loop_ticks_and_maintains_unless_another_ticker_leads(
+    connect, autoconn, queue, consumer
+):
     autoconn.execute("update pgque.config set slot_seconds = 600, tick_period_ms = 1")
     both = [connect(autocommit=True) for _ in range(2)]
     loops = [Thread(conn.execute, "call pgque.ticker_loop()") for conn in both]
-    # Which of them is a matter of chance: between two transactions none leads.
-    eventually(lambda: sum(loop.is_alive() for loop in loops) == 1, "the end of one")
+    # Either loop may end: between two transactions no loop holds the lead.
+    eventually(lambda: sum(loop.is_alive() for loop in loops) == 1, "one loop to end")
     looping, loop = next(pair for pair in zip(both, loops, strict=True) if pair[1].is_alive())
     leads = f"backend {looping.info.backend_pid} leads"
     eventually(lambda: status(autoconn)["ticker"] == ("running", leads))
@@ -145,7 +147,7 @@ def test_ticker_loop_ticks_and_maintains_where_no_other_does(connect, autoconn, 
         loop.outcome()
 
 
-def test_ticker_loop_ends_with_its_slot(autoconn):
+def test_ticker_loop_ends_after_its_slot(autoconn):
     autoconn.execute("update pgque.config set slot_seconds = 1")
     autoconn.execute("call pgque.ticker_loop()")
     assert status(autoconn)["ticker"] == (
@@ -165,7 +167,7 @@ def test_p2_ticker_loop_refuses_old_snapshots_without_taking_the_lead(connect, a
 # Without pg_cron
 
 
-def test_without_pg_cron_start_says_what_to_do_instead(autoconn):
+def test_without_pg_cron_start_names_the_alternative(autoconn):
     heard = notices(autoconn)
     assert value(autoconn, "select pgque.start()") == 0
     assert "pg_cron is not installed in this database" in heard[0]
@@ -173,7 +175,7 @@ def test_without_pg_cron_start_says_what_to_do_instead(autoconn):
     assert value(autoconn, "select pgque.stop()") == 0
 
 
-def test_status_without_anything_around(autoconn, queue, consumer):
+def test_status_of_a_database_without_pg_cron_and_ticker(autoconn, queue, consumer):
     rows = status(autoconn)
     assert rows["pg_cron"] == ("absent", "not installed in this database")
     assert rows["ticker"][0] == "none"
@@ -181,7 +183,7 @@ def test_status_without_anything_around(autoconn, queue, consumer):
     assert rows["queues"] == ("ok", expected)
 
 
-def test_p7_status_counts_only_so_many(autoconn, queue, consumer):
+def test_p7_status_stops_counting_at_a_limit(autoconn, queue, consumer):
     autoconn.execute(
         "insert into pgque.dead_letter (dl_queue_id, dl_consumer_id, ev_id) "
         "select queue_id, co_id, n from pgque.queue, pgque.consumer, generate_series(1, 100000) n"
@@ -218,7 +220,7 @@ def run_as(account: pwd.struct_passwd | None, *command: object) -> None:
 
 @pytest.fixture(scope="module")
 def cron_dsn() -> Iterator[str]:
-    """A cluster of the system's PostgreSQL with pg_cron in it."""
+    """A cluster of the system's PostgreSQL with pg_cron loaded."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/lib/pg_cron.so"))
     if not found:
         pytest.skip("pg_cron is not installed on this machine")
@@ -253,7 +255,7 @@ def cron_dsn() -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_with_pg_cron_start_schedules_one_job_and_stop_takes_it_out(cron_dsn):
+def test_with_pg_cron_start_schedules_one_job_and_stop_removes_it(cron_dsn):
     with psycopg.connect(cron_dsn, autocommit=True) as conn:
         assert status(conn)["pg_cron"][0] == "stopped"
         assert [value(conn, "select pgque.start()") for _ in range(2)] == [1, 1]
@@ -268,7 +270,7 @@ def test_with_pg_cron_start_schedules_one_job_and_stop_takes_it_out(cron_dsn):
         assert status(conn)["pg_cron"][0] == "stopped"
 
 
-def test_doctor_sees_whether_pg_cron_ticks(cron_dsn):
+def test_doctor_checks_whether_pg_cron_ticks(cron_dsn):
     def seen(dsn: str) -> dict[str, tuple[str, str | None]]:
         return {one.check: (one.status.value, one.mend) for one in examine(dsn)}
 
@@ -284,7 +286,7 @@ def test_doctor_sees_whether_pg_cron_ticks(cron_dsn):
         conn.execute("select pgque.stop()")
 
 
-@pytest.mark.skipif(not LONG, reason="pg_cron looks once a minute: PGQUE_LONG=1")
+@pytest.mark.skipif(not LONG, reason="pg_cron runs jobs once a minute: set PGQUE_LONG=1")
 def test_with_pg_cron_events_are_delivered(cron_dsn):
     with psycopg.connect(cron_dsn, autocommit=True) as conn:
         value(conn, "select pgque.create_queue('q')")

@@ -1,4 +1,4 @@
-"""Seeking, and the history that there is to seek in (sql/subscribe)."""
+"""Seeking, and the history within which it works (sql/subscribe)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.fix_engine import (
 )
 
 
-def test_seek_goes_back_to_a_tick_or_a_time_and_forward_again(autoconn, queue, consumer):
+def test_seek_moves_back_to_a_tick_or_a_time_and_forward_again(autoconn, queue, consumer):
     marks = []
     for n in range(4):
         send(autoconn, queue, n)
@@ -38,7 +38,7 @@ def test_seek_goes_back_to_a_tick_or_a_time_and_forward_again(autoconn, queue, c
     assert drain(autoconn, queue, consumer) == []
 
 
-def test_seek_forgets_where_a_batch_was_cut(autoconn, queue, consumer):
+def test_seek_discards_the_cut_of_a_batch(autoconn, queue, consumer):
     sent = send_many(autoconn, queue, 4)
     tick(autoconn, queue)
     ack(autoconn, receive(autoconn, queue, consumer, 2))
@@ -46,7 +46,7 @@ def test_seek_forgets_where_a_batch_was_cut(autoconn, queue, consumer):
     assert ids(drain(autoconn, queue, consumer)) == sent
 
 
-def test_p10_seek_refuses_while_a_batch_is_open(autoconn, queue, consumer):
+def test_p10_seek_fails_while_a_batch_is_open(autoconn, queue, consumer):
     send_many(autoconn, queue, 2)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer, 1)
@@ -69,7 +69,7 @@ def test_p10_ticks_outside_the_history_are_refused(autoconn, queue, consumer, ta
     assert value(autoconn, "select count(*) from pgque.subscriber") == 1
 
 
-def test_register_consumer_at_delivers_what_came_after_the_tick(autoconn, queue):
+def test_register_consumer_at_delivers_events_after_the_tick(autoconn, queue):
     for n in range(3):
         send(autoconn, queue, n)
         tick(autoconn, queue)
@@ -78,7 +78,7 @@ def test_register_consumer_at_delivers_what_came_after_the_tick(autoconn, queue)
     assert payloads(drain(autoconn, queue, "c")) == ["1", "2"]
 
 
-def test_p1_history_ends_where_rotation_has_truncated(autoconn, queue, consumer):
+def test_p1_history_ends_at_the_last_truncation(autoconn, queue, consumer):
     for n in range(9):
         send(autoconn, queue, n)
         drain(autoconn, queue, consumer)
@@ -94,7 +94,7 @@ def test_p1_history_ends_where_rotation_has_truncated(autoconn, queue, consumer)
     assert payloads(drain(autoconn, queue, consumer)) == kept
 
 
-def test_p10_a_consumer_name_that_no_index_can_hold_is_refused(autoconn, queue):
+def test_p10_a_consumer_name_too_long_for_an_index_is_refused(autoconn, queue):
     with refused("22023", "consumer name too long: 2001 bytes (max 2000)"):
         value(autoconn, "select pgque.subscribe(%s, repeat('x', 2001))", queue)
     with refused("22023", "consumer name too long"):

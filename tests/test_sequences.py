@@ -1,4 +1,4 @@
-"""Sequences that stand behind the tables are advanced before an id is handed out twice."""
+"""Sequences that fall behind their tables are advanced before an id is issued twice."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def restart(conn, queue: str) -> None:
     conn.execute(f"alter sequence {name} restart")
 
 
-def test_p1_events_that_took_used_ids_are_delivered_under_new_ones(autoconn, queue, consumer):
+def test_p1_events_sent_with_used_ids_are_delivered_under_new_ids(autoconn, queue, consumer):
     old = send_many(autoconn, queue, 5)
     assert ids(drain(autoconn, queue, consumer)) == old
     restart(autoconn, queue)
@@ -38,7 +38,7 @@ def test_p1_events_that_took_used_ids_are_delivered_under_new_ones(autoconn, que
             send(autoconn, queue, f"again {n}")
     heard = notices(autoconn)
     assert value(autoconn, "select pgque.ticker()") == 1
-    assert "stood at 3, and ids up to 5 were used" in heard[0]
+    assert "was at 3, but ids up to 5 were used" in heard[0]
     got = drain(autoconn, queue, consumer)
     assert payloads(got) == ["again 0", "again 1", "again 2"]
     assert min(ids(got)) > max(old)
@@ -48,7 +48,7 @@ def test_p1_events_that_took_used_ids_are_delivered_under_new_ones(autoconn, que
     )
 
 
-def test_p1_events_that_were_sent_and_not_ticked_before_keep_their_ids(autoconn, queue, consumer):
+def test_p1_unticked_events_sent_before_the_reset_keep_their_ids(autoconn, queue, consumer):
     drain(autoconn, queue, consumer)
     send_many(autoconn, queue, 2)
     drain(autoconn, queue, consumer)
@@ -60,7 +60,7 @@ def test_p1_events_that_were_sent_and_not_ticked_before_keep_their_ids(autoconn,
     assert payloads(got)[4:] == ["again"]
 
 
-def test_p8_a_batch_of_renumbered_events_is_not_larger_than_wanted(autoconn, queue, consumer):
+def test_p8_a_batch_of_renumbered_events_is_no_larger_than_requested(autoconn, queue, consumer):
     drain(autoconn, queue, consumer)
     send_many(autoconn, queue, 50)
     drain(autoconn, queue, consumer)
@@ -71,7 +71,9 @@ def test_p8_a_batch_of_renumbered_events_is_not_larger_than_wanted(autoconn, que
     assert len(drain(autoconn, queue, consumer, 7)) == 40
 
 
-def test_p1_a_dead_letter_is_not_taken_for_an_older_one_with_its_id(autoconn, queue, consumer):
+def test_p1_a_dead_letter_is_not_confused_with_an_older_one_of_the_same_id(
+    autoconn, queue, consumer
+):
     configure(autoconn, queue, max_retries=0)
     drain(autoconn, queue, consumer)
     for count in (3, 1):
@@ -84,7 +86,7 @@ def test_p1_a_dead_letter_is_not_taken_for_an_older_one_with_its_id(autoconn, qu
     assert value(autoconn, "select count(*) from pgque.dead_letter") == 2
 
 
-def test_a_used_log_is_advanced_by_the_next_tick_and_others_are_ticked_meanwhile(
+def test_a_log_in_use_is_advanced_by_the_next_tick_and_other_queues_are_ticked(
     autoconn, conn, queue, consumer
 ):
     value(autoconn, "select pgque.create_queue('other')")
@@ -96,20 +98,20 @@ def test_a_used_log_is_advanced_by_the_next_tick_and_others_are_ticked_meanwhile
     send(autoconn, "other", "fine")
     heard = notices(autoconn)
     assert value(autoconn, "select pgque.ticker()") == 1
-    assert any("stands behind the log, which is in use" in text for text in heard)
+    assert any("is behind the log and cannot be advanced" in text for text in heard)
     assert payloads(drain(autoconn, "other", "c")) == ["fine"]
     conn.commit()
     assert payloads(drain(autoconn, queue, consumer))[5:] == ["open"]
 
 
-def test_p9_a_batch_id_is_not_handed_out_twice(autoconn, queue, consumer):
+def test_p9_no_batch_id_is_issued_twice(autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     held = receive(autoconn, queue, consumer)
     autoconn.execute(f"alter sequence {BATCHES} restart")
     heard = notices(autoconn)
     value(autoconn, "select pgque.maint()")
-    assert any(f"{BATCHES} stood at 0" in text for text in heard)
+    assert any(f"{BATCHES} was at 0" in text for text in heard)
     ack(autoconn, held)
     send(autoconn, queue)
     tick(autoconn, queue)
@@ -126,13 +128,13 @@ def test_p9_a_batch_id_is_not_handed_out_twice(autoconn, queue, consumer):
         ("subscriber_sub_id_seq", "select pgque.subscribe('{queue}', 'another')"),
     ],
 )
-def test_ids_of_queues_and_consumers_go_on(autoconn, queue, consumer, sequence, call):
+def test_ids_of_queues_and_consumers_continue(autoconn, queue, consumer, sequence, call):
     autoconn.execute(f"alter sequence pgque.{sequence} restart")
     value(autoconn, "select pgque.maint()")
     assert value(autoconn, call.format(queue=queue)) == 1
 
 
-def test_p1_a_subscription_does_not_begin_where_one_of_its_id_stood(autoconn, queue, consumer):
+def test_p1_a_subscription_does_not_inherit_the_position_of_a_reused_id(autoconn, queue, consumer):
     value(autoconn, "select pgque.unsubscribe(%s, %s)", queue, consumer)
     autoconn.execute("alter sequence pgque.subscriber_sub_id_seq restart")
     value(autoconn, "select pgque.maint()")
@@ -141,7 +143,7 @@ def test_p1_a_subscription_does_not_begin_where_one_of_its_id_stood(autoconn, qu
     assert rotate_ledger(autoconn)
 
 
-def test_create_queue_passes_over_a_log_without_a_queue(autoconn):
+def test_create_queue_skips_a_number_whose_log_exists(autoconn):
     autoconn.execute("create table pgque.event_1 (n int)")
     assert value(autoconn, "select pgque.create_queue('q')") == 1
     assert value(autoconn, "select queue_id from pgque.queue") == 2
@@ -150,7 +152,7 @@ def test_create_queue_passes_over_a_log_without_a_queue(autoconn):
 WITHOUT = "--exclude-table-data=pgque.*_seq"
 
 
-def test_p1_p3_a_dump_without_the_values_of_its_sequences_goes_on(old, restore):
+def test_p1_p3_a_dump_without_sequence_values_continues_to_work(old, restore):
     sent = send_many(old, "q", 5)
     done = drain(old, "q", "c", 2)
     unticked = send_many(old, "q", 3)
@@ -165,7 +167,7 @@ def test_p1_p3_a_dump_without_the_values_of_its_sequences_goes_on(old, restore):
     assert payloads(got)[3:] == ["young 0", "young 1", "young 2"]
     assert min(ids(got)[3:]) > max(unticked)
     assert drain(conn, "q", "c") == []
-    assert any("batch_id_seq stood at 0" in text for text in heard)
+    assert any("batch_id_seq was at 0" in text for text in heard)
     send(conn, "q")
     tick(conn, "q")
     assert receive(conn, "q", "c")[0].batch_id > done[-1].batch_id

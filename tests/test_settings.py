@@ -1,7 +1,7 @@
-"""Settings of a session, a role or a database change nothing that pgque does or writes.
+"""Settings of a session, a role or a database do not change pgque's behaviour or its data.
 
-One scenario makes the calls of applications, capture triggers included, and notes the results.
-Under every setting they must equal those of the default.
+One scenario makes the calls of applications, including capture triggers, and records the results.
+Under every setting they must equal the results under the defaults.
 """
 
 import itertools
@@ -40,7 +40,7 @@ ROW = (
 WORD = "it's a \\n back\\slash é \\' \\\\"
 TRIGGERS = ("jsontriga", "logutriga", "sqltriga")
 
-# A setting, or several, as SET takes them.
+# A setting, or several, in the form that SET takes.
 HOSTILE = """
     standard_conforming_strings = off
     standard_conforming_strings = off; backslash_quote = off
@@ -93,7 +93,7 @@ SETTINGS = [line.strip() for line in HOSTILE.strip().splitlines()]
 
 
 class Scenario:
-    """The core calls on a queue and a table of its own; `run` returns all but what time decides."""
+    """The core calls on a new queue and table; `run` returns all results but times."""
 
     def __init__(self, owner: Connection, conn: Connection, role: str | None) -> None:
         self.owner = owner
@@ -108,7 +108,7 @@ class Scenario:
         self.seen += found
 
     def receive(self, call: str) -> list[Message]:
-        """Note the messages, but for their time, which a client may not read in every style."""
+        """Record the messages without their time, which clients cannot parse in every style."""
         columns = (
             "msg_id, batch_id, type, payload, retry_count, null, extra1, extra2, extra3, extra4"
         )
@@ -126,7 +126,7 @@ class Scenario:
         return found
 
     def tick(self) -> None:
-        """Put retries back, then tick: in READ COMMITTED, whatever is the default."""
+        """Put retries back, then tick, in READ COMMITTED regardless of the default."""
         if self.role:
             self.conn.execute("reset role")
         for call in ("maint_retry_events()", f"ticker('{self.queue}')"):
@@ -176,7 +176,7 @@ class Scenario:
         )
 
     def capture(self) -> None:
-        """Three events per change; every type of value that has a style."""
+        """Three events per change, with every type of value whose format depends on a setting."""
         execute = self.owner.execute
         xml = has_xml(self.owner)
         execute(TABLE.format(table=self.table, xml=", document xml" if xml else "").encode())
@@ -224,7 +224,7 @@ class Scenario:
         self.call("select pgque.touch_subconsumer(%s, 'g', 'm')", self.queue)
 
     def move(self) -> None:
-        """A time goes through as a text and comes out as the same."""
+        """A time that is passed as text comes out unchanged."""
         self.call("select pgque.subscribe(%s, 'mover')", self.queue)
         first = (
             "select tick_time from pgque.tick join pgque.queue on queue_id = tick_queue "
@@ -274,7 +274,7 @@ def has_xml(conn: Connection) -> bool:
 
 def unknown(conn: Connection, setting: str) -> bool:
     """Whether this server lacks one of the settings."""
-    conn.execute("load 'plpgsql'")  # which has some
+    conn.execute("load 'plpgsql'")  # which defines some of them
     names = [part.partition("=")[0].strip() for part in setting.split(";")]
     known = value(
         conn,
@@ -299,7 +299,7 @@ def role(shared: Connection):
     shared.execute(f"drop owned by {name}; drop role {name}".encode())
 
 
-def test_the_scenario_sees_something(usual, role):
+def test_the_scenario_records_something(usual, role):
     for seen in usual.values():
         assert len(seen) > 40
         texts = json.dumps(seen, default=str, ensure_ascii=False)
@@ -313,7 +313,7 @@ def test_the_scenario_sees_something(usual, role):
 
 @pytest.mark.parametrize("by_grant", [False, True], ids=["by role", "by grant"])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_nothing_depends_on_the_setting(shared, usual, role, setting, by_grant):
+def test_no_result_depends_on_the_setting(shared, usual, role, setting, by_grant):
     if unknown(shared, setting):
         pytest.skip("this server has no such setting")
     who = role if by_grant else None
@@ -325,8 +325,8 @@ def test_nothing_depends_on_the_setting(shared, usual, role, setting, by_grant):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_an_installation_is_the_same(empty_dsn, shared, setting):
-    """Bodies of functions are kept as they are written; statements of set-up run at once."""
+def test_an_installation_does_not_depend_on_the_setting(empty_dsn, shared, setting):
+    """Function bodies are stored as written, but the set-up statements run at once."""
     if unknown(shared, setting):
         pytest.skip("this server has no such setting")
     ours = (
@@ -343,8 +343,8 @@ def test_an_installation_is_the_same(empty_dsn, shared, setting):
         assert value(conn, ours) == value(shared, ours)
 
 
-def test_a_call_by_a_grant_is_not_lost_where_triggers_are_off(shared, role):
-    """session_replication_role = replica turns off what answers such calls, and capture."""
+def test_a_call_by_grant_is_not_lost_if_triggers_are_off(shared, role):
+    """session_replication_role = replica disables the triggers behind such calls, and capture."""
     value(shared, "select pgque.create_queue('replica')")
     value(shared, "select pgque.grant_queue(%s, 'replica', 'produce')", role)
     with psycopg.connect(shared.info.dsn, autocommit=True) as conn:

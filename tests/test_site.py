@@ -1,4 +1,4 @@
-"""The site: it is built without a warning, holds together, and fetches nothing from elsewhere."""
+"""The site: it builds without warnings, all links work, and it fetches nothing from elsewhere."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ ADDRESS_IN_STYLE = re.compile(r"(?:url\(|@import\s+)[\"']?(?:https?:)?//")
 
 
 class Links(HTMLParser):
-    """What a page fetches, where it leads, and what one can lead to in it."""
+    """The addresses that a page fetches or links to, and its anchors."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def outside(address: str) -> bool:
     return re.match(r"[a-z]+:|//", address) is not None and not address.startswith("data:")
 
 
-def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         assert not list(filter(outside, Links(page).fetched)), page
     for style in [*site.rglob("*.css"), *site.rglob("*.svg"), *site.rglob("*.html")]:
@@ -77,7 +77,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 def test_every_link_and_anchor_leads_somewhere(site: Path) -> None:
     pages = {page: Links(page) for page in site.rglob("*.html")}
     for page, links in pages.items():
-        if page.name == "404.html":  # its links begin at the root of a server
+        if page.name == "404.html":  # its links are relative to the server's root
             continue
         for address in filter(lambda address: not outside(address), links.fetched | links.led_to):
             name, _, anchor = address.partition("#")
@@ -89,7 +89,7 @@ def test_every_link_and_anchor_leads_somewhere(site: Path) -> None:
                 assert anchor in pages[goal].anchors, (page, address)
 
 
-def test_what_only_makes_or_checks_the_pages_is_not_published(site: Path) -> None:
+def test_files_that_only_make_or_check_the_pages_are_not_published(site: Path) -> None:
     published = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     assert "reliability/chaos.html" in published
     assert not {path for path in published if path.endswith((".py", ".pyc", ".md"))}
@@ -106,14 +106,14 @@ def test_tables_and_blocks_are_recognized(site: Path) -> None:
         assert "```" not in words, page
 
 
-def test_what_is_meant_for_the_tests_is_not_published(site: Path) -> None:
+def test_comments_for_the_tests_are_not_published(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"<!-- (?:check|file|figures|not run|prints|stop)\b", text), page
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="chromium is not installed")
-def test_the_search_works_from_the_disk(site: Path) -> None:
+def test_the_search_works_from_local_files(site: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     asked = []
     with sync_api.sync_playwright() as playwright:

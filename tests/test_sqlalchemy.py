@@ -1,6 +1,6 @@
-"""Sessions of SQLAlchemy on a client's connection (pgque/sqlalchemy.py)."""
+"""SQLAlchemy sessions on a client's connection (pgque/sqlalchemy.py)."""
 
-# ruff: noqa: PT012 (a block that is undone as a whole holds several statements)
+# ruff: noqa: PT012 (a block that is rolled back as a whole contains several statements)
 
 import contextlib
 import subprocess
@@ -70,7 +70,7 @@ def numbers(conn: psycopg.Connection) -> list[int]:
 
 
 def work(consumer: Consumer, kit: Kit, payloads: list[Any]) -> None:
-    """Send payloads and let the consumer work in a thread until each is an order or has died."""
+    """Send payloads and run the consumer until each one is an order or a dead letter."""
     queue, before = consumer._queue, len(numbers(kit.conn))
     kit.client.send_batch(queue, "default", payloads)
     with running(consumer):
@@ -85,10 +85,10 @@ def work(consumer: Consumer, kit: Kit, payloads: list[Any]) -> None:
 # In a consumer
 
 
-def test_p3_what_sessions_write_is_there_exactly_once(
+def test_p3_session_writes_of_a_handler_are_committed_exactly_once(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
-    """Several messages in a batch: one that raises, one that fails at first, one that recovers."""
+    """One batch has a message that raises, one that fails at first, and one that recovers."""
     one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)
     autoconn.execute("select pgque.set_queue_config(%s, 'max_retries', '1')", [queue])
 
@@ -101,7 +101,7 @@ def test_p3_what_sessions_write_is_there_exactly_once(
                 session.flush()
                 raise ValueError("never")
             if number == 5 and not message.retry_count:
-                session.commit()  # releases a savepoint, and is undone all the same
+                session.commit()  # releases a savepoint; the rollback still undoes it
                 raise ValueError("not yet")
             if number == 7:
                 with pytest.raises(IntegrityError), session.begin_nested():
@@ -116,7 +116,7 @@ def test_p3_what_sessions_write_is_there_exactly_once(
         assert [d.dl_reason for d in kit.client.dead_letters(queue)] == ["ValueError: never"]
 
 
-def test_an_error_that_a_handler_swallows_fails_its_message(
+def test_a_swallowed_error_still_fails_its_message(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
     one = Consumer(dsn, queue=queue, name=consumer)
@@ -141,10 +141,10 @@ def test_an_error_that_a_handler_swallows_fails_its_message(
         assert len(kit.client.dead_letters(queue)) == 2
 
 
-def test_a_deferred_constraint_is_part_of_the_session(
+def test_a_deferred_constraint_is_checked_within_the_session(
     dsn: str, autoconn: psycopg.Connection, queue: str, consumer: str
 ) -> None:
-    """The order of writes does not matter, as in a session of the application's own."""
+    """The order of writes does not matter, just as in an application's own session."""
     one = Consumer(dsn, queue=queue, name=consumer)
 
     @one.on("*")
@@ -162,7 +162,7 @@ def test_a_deferred_constraint_is_part_of_the_session(
 # The session
 
 
-def test_commit_and_rollback_are_about_a_savepoint(
+def test_commit_and_rollback_apply_to_a_savepoint(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     with client.conn.transaction():
@@ -180,13 +180,13 @@ def test_commit_and_rollback_are_about_a_savepoint(
                 session.add(Order(number=4))
                 session.flush()
                 raise ZeroDivisionError
-            session.add(Order(number=5))  # flushed at the end
+            session.add(Order(number=5))  # flushed at the end of the block
         assert numbers(autoconn) == []
         assert numbers(client.conn) == [1, 3, 5]
     assert numbers(autoconn) == [1, 3, 5]
 
 
-def test_a_block_that_raises_is_undone_as_a_whole(client: PgqueClient) -> None:
+def test_a_block_that_raises_is_rolled_back_as_a_whole(client: PgqueClient) -> None:
     with client.conn.transaction():
         client.conn.execute("insert into orders values (1)")
         with pytest.raises(KeyError), session_on(client) as session:
@@ -199,7 +199,7 @@ def test_a_block_that_raises_is_undone_as_a_whole(client: PgqueClient) -> None:
     assert numbers(client.conn) == [1, 3]
 
 
-def test_outside_of_a_transaction_the_block_is_one(
+def test_outside_a_transaction_the_block_opens_one(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     with session_on(client) as session:
@@ -210,7 +210,7 @@ def test_outside_of_a_transaction_the_block_is_one(
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_in_a_pool_the_block_of_the_client_commits(
+def test_with_a_pool_the_clients_block_commits(
     dsn: str, autoconn: psycopg.Connection, fails: bool
 ) -> None:
     with ClientPool(dsn, max_size=1) as pool:
@@ -224,14 +224,14 @@ def test_in_a_pool_the_block_of_the_client_commits(
     assert numbers(autoconn) == ([] if fails else [1])
 
 
-def test_the_connection_is_as_it_was(client: PgqueClient) -> None:
+def test_the_connection_is_left_unchanged(client: PgqueClient) -> None:
     conn = client.conn
     with client.conn.transaction():
         with session_on(client) as session:
             session.add(Order(number=1))
             session.commit()
             session.add(Order(number=2))
-            session.close()  # before a flush: it is forgotten
+            session.close()  # before a flush, so the changes are discarded
             session.add(Order(number=3))
             session.commit()
         with session_on(client) as session:
@@ -249,7 +249,7 @@ def test_the_connection_is_as_it_was(client: PgqueClient) -> None:
     assert conn.isolation_level is None
 
 
-def test_a_session_whose_flush_failed_is_not_committed(
+def test_a_session_with_a_failed_flush_is_not_committed(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     autoconn.execute("insert into orders values (1)")
@@ -262,7 +262,7 @@ def test_a_session_whose_flush_failed_is_not_committed(
     assert numbers(autoconn) == [1]
 
 
-def test_an_aborted_transaction_is_named(client: PgqueClient) -> None:
+def test_the_error_names_an_aborted_transaction(client: PgqueClient) -> None:
     with pytest.raises(KeyError), client.conn.transaction():
         with pytest.raises(psycopg.errors.DivisionByZero):
             client.conn.execute("select 1/0")
@@ -274,10 +274,10 @@ def test_an_aborted_transaction_is_named(client: PgqueClient) -> None:
         client.conn.execute("select 1/0")
 
 
-def test_values_come_as_in_a_session_of_the_application_s_own(
+def test_values_are_the_same_as_in_an_applications_own_session(
     dsn: str, connect: Any, client: PgqueClient
 ) -> None:
-    """Whatever rows the client's connection makes; and pgque's own calls get what they got."""
+    """The client's row factory does not matter, and pgque's own calls get it back unchanged."""
     placed, token = datetime(2026, 3, 1, tzinfo=timezone.utc), uuid4()
     borrowed = PgqueClient(connect(row_factory=dict_row, cursor_factory=psycopg.ClientCursor))
     client.create_queue("other")
@@ -300,7 +300,7 @@ def test_values_come_as_in_a_session_of_the_application_s_own(
     assert borrowed.conn.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
 
 
-def test_the_application_s_sessionmaker_makes_the_session(
+def test_the_applications_sessionmaker_creates_the_session(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     class Ours(Session):
@@ -317,7 +317,7 @@ def test_the_application_s_sessionmaker_makes_the_session(
     assert numbers(autoconn) == [1]
 
 
-def test_code_that_borrows_the_connection_of_a_session_gets_the_client_s(
+def test_code_that_asks_the_session_for_its_connection_gets_the_clients(
     client: PgqueClient, queue: str
 ) -> None:
     with session_on(client) as session:
@@ -326,7 +326,7 @@ def test_code_that_borrows_the_connection_of_a_session_gets_the_client_s(
         inner.send(queue, "x")
 
 
-def test_a_transaction_s_isolation_cannot_be_changed(client: PgqueClient) -> None:
+def test_the_isolation_level_cannot_be_changed(client: PgqueClient) -> None:
     for level in ("AUTOCOMMIT", "SERIALIZABLE"):
         refused = pytest.raises(Exception, match="isolation level is settled")
         with connection_on(client) as connection, refused:
@@ -334,7 +334,9 @@ def test_a_transaction_s_isolation_cannot_be_changed(client: PgqueClient) -> Non
     assert client.conn.autocommit
 
 
-def test_connections_alone(client: PgqueClient, autoconn: psycopg.Connection) -> None:
+def test_a_connection_can_be_used_without_a_session(
+    client: PgqueClient, autoconn: psycopg.Connection
+) -> None:
     with connection_on(client) as connection:
         connection.execute(insert(Order).values(number=1))
         connection.rollback()
@@ -348,7 +350,7 @@ def test_connections_alone(client: PgqueClient, autoconn: psycopg.Connection) ->
         engine.connect()
 
 
-def test_threads_have_their_own(dsn: str, autoconn: psycopg.Connection) -> None:
+def test_threads_have_separate_sessions(dsn: str, autoconn: psycopg.Connection) -> None:
     meet = threading.Barrier(3)
 
     def write(start: int) -> None:
@@ -366,7 +368,7 @@ def test_threads_have_their_own(dsn: str, autoconn: psycopg.Connection) -> None:
     assert len(numbers(autoconn)) == 60
 
 
-def test_a_second_session_asks_the_server_nothing_but_its_own(client: PgqueClient) -> None:
+def test_a_second_session_sends_only_its_own_statements(client: PgqueClient) -> None:
     with session_on(client):
         pass
     asked: list[str] = []
@@ -388,7 +390,7 @@ def test_a_second_session_asks_the_server_nothing_but_its_own(client: PgqueClien
     assert asked[2].startswith("release")
 
 
-def test_without_sqlalchemy_the_extra_is_named() -> None:
+def test_a_missing_sqlalchemy_names_the_extra() -> None:
     script = "import sys; sys.modules['sqlalchemy'] = None; import pgque; import pgque.sqlalchemy"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "pip install 'pgque[sqlalchemy]'" in done.stderr

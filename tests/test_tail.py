@@ -1,4 +1,4 @@
-"""Looking at events without consuming them (pgque/tail.py)."""
+"""Following events without consuming them (pgque/tail.py)."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -13,7 +13,7 @@ def read(tail: Tail) -> list[str]:
     return payloads(tail.read())
 
 
-def test_each_event_is_seen_once_when_it_is_committed(autoconn, connect, queue):
+def test_each_event_is_shown_once_when_it_is_committed(autoconn, connect, queue):
     send(autoconn, queue, "before")
     tail = Tail(autoconn, queue)
     late = connect()
@@ -27,7 +27,7 @@ def test_each_event_is_seen_once_when_it_is_committed(autoconn, connect, queue):
     assert read(tail) == []
 
 
-def test_what_is_rolled_back_is_not_seen(autoconn, connect, queue):
+def test_rolled_back_events_are_not_shown(autoconn, connect, queue):
     tail = Tail(autoconn, queue)
     other = connect()
     send(other, queue, "never")
@@ -36,7 +36,7 @@ def test_what_is_rolled_back_is_not_seen(autoconn, connect, queue):
     assert read(tail) == []
 
 
-def test_it_begins_at_a_time_of_the_past(autoconn, queue, consumer):
+def test_a_tail_can_begin_at_a_time_in_the_past(autoconn, queue, consumer):
     send(autoconn, queue, "a")
     tick(autoconn, queue)
     between = value(autoconn, "select clock_timestamp()")
@@ -46,7 +46,7 @@ def test_it_begins_at_a_time_of_the_past(autoconn, queue, consumer):
     assert read(Tail(autoconn, queue, between)) == ["b"]
 
 
-def test_nobody_misses_what_it_has_seen_and_redeliveries_are_left_out(autoconn, queue, consumer):
+def test_a_tail_consumes_nothing_and_leaves_out_redeliveries(autoconn, queue, consumer):
     tail = Tail(autoconn, queue)
     send(autoconn, queue, "x")
     tick(autoconn, queue)
@@ -58,7 +58,7 @@ def test_nobody_misses_what_it_has_seen_and_redeliveries_are_left_out(autoconn, 
     assert payloads(drain(autoconn, queue, consumer)) == ["x"]
 
 
-def test_p7_it_reads_what_is_new_whatever_was_there(autoconn, queue):
+def test_p7_a_tail_reads_only_new_events(autoconn, queue):
     tail = Tail(autoconn, queue)
     send_many(autoconn, queue, 20_000)
     assert len(read(tail)) == 20_000
@@ -71,6 +71,6 @@ def test_p7_it_reads_what_is_new_whatever_was_there(autoconn, queue):
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 60
 
 
-def test_an_unknown_queue_is_named(autoconn):
+def test_the_error_names_an_unknown_queue(autoconn):
     with pytest.raises(PgqueQueueNotFound, match="nobody"):
         Tail(autoconn, "nobody")

@@ -1,4 +1,4 @@
-"""The clock of the test kit: all that pgque has stored is moved, and what depends on it is due."""
+"""The clock of the test kit moves all stored times, so that whatever depends on them is due."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -10,8 +10,9 @@ from pgque.testing import Kit, advance, clock
 MINUTE = timedelta(minutes=1)
 
 NOT_MOVED = {
-    ("config", "checked_in"),  # compared with the start of the server
+    ("config", "checked_in"),  # compared with the start time of the server
     ("config", "installed_at"),
+    ("restore_report", "reported_at"),  # only shown
 }
 
 
@@ -21,7 +22,7 @@ def client(kit):
 
 
 def failed_once(kit, retry_after=60) -> int:
-    """Send a message and nack it once: its id."""
+    """Send a message and nack it once; return its id."""
     sent = kit.client.send("orders", "x")
     kit.tick()
     [message] = kit.client.receive("orders", "shipping")
@@ -30,7 +31,7 @@ def failed_once(kit, retry_after=60) -> int:
     return sent
 
 
-def test_every_column_with_a_time_is_moved_or_has_a_reason_not_to_be(autoconn):
+def test_every_time_column_is_moved_or_listed_as_an_exception(autoconn):
     columns = autoconn.execute(
         "select c.relname, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid "
         "where c.relnamespace = 'pgque'::regnamespace and c.relkind = 'r' "
@@ -52,14 +53,14 @@ def test_a_retry_is_due_after_its_time_and_not_before(kit, client):
     assert (again.msg_id, again.retry_count) == (sent, 1)
 
 
-def test_a_retry_that_never_comes_is_never_due(kit, client):
+def test_an_infinite_retry_is_never_due(kit, client):
     failed_once(kit, timedelta.max)
     kit.advance(timedelta(days=365))
     kit.tick()
     assert client.receive("orders", "shipping") == []
 
 
-def test_a_log_is_rotated_when_its_time_has_come(kit, client, autoconn):
+def test_a_log_is_rotated_after_its_period(kit, client, autoconn):
     client.send("orders", "x")
     kit.tick()
     client.ack(client.receive("orders", "shipping")[0].batch_id)
@@ -98,7 +99,7 @@ def test_events_dead_letters_and_consumers_grow_older(kit, client):
     assert client.purge("orders", timedelta(days=30)) == 1
 
 
-def test_an_earlier_time_is_still_found(kit, client):
+def test_seek_still_finds_an_earlier_time(kit, client):
     kit.tick()
     kit.advance(timedelta(hours=1))
     client.send("orders", "late")
@@ -108,7 +109,7 @@ def test_an_earlier_time_is_still_found(kit, client):
     assert [message.payload for message in client.receive("orders", "shipping")] == ["late"]
 
 
-def test_what_was_sent_before_is_delivered_afterwards(kit, client):
+def test_events_sent_before_a_move_are_delivered_after_it(kit, client):
     ids = client.send_batch("orders", "t", range(3))
     kit.advance(timedelta(hours=3))
     ids += client.send_batch("orders", "t", range(3))
@@ -116,20 +117,20 @@ def test_what_was_sent_before_is_delivered_afterwards(kit, client):
     assert [message.msg_id for message in client.receive("orders", "shipping")] == ids
 
 
-def test_time_does_not_go_back(autoconn):
+def test_time_cannot_be_moved_back(autoconn):
     with pytest.raises(PgqueInvalidArgument, match="time does not go back"):
         advance(autoconn, -1)
     with pytest.raises(PgqueInvalidArgument, match="span"):
         advance(autoconn, "an hour")
 
 
-def test_only_the_owner_may_move_it(kit, autoconn):
+def test_only_the_owner_can_move_the_clock(kit, autoconn):
     autoconn.execute("set role pgque_admin")
     with pytest.raises(PgquePermissionDenied, match="only the owner of the schema pgque"):
         advance(autoconn, 1)
 
 
-def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(kit, connect, monkeypatch):
+def test_advance_does_not_wait_long_for_another_sessions_transaction(kit, connect, monkeypatch):
     monkeypatch.setattr(clock, "_PATIENCE", b"set local lock_timeout = '20ms'")
     other = connect()
     other.execute("select from pgque.queue for update")
@@ -139,7 +140,7 @@ def test_a_transaction_that_is_open_elsewhere_is_not_waited_for_long(kit, connec
     kit.advance(1)
 
 
-def test_nothing_is_moved_inside_of_the_callers_transaction(conn):
+def test_the_clock_cannot_be_moved_inside_the_callers_transaction(conn):
     with Kit(conn) as kit:
         conn.execute("select 1")
         with pytest.raises(PgqueInvalidArgument, match="inside of a transaction"):

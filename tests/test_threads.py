@@ -22,7 +22,7 @@ from tests.running import PATIENCE, eventually
 
 
 class Mortal(Consumer):
-    """Ends by itself, as a fault of pgque would end it, once `last` is set."""
+    """A consumer that ends with an error once `last` is set, as after a fault in pgque."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -44,7 +44,7 @@ def new(dsn: str, queue: str, consumer: str) -> Callable[..., Mortal]:
     return new
 
 
-def test_it_consumes_within_the_block(
+def test_consumers_run_within_the_block(
     new: Callable[..., Consumer], autoconn: psycopg.Connection, queue: str
 ) -> None:
     got: list[str | None] = []
@@ -58,8 +58,8 @@ def test_it_consumes_within_the_block(
     assert not consuming.alive
 
 
-def test_what_keeps_a_consumer_from_starting_is_raised(new: Callable[..., Consumer]) -> None:
-    """Those that could start are stopped."""
+def test_an_error_that_prevents_the_start_is_raised(new: Callable[..., Consumer]) -> None:
+    """Consumers that could start are stopped again."""
     good, bad = new(), new(name="stranger")
     with pytest.raises(pgque.PgqueConsumerNotFound), Consuming(good, bad):
         pass
@@ -68,7 +68,7 @@ def test_what_keeps_a_consumer_from_starting_is_raised(new: Callable[..., Consum
     )
 
 
-def test_one_that_ends_later_is_told(
+def test_a_consumer_that_ends_later_is_reported(
     new: Callable[..., Mortal], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[BaseException] = []
@@ -81,7 +81,7 @@ def test_one_that_ends_later_is_told(
     assert "ended" in caplog.text
 
 
-def test_by_default_the_process_is_asked_to_end(new: Callable[..., Mortal]) -> None:
+def test_by_default_the_process_is_asked_to_terminate(new: Callable[..., Mortal]) -> None:
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
@@ -110,10 +110,10 @@ def test_an_application_whose_consumer_cannot_start_does_not_start(
         asyncio.run(start())
 
 
-def test_leaving_does_not_hold_up_the_event_loop(
+def test_leaving_the_block_does_not_block_the_event_loop(
     new: Callable[..., Consumer], autoconn: psycopg.Connection, queue: str
 ) -> None:
-    """A handler that needs the loop can finish."""
+    """A handler that needs the loop can still finish."""
     done: list[int] = []
     entered = threading.Event()
     one = new()
@@ -136,16 +136,16 @@ def test_leaving_does_not_hold_up_the_event_loop(
 
 
 @pytest.mark.parametrize("consumers", [(), ("orders",)])
-def test_only_consumers_are_run(consumers: tuple[Any, ...]) -> None:
+def test_only_consumers_are_accepted(consumers: tuple[Any, ...]) -> None:
     with pytest.raises(pgque.PgqueInvalidArgument, match="at least one"):
         Consuming(*consumers)
 
 
 @pytest.mark.parametrize("subscribed", [True, False])
-def test_a_server_without_its_consumer_does_not_stay_up(
+def test_a_server_without_its_consumer_stops(
     dsn: str, queue: str, consumer: str, tmp_path: Any, subscribed: bool
 ) -> None:
-    """A real uvicorn: it refuses to start, or ends when its consumer does."""
+    """A real uvicorn refuses to start, or stops when its consumer ends."""
     (tmp_path / "api.py").write_text(
         textwrap.dedent(
             f"""

@@ -1,4 +1,4 @@
-"""When a tick is due, what it sees, who is told (sql/tick, sql/snapshot)."""
+"""When a tick is due, which events it includes, and its notification (sql/tick, sql/snapshot)."""
 
 import psycopg
 import pytest
@@ -36,7 +36,7 @@ def tick_all(conn) -> int:
     return value(conn, "select pgque.ticker()")
 
 
-# When one is due
+# When a tick is due
 
 
 def test_an_idle_queue_is_not_ticked(autoconn, queue):
@@ -53,7 +53,7 @@ def test_the_first_event_is_due_at_once(autoconn, queue):
     assert ticks(autoconn, queue) == 2
 
 
-def test_ticker_ticks_the_queues_that_are_due_and_says_how_many(autoconn):
+def test_ticker_ticks_the_due_queues_and_returns_their_number(autoconn):
     for n in range(5):
         value(autoconn, "select pgque.create_queue(%s)", f"q{n}")
     for n in (1, 3):
@@ -78,7 +78,7 @@ def test_max_lag_delays_a_tick_unless_max_count_events_wait(autoconn, queue):
     assert tick(autoconn, queue) is not None
 
 
-def test_an_idle_period_ticks_a_queue_without_events(autoconn, queue, consumer):
+def test_a_queue_without_events_is_ticked_after_its_idle_period(autoconn, queue, consumer):
     configure(autoconn, queue, ticker_idle_period="1 hour")
     assert tick(autoconn, queue) is None
     configure(autoconn, queue, ticker_idle_period="1 microsecond")
@@ -87,10 +87,10 @@ def test_an_idle_period_ticks_a_queue_without_events(autoconn, queue, consumer):
     assert receive(autoconn, queue, consumer) == []
 
 
-# What it sees
+# Which events a tick includes
 
 
-def test_p1_the_lone_event_of_a_transaction_that_commits_after_the_tick_that_counted_it(
+def test_p1_a_single_event_that_commits_after_the_tick_that_counted_it_is_delivered(
     connect, autoconn, queue, consumer
 ):
     """No other transaction begins or ends meanwhile, so PostgreSQL's xmax does not pass it."""
@@ -104,9 +104,7 @@ def test_p1_the_lone_event_of_a_transaction_that_commits_after_the_tick_that_cou
         settle(autoconn, queue)
 
 
-def test_p1_a_late_commit_is_due_for_the_ticker_of_all_queues_too(
-    connect, autoconn, queue, consumer
-):
+def test_p1_a_late_commit_is_also_due_in_ticker_for_all_queues(connect, autoconn, queue, consumer):
     producer, other = connect(), connect()
     send(producer, queue, "late")
     send(other, queue, "later")
@@ -123,7 +121,7 @@ def test_p1_a_late_commit_is_due_for_the_ticker_of_all_queues_too(
 def test_p1_transactions_above_the_last_finished_one_are_not_lost(
     connect, autoconn, queue, consumer
 ):
-    """Many run, in every order of beginning, sending and ending, and a tick between any two."""
+    """Many transactions begin, send and end in every order, with a tick between any two steps."""
     producers = [connect() for _ in range(6)]
     got = []
     for producer in producers:
@@ -139,7 +137,7 @@ def test_p1_transactions_above_the_last_finished_one_are_not_lost(
     assert sorted(got) == sorted(f"{order} {n}" for order in (1, -1) for n in range(6))
 
 
-def test_p1_a_transaction_that_rolled_back_leaves_nothing_due(connect, autoconn, queue, consumer):
+def test_p1_a_rolled_back_transaction_leaves_no_tick_due(connect, autoconn, queue, consumer):
     producer = connect()
     send(producer, queue, "undone")
     tick(autoconn, queue)
@@ -148,7 +146,7 @@ def test_p1_a_transaction_that_rolled_back_leaves_nothing_due(connect, autoconn,
     settle(autoconn, queue)
 
 
-def test_p1_what_a_transaction_sends_after_its_own_tick_is_delivered(
+def test_p1_events_sent_after_a_tick_in_the_same_transaction_are_delivered(
     connect, autoconn, queue, consumer
 ):
     caller = connect()
@@ -164,7 +162,9 @@ def test_p1_what_a_transaction_sends_after_its_own_tick_is_delivered(
     settle(autoconn, queue)
 
 
-def test_p1_own_sends_between_ticks_of_others(connect, autoconn, queue, consumer):
+def test_p1_events_sent_between_ticks_of_other_sessions_are_delivered(
+    connect, autoconn, queue, consumer
+):
     caller = connect()
     value(caller, "select pgque.ticker()")
     send(caller, queue, "first")
@@ -175,9 +175,7 @@ def test_p1_own_sends_between_ticks_of_others(connect, autoconn, queue, consumer
     assert payloads(drain(autoconn, queue, consumer)) == ["first", "second"]
 
 
-def test_p7_a_tick_stays_small_however_many_savepoints_a_sender_used(
-    connect, autoconn, queue, consumer
-):
+def test_p7_a_tick_stays_small_for_any_number_of_savepoints(connect, autoconn, queue, consumer):
     autoconn.execute("create table scratch (n int)")
     producer = connect()
     producer.execute(
@@ -193,7 +191,7 @@ def test_p7_a_tick_stays_small_however_many_savepoints_a_sender_used(
     assert payloads(drain(autoconn, queue, consumer)) == ["much work"]
 
 
-def test_p7_a_tick_takes_no_more_transactions_in_than_are_open(connect, autoconn, queue):
+def test_p7_a_tick_stores_only_transactions_that_are_open(connect, autoconn, queue):
     def waits_for_nobody() -> bool:
         send_many(autoconn, queue, 10)
         tick(autoconn, queue)
@@ -203,10 +201,10 @@ def test_p7_a_tick_takes_no_more_transactions_in_than_are_open(connect, autoconn
     eventually(waits_for_nobody, "a moment without any other transaction")
 
 
-# Telling
+# Notification
 
 
-def test_every_tick_notifies_with_its_id_in_its_own_transaction(connect, autoconn, queue):
+def test_every_tick_notifies_with_its_id_when_it_commits(connect, autoconn, queue):
     listener, ticker = connect(autocommit=True), connect()
     listener.execute(f"listen pgque_{queue}".encode())
     send(autoconn, queue)
@@ -218,10 +216,10 @@ def test_every_tick_notifies_with_its_id_in_its_own_transaction(connect, autocon
     assert (notification.channel, notification.payload) == (f"pgque_{queue}", "2")
 
 
-# Side by side
+# Concurrent tickers
 
 
-def test_p5_tickers_leave_a_queue_to_the_one_that_is_at_it(connect, autoconn, queue):
+def test_p5_a_ticker_skips_a_queue_that_another_one_is_ticking(connect, autoconn, queue):
     value(autoconn, "select pgque.create_queue('other')")
     send(autoconn, queue)
     send(autoconn, "other")
@@ -237,7 +235,7 @@ def test_p5_tickers_leave_a_queue_to_the_one_that_is_at_it(connect, autoconn, qu
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_p2_a_snapshot_that_may_be_old_takes_no_tick(conn, queue, level):
+def test_p2_a_snapshot_that_can_be_old_takes_no_tick(conn, queue, level):
     calls = [
         f"pgque.ticker('{queue}')",
         "pgque.ticker()",
@@ -254,7 +252,7 @@ def test_p2_a_snapshot_that_may_be_old_takes_no_tick(conn, queue, level):
         conn.rollback()
 
 
-def test_p5_a_queue_in_a_bad_state_is_reported_and_the_others_are_ticked(autoconn, consumer, queue):
+def test_p5_a_broken_queue_is_reported_and_the_others_are_ticked(autoconn, consumer, queue):
     for name in ("bad", "worse", "good"):
         value(autoconn, "select pgque.create_queue(%s)", name)
         send(autoconn, name)
@@ -275,7 +273,7 @@ def test_p5_a_queue_in_a_bad_state_is_reported_and_the_others_are_ticked(autocon
         tick(autoconn, "worse")
 
 
-# Paused and external
+# Paused queues and external tickers
 
 
 def test_a_paused_queue_is_not_ticked_until_it_is_resumed(autoconn, queue, consumer):
@@ -289,7 +287,7 @@ def test_a_paused_queue_is_not_ticked_until_it_is_resumed(autoconn, queue, consu
     assert payloads(drain(autoconn, queue, consumer)) == ["waits"]
 
 
-def test_an_external_ticker_gives_id_time_and_sequence(autoconn, queue, consumer):
+def test_an_external_ticker_sets_id_time_and_sequence(autoconn, queue, consumer):
     external = "select pgque.ticker(%s, %s, %s, %s)"
     with refused("PQ010", f"queue {queue} has no external tick source"):
         autoconn.execute(external, [queue, 10, "2020-01-01", 100])
@@ -326,7 +324,7 @@ def test_an_external_ticker_gives_id_time_and_sequence(autoconn, queue, consumer
         autoconn.execute(external, [queue, 12, None, 102])
 
 
-def test_ids_stay_in_order_over_ticks(autoconn, queue, consumer):
+def test_ids_stay_in_order_across_ticks(autoconn, queue, consumer):
     sent = []
     for n in range(5):
         sent += send_many(autoconn, queue, n + 1)
@@ -334,9 +332,7 @@ def test_ids_stay_in_order_over_ticks(autoconn, queue, consumer):
     assert ids(drain(autoconn, queue, consumer)) == sent
 
 
-def test_p1_a_late_commit_is_seen_whatever_the_ticking_transaction_did_before(
-    connect, autoconn, queue, consumer
-):
+def test_p1_a_late_commit_is_seen_after_any_earlier_call_of_age(connect, autoconn, queue, consumer):
     """age(xid) counts from an id that PostgreSQL fixes at its first call in a transaction."""
     ticking, late = connect(), connect()
     ticking.execute("select age('3'::xid)")
@@ -348,8 +344,8 @@ def test_p1_a_late_commit_is_seen_whatever_the_ticking_transaction_did_before(
     assert [m.payload for m in receive(autoconn, queue, consumer)] == ["lone"]
 
 
-def test_p10_an_external_tick_at_no_finite_time_is_refused(autoconn, queue):
-    """Before PostgreSQL 17 whoever looked at the queue's lag would have failed on it."""
+def test_p10_an_external_tick_with_an_infinite_time_is_refused(autoconn, queue):
+    """Before PostgreSQL 17 such a tick made every later query of the queue's lag fail."""
     configure(autoconn, queue, external_ticker=True)
     with refused("22023", "orig_timestamp must be finite"):
         autoconn.execute("select pgque.ticker(%s, 10, 'infinity', 10)", [queue])

@@ -35,18 +35,16 @@ def send_until_ticked(autoconn, queue) -> None:
     eventually(lambda: ticks(autoconn, queue) > before, "a tick")
 
 
-def test_a_ticker_ticks_what_is_sent(dsn, queue, autoconn):
+def test_a_ticker_ticks_new_events(dsn, queue, autoconn):
     with running(Ticker(dsn)):
         send_until_ticked(autoconn, queue)
 
 
-def test_a_ticker_that_rests_is_woken_by_a_send_and_an_idle_system_writes_nothing(
-    new_server, monkeypatch
-):
+def test_a_send_wakes_a_sleeping_ticker_and_an_idle_system_writes_nothing(new_server, monkeypatch):
     monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 3600)
     flag = "select last_value from pgque.wake_flag"
     wal = "select pg_current_wal_insert_lsn() - '0/0'"
-    # With wal_level minimal the server itself writes nothing from time to time.
+    # With wal_level minimal the server itself writes from time to time.
     settings = {
         "autovacuum": "off",
         "max_prepared_transactions": "0",
@@ -58,23 +56,23 @@ def test_a_ticker_that_rests_is_woken_by_a_send_and_an_idle_system_writes_nothin
     with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute("select pgque.create_queue('q')")
         for _ in range(3):
-            eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+            eventually(lambda: conn.execute(flag).fetchone() == (2,), "the ticker to sleep")
             send_until_ticked(conn, "q")
     monkeypatch.setattr("pgque.ticker.ASLEEP_PAUSE", 0.01)
     with running(Ticker(dsn)), psycopg.connect(dsn, autocommit=True) as conn:
-        eventually(lambda: conn.execute(flag).fetchone() == (2,), "rest")
+        eventually(lambda: conn.execute(flag).fetchone() == (2,), "the ticker to sleep")
 
         def twenty_looks_write_nothing() -> bool:
             before = [conn.execute(wal).fetchone(), looks(conn)]
-            eventually(lambda: looks(conn) > before[1] + 20, "twenty more looks")
+            eventually(lambda: looks(conn) > before[1] + 20, "twenty more polls")
             return conn.execute(wal).fetchone() == before[0]
 
-        # Not from the first look on: whoever reads a catalog may clean up a page of it.
-        eventually(twenty_looks_write_nothing, "twenty looks in a row that write nothing")
+        # Skip the first polls: a session that reads a catalog may prune one of its pages.
+        eventually(twenty_looks_write_nothing, "twenty polls in a row that write nothing")
 
 
 def looks(conn) -> int:
-    """How many transactions the ticker has made."""
+    """The number of transactions that the ticker has made."""
     conn.execute("select pg_stat_clear_snapshot()")
     row = conn.execute(
         "select xact_commit from pg_stat_database where datname = current_database()"
@@ -83,7 +81,7 @@ def looks(conn) -> int:
 
 
 @directly
-def test_of_several_one_leads(dsn, queue, autoconn):
+def test_only_one_of_several_tickers_leads(dsn, queue, autoconn):
     tickers = [Ticker(dsn) for _ in range(3)]
     with running(tickers[0]), running(tickers[1]), running(tickers[2]):
         eventually(lambda: all(t.listening for t in tickers))
@@ -117,12 +115,10 @@ def test_a_killed_leader_is_replaced_within_two_seconds(dsn, queue, autoconn):
                 send_until_ticked(autoconn, queue)
         if took[-1] < 2:
             break
-    assert min(took) < 2  # the best of three: the machine may be busy
+    assert min(took) < 2  # the best of three, because the machine may be busy
 
 
-def test_one_that_stands_by_does_not_claim_the_lead_with_each_notification(
-    dsn, autoconn, monkeypatch
-):
+def test_a_standby_does_not_try_to_lead_at_each_notification(dsn, autoconn, monkeypatch):
     monkeypatch.setattr("pgque.ticker.STANDBY_PAUSE", 3600)
     monkeypatch.setattr("pgque.ticker.GONE_AFTER", "1h")
     claims, heard = [], []
@@ -137,7 +133,7 @@ def test_one_that_stands_by_does_not_claim_the_lead_with_each_notification(
             eventually(lambda: standby.listening)
             for n in range(2, 5):
                 autoconn.execute("notify news")
-                eventually(lambda n=n: len(heard) == n)  # the first is that it connected
+                eventually(lambda n=n: len(heard) == n)  # the first record is the connection
     assert claims.count(standby) == 1
 
 
@@ -154,7 +150,7 @@ def test_a_ticker_puts_retries_back(dsn, queue, consumer, autoconn):
 
 
 @directly
-def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoconn):
+def test_a_ticker_continues_after_its_connection_was_terminated(dsn, queue, autoconn):
     ticker = Ticker(dsn)
     with running(ticker):
         eventually(lambda: leader(autoconn))
@@ -164,7 +160,7 @@ def test_a_ticker_goes_on_after_its_connection_was_terminated(dsn, queue, autoco
 
 
 @directly
-def test_sigterm_ends_it_with_status_0(dsn, autoconn):
+def test_sigterm_ends_a_ticker_with_status_0(dsn, autoconn):
     with process(SCRIPT, dsn) as child:
         eventually(lambda: leader(autoconn))
         child.terminate()
@@ -172,7 +168,7 @@ def test_sigterm_ends_it_with_status_0(dsn, autoconn):
 
 
 @directly
-def test_stop_wakes_a_ticker_that_sleeps(dsn, autoconn, monkeypatch):
+def test_stop_wakes_a_sleeping_ticker(dsn, autoconn, monkeypatch):
     sleeps: list[float] = []
 
     def wait(wakeup: Wakeup, seconds: float) -> object:
@@ -195,7 +191,7 @@ def test_stop_wakes_a_ticker_that_sleeps(dsn, autoconn, monkeypatch):
                 assert not thread.is_alive()
 
 
-def test_a_flag_that_another_ticker_has_left_lowered_is_raised_again(new_server):
+def test_a_wake_flag_cleared_by_another_ticker_is_set_again(new_server):
     flag = "select last_value from pgque.wake_flag"
     dsn = new_server(settings={"max_prepared_transactions": "0"}).dsn
     install(dsn)
@@ -205,12 +201,12 @@ def test_a_flag_that_another_ticker_has_left_lowered_is_raised_again(new_server)
         eventually(lambda: conn.execute(flag).fetchone() == (2,))
 
 
-def test_run_raises_where_no_server_answers():
+def test_run_raises_without_a_server():
     with pytest.raises(pgque.PgqueConnectionError):
         Ticker("host=127.0.0.1 port=1 connect_timeout=2").run()
 
 
-def test_run_raises_where_the_schema_is_missing(empty_dsn):
+def test_run_raises_without_the_schema(empty_dsn):
     with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):
         Ticker(empty_dsn).run()
 

@@ -1,4 +1,4 @@
-"""`pgque top` on a real database, driven by its keys."""
+"""`pgque top` on a real database, operated by its keys."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ def source(dsn):
 
 
 def let_die(conn, queue, consumer, *payloads):
-    """Make dead letters."""
+    """Make dead letters with the given payloads."""
     value(conn, "select pgque.set_queue_config(%s, 'max_retries', '0')", queue)
     for payload in payloads:
         send(conn, queue, payload)
@@ -54,7 +54,7 @@ def dead(conn):
     return value(conn, "select count(*) from pgque.dead_letter")
 
 
-def test_figures_move_with_the_queue(source, autoconn, queue, consumer):
+def test_figures_follow_the_queue(source, autoconn, queue, consumer):
     async def steps():
         async with shown(source, interval=OFTEN) as pilot:
             send_many(autoconn, queue, 41)
@@ -70,7 +70,7 @@ def test_figures_move_with_the_queue(source, autoconn, queue, consumer):
     play(steps())
 
 
-def test_from_all_queues_down_to_a_message_and_back(source, autoconn, queue, consumer):
+def test_keys_lead_from_all_queues_to_a_message_and_back(source, autoconn, queue, consumer):
     send(autoconn, queue, '{"order": 77}')
 
     async def steps():
@@ -96,7 +96,7 @@ def test_from_all_queues_down_to_a_message_and_back(source, autoconn, queue, con
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ['{"order": 77}']
 
 
-def test_a_dead_letter_is_sent_again_after_a_yes(source, autoconn, queue, consumer):
+def test_a_dead_letter_is_replayed_after_confirmation(source, autoconn, queue, consumer):
     let_die(autoconn, queue, consumer, "first", "second")
 
     async def steps():
@@ -105,19 +105,23 @@ def test_a_dead_letter_is_sent_again_after_a_yes(source, autoconn, queue, consum
             await seen(pilot, "cannot second")
             await press(pilot, "r", "n")
             assert dead(autoconn) == 2
-            await press(pilot, "r", "enter")  # no has the keys
+            await press(pilot, "r", "enter")  # no is the default
             await settled(pilot)
             assert dead(autoconn) == 2
             await press(pilot, "r", "y")
             await seen(pilot, "was sent again as event")
             left = pilot.app.screen.page.listing
-            await until(pilot, lambda: [x.reason for x in left.shown] == ["cannot first"], "one")
+            await until(
+                pilot,
+                lambda: [x.reason for x in left.shown] == ["cannot first"],
+                "the remaining one",
+            )
 
     play(steps())
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ["second"]
 
 
-def test_a_dead_letter_is_sent_again_from_its_own_screen(source, autoconn, queue, consumer):
+def test_a_dead_letter_is_replayed_from_its_own_screen(source, autoconn, queue, consumer):
     let_die(autoconn, queue, consumer, "only")
 
     async def steps():
@@ -128,29 +132,29 @@ def test_a_dead_letter_is_sent_again_from_its_own_screen(source, autoconn, queue
             await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
             await press(pilot, "r")
             await press(pilot, "y")
-            await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "was sent again" in text_of(pilot), "the confirmation")
             await until(pilot, lambda: "no dead letters" in text_of(pilot), "an empty list")
 
     play(steps())
     assert dead(autoconn) == 0
 
 
-def test_all_dead_letters_are_sent_again_or_deleted(source, autoconn, queue, consumer):
+def test_all_dead_letters_are_replayed_or_deleted(source, autoconn, queue, consumer):
     let_die(autoconn, queue, consumer, "first", "second")
 
     async def steps():
         async with shown(source, queue=queue) as pilot:
             await press(pilot, "4")
             await press(pilot, "R", "y")
-            await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both sent")
+            await until(pilot, lambda: "2 sent again, 0 failed" in text_of(pilot), "both replays")
             let_die(autoconn, queue, consumer, "third")
             assert dead(autoconn) == 3
             await press(pilot, "x", "enter", "y")
-            await until(pilot, lambda: "0 deleted" in text_of(pilot), "none as old as that")
+            await until(pilot, lambda: "0 deleted" in text_of(pilot), "the empty purge")
             await press(pilot, "x", "backspace", "backspace", "0", "enter")
             await seen(pilot, "for good?")
             await press(pilot, "y")
-            await until(pilot, lambda: "3 deleted" in text_of(pilot), "three deleted")
+            await until(pilot, lambda: "3 deleted" in text_of(pilot), "the purge")
 
     play(steps())
     assert dead(autoconn) == 0
@@ -158,7 +162,7 @@ def test_all_dead_letters_are_sent_again_or_deleted(source, autoconn, queue, con
 
 @pytest.fixture
 def looker(direct_dsn, autoconn):
-    """A connection string of a role with pgque_reader alone."""
+    """A connection string of a role that has only pgque_reader."""
     role = f"looker_{conninfo_to_dict(direct_dsn)['dbname']}"
     autoconn.execute(sql.SQL("create role {} login in role pgque_reader").format(_name(role)))
     yield make_conninfo(direct_dsn, user=role)
@@ -169,7 +173,7 @@ def _name(name):
     return sql.Identifier(name)
 
 
-def test_a_role_that_may_only_look_sees_all_and_is_told_what_it_needs(
+def test_a_read_only_role_sees_everything_and_is_told_which_right_it_lacks(
     looker, autoconn, queue, consumer
 ):
     let_die(autoconn, queue, consumer, "first")
@@ -197,7 +201,7 @@ def test_a_role_that_may_only_look_sees_all_and_is_told_what_it_needs(
     assert dead(autoconn) == 1
 
 
-def test_a_server_that_goes_is_said_and_one_that_comes_back_is_used(
+def test_a_lost_server_is_reported_and_used_again_when_it_returns(
     databases, direct_dsn, server_dsn
 ):
     name = _name(conninfo_to_dict(direct_dsn)["dbname"])
@@ -218,11 +222,13 @@ def test_a_server_that_goes_is_said_and_one_that_comes_back_is_used(
         async with shown(source, interval=OFTEN) as pilot:
             app = pilot.app
             admit(False)
-            await until(pilot, lambda: "!! no connection for" in text_of(pilot), "the loss")
-            await until(pilot, lambda: "not currently accepting" in app.lost, "another try")
+            await until(
+                pilot, lambda: "!! no connection for" in text_of(pilot), "the lost connection"
+            )
+            await until(pilot, lambda: "not currently accepting" in app.lost, "another attempt")
             admit(True)
             await until(pilot, lambda: not app.lost, "the server")
-            await until(pilot, lambda: "is there again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "is there again" in text_of(pilot), "the reconnection")
             with psycopg.connect(direct_dsn, autocommit=True) as conn:
                 conn.execute("select pgque.create_queue('new')")
             await until(pilot, lambda: "new" in app.history.queues, "figures")
@@ -230,7 +236,7 @@ def test_a_server_that_goes_is_said_and_one_that_comes_back_is_used(
     play(steps())
 
 
-def test_a_queue_that_is_dropped_while_it_is_looked_at(source, autoconn, queue):
+def test_a_queue_dropped_while_it_is_shown_is_reported(source, autoconn, queue):
     async def steps():
         async with shown(source, queue=queue) as pilot:
             await press(pilot, "2")
@@ -260,11 +266,11 @@ async def listed(pilot, *names):
 
 
 async def counted(pilot, count):
-    """Wait until the list has so many lines."""
+    """Wait until the list has `count` lines."""
     await until(pilot, lambda: len(pilot.app.screen.page.listing.shown) == count, f"{count} lines")
 
 
-def test_a_thousand_queues_are_filtered_as_one_types():
+def test_a_thousand_queues_are_filtered_while_typing():
     async def steps():
         async with shown(FakeSource(board())) as pilot:
             await counted(pilot, 1000)
@@ -283,7 +289,7 @@ def test_a_thousand_queues_are_filtered_as_one_types():
     play(steps())
 
 
-def test_a_page_that_comes_to_the_front_leaves_the_keys_to_a_filter_begun_already():
+def test_a_page_brought_to_the_front_does_not_take_the_keys_of_an_open_filter():
     async def steps():
         async with shown(FakeSource(board())) as pilot:
             for key in ("2", "1", "slash", *"0992", "enter", "enter"):
@@ -296,7 +302,7 @@ def test_a_page_that_comes_to_the_front_leaves_the_keys_to_a_filter_begun_alread
     play(steps())
 
 
-def test_sorting_goes_from_column_to_column_and_turns_round():
+def test_sorting_moves_from_column_to_column_and_can_be_reversed():
     async def steps():
         async with shown(FakeSource(board(20))) as pilot:
             await press(pilot, "s")  # from the last column to the first
@@ -314,7 +320,7 @@ def rates(*rates):
     return sample([queue_now(name, rate=rate) for name, rate in zip("abc", rates, strict=True)])
 
 
-def test_the_cursor_stays_with_its_queue_when_the_order_changes():
+def test_the_cursor_stays_on_its_queue_when_the_order_changes():
     async def steps():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await press(pilot, "s", "s", "end")
@@ -328,7 +334,7 @@ def test_the_cursor_stays_with_its_queue_when_the_order_changes():
     play(steps())
 
 
-def test_on_the_first_line_the_cursor_stays_on_the_first_line():
+def test_a_cursor_on_the_first_line_stays_on_the_first_line():
     async def steps():
         async with shown(FakeSource(rates(3, 2, 1), rates(1, 2, 9))) as pilot:
             await press(pilot, "s", "s")
@@ -340,7 +346,7 @@ def test_on_the_first_line_the_cursor_stays_on_the_first_line():
     play(steps())
 
 
-def test_pause_and_the_time_between_samples():
+def test_sampling_can_be_paused_and_its_interval_changed():
     source = FakeSource(board(1))
 
     async def steps():
@@ -362,7 +368,7 @@ def test_pause_and_the_time_between_samples():
     play(steps())
 
 
-def test_it_quits_while_the_server_keeps_it_waiting(dsn, autoconn):
+def test_top_quits_while_it_waits_for_the_server(dsn, autoconn):
     source = Source(dsn)
 
     def wait_long():
@@ -372,7 +378,7 @@ def test_it_quits_while_the_server_keeps_it_waiting(dsn, autoconn):
         async with shown(source) as pilot:
             waiting = asyncio.get_running_loop().run_in_executor(None, wait_long)
             asleep = "select count(*) from pg_stat_activity where query = 'select pg_sleep(3600)'"
-            await until(pilot, lambda: value(autoconn, asleep), "the wait")
+            await until(pilot, lambda: value(autoconn, asleep), "the statement to sleep")
             await press(pilot, "q")
         with pytest.raises(psycopg.OperationalError):
             await waiting

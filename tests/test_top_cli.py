@@ -1,4 +1,4 @@
-"""`pgque top` as a command: in a terminal, and where it cannot run."""
+"""`pgque top` as a command: in a terminal, and without one."""
 
 import os
 import pty
@@ -12,7 +12,7 @@ from tests.running import PATIENCE
 
 
 class Terminal:
-    """A command in a terminal of its own."""
+    """A command in a separate pseudo-terminal."""
 
     def __init__(self, *arguments: str, **more: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -37,7 +37,7 @@ class Terminal:
         os.write(self._ours, keys.encode())
 
     def ended(self) -> int:
-        """Read what comes until the command ends; return its status."""
+        """Read the output until the command ends; return its status."""
         while self._read():
             pass
         return self.process.wait(PATIENCE)
@@ -45,7 +45,7 @@ class Terminal:
     def _read(self) -> bytes:
         try:
             found = os.read(self._ours, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the other end has been closed
             found = b""
         self.screen += found
         return found
@@ -59,7 +59,7 @@ class Terminal:
         os.close(self._ours)
 
 
-def test_it_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
+def test_top_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
     with Terminal("top", "--queue", queue, PGQUE_DSN=dsn) as terminal:
         terminal.wait_for("Nobody is subscribed")
         terminal.press("q")
@@ -67,7 +67,7 @@ def test_it_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
     assert b"Traceback" not in terminal.screen
 
 
-def test_a_signal_ends_it_and_gives_the_terminal_back(dsn, queue):
+def test_a_signal_ends_top_and_restores_the_terminal(dsn, queue):
     with Terminal("top", "--queue", queue, PGQUE_DSN=dsn) as terminal:
         terminal.wait_for("Nobody is subscribed")
         terminal.process.terminate()
@@ -82,7 +82,7 @@ def test_a_signal_ends_it_and_gives_the_terminal_back(dsn, queue):
         (["--dsn", "host=/nowhere"], "Check that the server runs"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_screen_is_taken(dsn, options, words):
+def test_errors_are_printed_before_the_screen_is_taken_over(dsn, options, words):
     with Terminal("top", *options, PGQUE_DSN=dsn) as terminal:
         assert terminal.ended() == 1
     said = terminal.screen.decode()
@@ -92,11 +92,11 @@ def test_what_is_wrong_is_said_before_the_screen_is_taken(dsn, options, words):
     assert len(said.splitlines()) == 1
 
 
-def test_without_a_terminal_it_says_so(dsn):
+def test_without_a_terminal_top_fails_with_a_message(dsn):
     assert "needs a terminal" in failed(cli("top", PGQUE_DSN=dsn))
 
 
-def test_without_textual_it_names_the_extra(dsn, tmp_path):
+def test_a_missing_textual_names_the_extra(dsn, tmp_path):
     (tmp_path / "textual.py").write_text(
         "raise ModuleNotFoundError('No module named textual', name='textual')"
     )
@@ -104,6 +104,6 @@ def test_without_textual_it_names_the_extra(dsn, tmp_path):
     assert "pip install 'pgque[top]'" in said
 
 
-def test_an_interval_that_is_none_is_wrong_use(dsn):
+def test_an_invalid_interval_is_a_usage_error(dsn):
     done = cli("top", "--interval", "0", PGQUE_DSN=dsn)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""What `pgque top` says of one event and of a queue (pgque/top/facts.py), on a real database."""
+"""The facts that `pgque top` shows about an event and a queue, from a real database."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def whole_of(browser, queue, number):
     return facts.of_message(browser, queue, event.place)
 
 
-def test_an_event_says_where_each_consumer_stands(browser, autoconn, queue, consumer):
+def test_an_event_lists_the_state_of_each_consumer(browser, autoconn, queue, consumer):
     value(autoconn, "select pgque.subscribe(%s, 'other')", queue)
     sent = send_many(autoconn, queue, 4)
     tick(autoconn, queue)
@@ -41,7 +41,7 @@ def test_an_event_says_where_each_consumer_stands(browser, autoconn, queue, cons
     assert standing(sent[3]) == "has passed it"
 
 
-def test_a_retry_says_whom_it_waits_for(browser, autoconn, queue, consumer):
+def test_a_retry_names_its_consumer(browser, autoconn, queue, consumer):
     number = send(autoconn, queue, "x")
     tick(autoconn, queue)
     nack(autoconn, receive(autoconn, queue, consumer)[0], "1 hour")
@@ -52,7 +52,7 @@ def test_a_retry_says_whom_it_waits_for(browser, autoconn, queue, consumer):
     assert known["retries"] == 1
 
 
-def test_a_dead_letter_says_whose_it_is_and_why(browser, autoconn, queue, consumer):
+def test_a_dead_letter_names_its_consumer_and_the_reason(browser, autoconn, queue, consumer):
     number = send(autoconn, queue, "x")
     let_die(autoconn, queue, consumer)
     [listed] = browser.dead_letters(queue).rows
@@ -62,20 +62,20 @@ def test_a_dead_letter_says_whose_it_is_and_why(browser, autoconn, queue, consum
     assert known["reason"] == "no such address"
 
 
-def test_of_a_long_payload_the_length_is_known(browser, autoconn, queue):
+def test_a_long_payload_is_cut_and_its_length_shown(browser, autoconn, queue):
     sent = send(autoconn, queue, "x" * (LONG + 1))
     whole = whole_of(browser, queue, sent)
     assert (len(whole.payload), whole.length) == (LONG, LONG + 1)
     assert described(whole).plain.endswith(f"… and {LONG + 1 - LONGEST:,} characters more\n")
 
 
-def test_what_is_gone_is_none(browser, queue):
+def test_a_missing_row_is_none(browser, queue):
     assert facts.of_message(browser, queue, (1, 1)) is None
     assert facts.of_retry(browser, (1, 1)) is None
     assert facts.of_letter(browser, 1) is None
     assert facts.of_settings(browser, "no such queue") == []
 
 
-def test_settings_have_the_names_that_the_command_takes(browser, autoconn, queue):
+def test_settings_have_the_names_that_the_command_accepts(browser, autoconn, queue):
     for name, setting in facts.of_settings(browser, queue):
         value(autoconn, "select pgque.set_queue_config(%s, %s, %s)", queue, name, str(setting))

@@ -1,4 +1,4 @@
-"""What `pgque top` makes of samples, without a screen: trends, states, sums, short figures."""
+"""How `pgque top` evaluates samples, without a screen: trends, states, sums, short figures."""
 
 import pytest
 
@@ -31,14 +31,14 @@ def test_a_queue_has_the_state_of_its_worst_consumer():
         assert state(after(sample([queue_now("q")], reversed(found)))) == f"!! {word}"
 
 
-def test_a_queue_says_when_it_is_not_ticked_not_read_or_paused():
+def test_the_state_of_a_queue_shows_a_missing_ticker_missing_readers_or_a_pause():
     reader = [consumer_now("q", "c")]
     assert state(after(sample([queue_now("q", state="no tick")], reader))) == "!! no tick"
     assert state(after(sample([queue_now("q", state="paused")], reader))) == "! paused"
     assert state(after(sample([queue_now("q")]))) == "no reader"
 
 
-def test_members_count_as_their_group():
+def test_members_are_counted_as_their_group():
     group = consumer_now("q", "g", rate=7.0, pending=3)
     members = [
         consumer_now("q", f"g.{n}", member=True, rate=None, holds_batch=True) for n in range(2)
@@ -47,7 +47,7 @@ def test_members_count_as_their_group():
     assert (row.out, row.consumers, row.in_flight) == (7.0, 1, 2)
 
 
-def test_rates_that_are_not_known_yet_are_gaps_in_the_trend():
+def test_unknown_rates_are_gaps_in_the_trend():
     history = after(
         sample([queue_now("sent", rate=None)]), sample([queue_now("sent", rate=4.0)], at=1)
     )
@@ -64,14 +64,14 @@ def test_a_trend_is_bounded_and_forgotten_with_its_queue():
     assert history.queues["q"].trend == (1.0,)
 
 
-def test_a_sparkline_reaches_from_nothing_to_its_greatest_value():
+def test_a_sparkline_ranges_from_zero_to_its_maximum():
     assert spark([None, 0.0, 4.0, 8.0], 6) == ["   ▁▄█"]
     assert spark([1.0, 0.0, 8.0], 2) == ["▁█"]
     assert spark([8.0, 16.0], 2, 2) == [" █", "██"]
     assert spark([0.0, 0.0], 2) == ["▁▁"]
 
 
-def test_long_names_keep_both_their_ends():
+def test_long_names_keep_both_ends():
     assert shorten("billing.invoices.created", 12) == "billin…eated"
     assert shorten("short", 12) == "short"
     assert cut("two\nlines of \x1b text", 12) == "two lines o…"
@@ -87,7 +87,7 @@ def test_long_names_keep_both_their_ends():
         ("{}", "{}"),
     ],
 )
-def test_json_is_laid_out_and_nothing_of_it_changed(payload, text):
+def test_json_is_pretty_printed_without_changes(payload, text):
     found = laid_out(payload)
     if text is None:
         assert found.splitlines()[:3] == ["{", '  "a": 1.10,', '  "b": [],']

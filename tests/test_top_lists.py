@@ -1,4 +1,4 @@
-"""Lists of `pgque top`, which come from a thread while other things happen."""
+"""Lists of `pgque top` that a thread loads while other things happen."""
 
 from pgque.top.app import TopApp
 from tests.fix_top import (
@@ -25,7 +25,7 @@ def letters(*reasons):
     return [letter(n, 9, "c", 1, x, None, None, "{}") for n, x in enumerate(reasons)]
 
 
-def test_a_list_that_was_asked_for_before_a_change_is_asked_for_again():
+def test_a_list_requested_before_a_change_is_requested_again():
     source = HeldSource(at(0), letters=letters("the first", "the second"))
 
     def change(_):
@@ -38,21 +38,21 @@ def test_a_list_that_was_asked_for_before_a_change_is_asked_for_again():
             before = source.asked
             source.let.clear()
             pilot.app.look()
-            await until(pilot, lambda: source.asked > before, "the question")
+            await until(pilot, lambda: source.asked > before, "the request")
             pilot.app.change("change", "nothing", change, lambda _: "It was changed.")
             await seen(pilot, "It was changed.")
             await seen(pilot, "the second")
             source.let.set()
-            await until(pilot, lambda: "the second" not in text_of(pilot), "the list as it is now")
+            await until(pilot, lambda: "the second" not in text_of(pilot), "the current list")
             assert "the first" in text_of(pilot)
 
     play(steps())
 
 
-def test_a_sample_that_comes_while_it_ends_is_passed_over():
+def test_a_sample_that_arrives_during_shutdown_is_ignored():
     async def steps():
         async with shown(HeldSource(at(0))) as pilot:
-            # As textual does at the end: the screens are emptied one after the other.
+            # Textual empties the screens one after the other when it shuts down.
             pilot.app._running = False
             await pilot.app.screen.query("#head").remove()
             pilot.app.on_top_app_looked(TopApp.Looked(at(1)))
@@ -60,7 +60,7 @@ def test_a_sample_that_comes_while_it_ends_is_passed_over():
     play(steps())
 
 
-def test_samples_that_come_while_a_list_is_asked_for_do_not_ask_for_more():
+def test_samples_that_arrive_while_a_list_loads_request_no_further_lists():
     source = HeldSource(*(at(n) for n in range(5)))
 
     async def steps():

@@ -1,4 +1,4 @@
-"""What the screens of `pgque top` look like: tests/fix_top.py says how the snapshots are made."""
+"""The screens of `pgque top`; tests/fix_top.py says how to make the snapshots."""
 
 import dataclasses
 from datetime import timedelta
@@ -26,7 +26,7 @@ LONG = "eu-west-1.billing.invoices.created.for.accounting.v2"
 
 
 def busy(at: float = 0.0, rate: float | None = 1240.0, ticking: bool = True):
-    """A shop in which some things go wrong."""
+    """A shop with several problems."""
     return sample(
         [
             queue_now("audit", sent=12_000_000, rate=rate and rate / 2, tick_age=0.004),
@@ -72,7 +72,7 @@ async def all_looked(pilot, times: int = 7) -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=["80x24", "200x50"])
-def test_all_queues_with_what_is_worst_first(size):
+def test_all_queues_with_the_worst_first(size):
     async def steps():
         async with shown(in_motion(), size) as pilot:
             await all_looked(pilot)
@@ -132,13 +132,13 @@ def test_the_newest_messages_of_a_queue():
     play(steps())
 
 
-def test_a_message_whole():
+def test_a_whole_message():
     payload = (
         '{"order": 1.10, "lines": [{"sku": "a\\"b", "n": 1}, {}], "note": "ü\\u001b", "e": []}'
     )
     message = dataclasses.replace(
         sent(1234567, 9, 1, "order.placed", None, payload),
-        created=None,  # it would be said in the time zone of this machine
+        created=None,  # it would be shown in this machine's time zone
     )
     standing = [("pickers", "has it before it"), ("billing\x1b", "waits for retry 2")]
     source = FakeSource(busy(), messages=[message], rows=standing)
@@ -169,7 +169,7 @@ def test_dead_letters_with_their_keys(size):
     play(steps())
 
 
-def test_a_replay_is_asked_about():
+def test_a_replay_asks_for_confirmation():
     async def steps():
         async with shown(FakeSource(busy(), letters=LETTERS), queue="orders") as pilot:
             await press(pilot, "4")
@@ -200,7 +200,7 @@ def test_the_help():
     play(steps())
 
 
-def test_no_queue_and_no_ticker():
+def test_a_screen_without_queues_and_ticker():
     async def steps():
         async with shown(FakeSource(sample(ticking=False))) as pilot:
             await check(pilot, "nothing")
@@ -208,7 +208,7 @@ def test_no_queue_and_no_ticker():
     play(steps())
 
 
-def test_a_lost_connection_is_said_above_the_last_figures():
+def test_a_lost_connection_is_shown_above_the_last_figures():
     source = FakeSource(busy(), PgqueConnectionError("server closed the connection\nTry."))
 
     async def steps():
@@ -219,7 +219,7 @@ def test_a_lost_connection_is_said_above_the_last_figures():
     play(steps())
 
 
-def test_a_filter_that_nothing_passes():
+def test_a_filter_without_matches():
     async def steps():
         async with shown(FakeSource(busy())) as pilot:
             await press(pilot, "slash", *"nix")

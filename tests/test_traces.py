@@ -1,4 +1,4 @@
-"""Traces: from a span that sends to the spans of those who handle (pgque/traces.py)."""
+"""Traces: from the span of a send to the spans of its handlers (pgque/traces.py)."""
 
 import json
 
@@ -38,7 +38,7 @@ def spans(monkeypatch):
 
 @pytest.fixture
 def one(dsn, queue, consumer):
-    """A consumer that does nothing with messages of type default."""
+    """A consumer that ignores messages of type default."""
     one = Consumer(dsn, queue=queue, name=consumer, retry_after=0)
     one.on("default")(lambda msg: None)
     return one
@@ -46,7 +46,7 @@ def one(dsn, queue, consumer):
 
 @pytest.fixture
 def extras(autoconn, queue):
-    """Ask for what stands beside the events that were sent."""
+    """Query the extra fields of the sent events."""
     log = log_of(autoconn, queue)
     return lambda name="ev_extra2": column(autoconn, f"select {name} from {log} order by ev_id")
 
@@ -59,7 +59,7 @@ def traceparent(span: ReadableSpan) -> str:
 # Sending
 
 
-def test_a_send_is_a_span_whose_context_goes_along(spans, client, queue, extras):
+def test_a_send_is_a_span_and_its_context_is_stored_with_the_event(spans, client, queue, extras):
     with spans.tracer.start_as_current_span("checkout") as checkout:
         event_id = client.send(queue, {"order": 1})
     [span] = spans.named(f"send {queue}")
@@ -75,9 +75,7 @@ def test_a_send_is_a_span_whose_context_goes_along(spans, client, queue, extras)
     assert list(map(json.loads, extras())) == [{"traceparent": traceparent(span)}]
 
 
-def test_a_batch_is_one_span_and_each_of_its_events_has_the_context(
-    spans, client, queue, extras, consumer
-):
+def test_a_batch_is_one_span_whose_context_each_event_has(spans, client, queue, extras, consumer):
     with spans.tracer.start_as_current_span("import"):
         ids = client.send_batch(queue, "row", ["one", {"n": 2}, None])
         assert client.send_batch(queue, "row", []) == []
@@ -93,7 +91,7 @@ def test_a_large_batch_keeps_its_order(spans, client, queue, consumer):
     with spans.tracer.start_as_current_span("import"):
         ids = client.send_batch(queue, "row", map(str, range(2000)))
     times = "select count(distinct ev_time) from pgque.event_1"
-    assert client.conn.execute(times).fetchone() == (1,), "one statement for all of them"
+    assert client.conn.execute(times).fetchone() == (1,), "all of them are sent by one statement"
     client.ticker(queue)
     got = client.receive(queue, consumer, 5000)
     assert [(m.msg_id, m.payload) for m in got] == list(
@@ -101,7 +99,7 @@ def test_a_large_batch_keeps_its_order(spans, client, queue, consumer):
     )
 
 
-def test_without_a_span_nothing_is_written(spans, client, queue, extras):
+def test_without_a_span_no_context_is_stored(spans, client, queue, extras):
     client.send(queue, "x")
     client.send(queue, "x", key="k", headers={"tenant": 7})
     client.send_batch(queue, "default", ["x"])
@@ -109,7 +107,7 @@ def test_without_a_span_nothing_is_written(spans, client, queue, extras):
     assert spans.named(f"send {queue}") == []
 
 
-def test_the_applications_headers_stay(spans, client, queue, extras):
+def test_the_applications_headers_are_kept(spans, client, queue, extras):
     own = {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00"}
     with spans.tracer.start_as_current_span("checkout"):
         client.send(queue, "x", key="k", headers={"tenant": 7})
@@ -122,7 +120,7 @@ def test_the_applications_headers_stay(spans, client, queue, extras):
     assert extras("ev_extra1")[0] == "k"
 
 
-def test_the_state_of_the_trace_goes_along(spans, client, queue, extras):
+def test_the_trace_state_is_stored_too(spans, client, queue, extras):
     context = trace.SpanContext(
         1, 2, is_remote=True, trace_flags=trace.TraceFlags(1),
         trace_state=trace.TraceState([("vendor", "x")]),
@@ -132,7 +130,7 @@ def test_the_state_of_the_trace_goes_along(spans, client, queue, extras):
     assert json.loads(extras()[0])["tracestate"] == "vendor=x"
 
 
-def test_a_send_that_fails_is_a_span_with_its_error(spans, client):
+def test_a_failed_send_is_a_span_with_its_error(spans, client):
     with (
         spans.tracer.start_as_current_span("checkout"),
         pytest.raises(pgque.PgqueQueueNotFound),
@@ -143,7 +141,7 @@ def test_a_send_that_fails_is_a_span_with_its_error(spans, client):
     assert span.attributes["error.type"] == "pgque.errors.PgqueQueueNotFound"
 
 
-def test_headers_that_are_no_mapping_are_refused_as_ever(spans, client, queue):
+def test_headers_that_are_not_a_mapping_are_still_refused(spans, client, queue):
     with (
         spans.tracer.start_as_current_span("checkout"),
         pytest.raises(pgque.PgqueInvalidArgument, match="headers must be a mapping"),
@@ -183,7 +181,9 @@ def test_a_first_attempt_is_a_child_of_the_send(spans, client, queue, consumer, 
     }
 
 
-def test_a_handler_that_fails_and_the_retry_that_is_linked(spans, client, queue, one, caplog):
+def test_a_failed_attempt_is_an_error_and_its_retry_is_linked_to_the_send(
+    spans, client, queue, one, caplog
+):
     @one.on("flaky")
     def flaky(msg: Message) -> None:
         if msg.retry_count == 0:
@@ -205,7 +205,7 @@ def test_a_handler_that_fails_and_the_retry_that_is_linked(spans, client, queue,
     assert second.attributes["messaging.pgque.message.delivery_attempt"] == 2
 
 
-def test_what_a_handler_sends_goes_on_in_the_trace(spans, client, queue, one, autoconn):
+def test_sends_of_a_handler_belong_to_its_trace(spans, client, queue, one, autoconn):
     autoconn.execute("select pgque.create_queue('next')")
 
     @one.on("chain")
@@ -243,7 +243,9 @@ def test_a_message_without_a_handler_is_a_failed_span(spans, client, queue, one)
     ],
     ids=range(9),
 )
-def test_a_message_without_a_context_begins_a_trace(spans, client, queue, one, autoconn, headers):
+def test_a_message_without_a_context_starts_a_new_trace(
+    spans, client, queue, one, autoconn, headers
+):
     autoconn.execute(
         "select pgque.insert_event(%s, 'default', 'x', null, %s, null, null)", [queue, headers]
     )
@@ -253,7 +255,7 @@ def test_a_message_without_a_context_begins_a_trace(spans, client, queue, one, a
     assert (span.parent, span.links, span.status.status_code) == (None, (), StatusCode.UNSET)
 
 
-def test_a_malformed_state_does_not_cost_the_parent(spans, client, queue, one, autoconn):
+def test_a_malformed_trace_state_does_not_affect_the_parent(spans, client, queue, one, autoconn):
     headers = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": ["a", 1]}
     client.send(queue, "x", headers=headers)
     with running(one):
@@ -261,7 +263,7 @@ def test_a_malformed_state_does_not_cost_the_parent(spans, client, queue, one, a
     assert spans.named(f"process {queue}")[0].parent.span_id == int("2" * 16, 16)
 
 
-def test_a_member_of_a_group_goes_on_from_the_send(spans, dsn, queue, autoconn):
+def test_a_member_of_a_group_continues_the_trace_of_the_send(spans, dsn, queue, autoconn):
     members = [Consumer(dsn, queue=queue, name="group", subconsumer=name) for name in ("a", "b")]
     for member in members:
         member.on("default")(lambda msg: None)
@@ -292,7 +294,7 @@ def test_between_handlers_no_span_is_current(spans, client, queue, one):
     assert [context.is_valid for context in current] == [False, False]
 
 
-def test_a_trace_goes_on_in_another_process(spans, client, dsn, queue, consumer):
+def test_a_trace_continues_in_another_process(spans, client, dsn, queue, consumer):
     script = """
         import sys
         from opentelemetry import trace
@@ -319,7 +321,7 @@ def test_a_trace_goes_on_in_another_process(spans, client, dsn, queue, consumer)
     assert int(span["parent_id"], 16) == sent.get_span_context().span_id
 
 
-def test_who_does_not_use_opentelemetry_does_not_import_it(dsn, queue, consumer):
+def test_opentelemetry_is_not_imported_unless_it_is_used(dsn, queue, consumer):
     script = """
         import sys
         import pgque
@@ -336,7 +338,7 @@ def test_who_does_not_use_opentelemetry_does_not_import_it(dsn, queue, consumer)
         assert child.communicate(timeout=2 * PATIENCE)[0] == "[]\n"
 
 
-def test_where_no_provider_is_set_a_consumer_makes_no_spans(client, queue, one, monkeypatch):
+def test_without_a_provider_a_consumer_makes_no_spans(client, queue, one, monkeypatch):
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     client.send(queue, "x")
     with running(one):
@@ -344,7 +346,7 @@ def test_where_no_provider_is_set_a_consumer_makes_no_spans(client, queue, one, 
         assert one._watch_on(client.conn) is None
 
 
-def test_spans_end_where_the_connection_breaks_in_a_handler(spans, client, queue, one, autoconn):
+def test_spans_end_if_the_connection_breaks_in_a_handler(spans, client, queue, one, autoconn):
     @one.on("break")
     def break_it(msg: Message, client: PgqueClient) -> None:
         if len(spans.named(f"process {queue}")) == 0:

@@ -1,4 +1,4 @@
-"""How long the oldest event waits (sql/wait): what alarms are about."""
+"""How long the oldest event has been waiting (sql/wait), the figure for alerts."""
 
 import psycopg
 import pytest
@@ -40,7 +40,7 @@ def unticked(conn: psycopg.Connection, queue: str) -> tuple[int, float]:
 
 
 def an_hour_passes(conn: psycopg.Connection, queue: str) -> None:
-    """Let all that is there be an hour older."""
+    """Make everything in the queue an hour older."""
     for table, column_ in (("tick", "tick_time"), (log_of(conn, queue)[6:], "ev_time")):
         conn.execute(f"update pgque.{table} set {column_} = {column_} - interval '1 hour'".encode())
 
@@ -64,12 +64,12 @@ def test_a_new_event_after_a_quiet_hour_has_not_waited_for_an_hour(autoconn, que
     held = receive(autoconn, queue, consumer)
     assert 0 < ages(autoconn, queue, consumer)[1] < 60
     lag = "select lag > interval '1 hour' from pgque.get_consumer_info(%s, %s)"
-    assert value(autoconn, lag, queue, consumer), "the age of the position, as ever"
+    assert value(autoconn, lag, queue, consumer), "lag is still the age of the position"
     ack(autoconn, held)
     assert ages(autoconn, queue, consumer) == (0, 0)
 
 
-def test_what_is_not_consumed_for_an_hour_has_waited_for_an_hour(autoconn, queue, consumer):
+def test_an_event_not_consumed_for_an_hour_has_waited_for_an_hour(autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     an_hour_passes(autoconn, queue)
@@ -83,10 +83,10 @@ def test_what_is_not_consumed_for_an_hour_has_waited_for_an_hour(autoconn, queue
     part = receive(autoconn, queue, consumer, 4)
     an_hour_passes(autoconn, queue)
     ack(autoconn, part)
-    assert min(ages(autoconn, queue, consumer)) >= HOUR, "the rest of the window"
+    assert min(ages(autoconn, queue, consumer)) >= HOUR, "the rest of the window has waited"
 
 
-def test_what_no_tick_covers_is_not_the_consumers_fault(autoconn, queue, consumer):
+def test_unticked_events_do_not_count_as_ready(autoconn, queue, consumer):
     send(autoconn, queue)
     an_hour_passes(autoconn, queue)
     send(autoconn, queue)
@@ -98,7 +98,7 @@ def test_what_no_tick_covers_is_not_the_consumers_fault(autoconn, queue, consume
     assert ready == 0
 
 
-def test_a_send_that_is_open_or_was_rolled_back_does_not_wait(autoconn, connect, queue, consumer):
+def test_an_open_or_rolled_back_send_does_not_count_as_waiting(autoconn, connect, queue, consumer):
     an_hour_passes(autoconn, queue)
     with connect() as slow:
         send(slow, queue)
@@ -108,7 +108,7 @@ def test_a_send_that_is_open_or_was_rolled_back_does_not_wait(autoconn, connect,
     assert unticked(autoconn, queue) == (1, 0)
 
 
-def test_a_log_that_somebody_has_for_himself_is_not_waited_for(autoconn, connect, queue, consumer):
+def test_an_exclusively_locked_log_does_not_block_the_query(autoconn, connect, queue, consumer):
     send(autoconn, queue)
     an_hour_passes(autoconn, queue)
     other = connect()
@@ -118,7 +118,7 @@ def test_a_log_that_somebody_has_for_himself_is_not_waited_for(autoconn, connect
     assert unticked(autoconn, queue)[1] >= HOUR
 
 
-def test_a_retry_counts_from_the_tick_that_brings_it(autoconn, queue, consumer):
+def test_a_retry_counts_from_the_tick_that_includes_it(autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)
@@ -132,7 +132,7 @@ def test_a_retry_counts_from_the_tick_that_brings_it(autoconn, queue, consumer):
     assert 0 < ready <= waiting < 60
 
 
-def test_members_wait_for_what_they_hold(autoconn, queue):
+def test_the_wait_of_a_member_is_that_of_its_batch(autoconn, queue):
     value(autoconn, "select pgque.register_subconsumer(%s, 'g', 'a')", queue)
     send_many(autoconn, queue, 4)
     tick(autoconn, queue)
@@ -142,7 +142,7 @@ def test_members_wait_for_what_they_hold(autoconn, queue):
     assert min(*ages(autoconn, queue, "g"), *ages(autoconn, queue, "g.a")) >= HOUR
 
 
-def test_one_some_or_all(autoconn, queue, consumer):
+def test_waits_can_be_filtered_by_queue_and_consumer(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('a queue')")
     subscribe(autoconn, "a queue", consumer, "another")
     assert column(autoconn, "select queue_name from pgque.get_queue_wait()") == ["a queue", queue]
@@ -165,7 +165,7 @@ def test_one_some_or_all(autoconn, queue, consumer):
         assert caught.value.sqlstate == state
 
 
-def test_p5_a_queue_in_a_bad_state_does_not_hide_the_others(autoconn, queue, consumer):
+def test_p5_a_broken_queue_does_not_hide_the_others(autoconn, queue, consumer):
     value(autoconn, "select pgque.create_queue('bad')")
     subscribe(autoconn, "bad", consumer)
     autoconn.execute("drop sequence pgque.event_2_id_seq")
@@ -174,7 +174,7 @@ def test_p5_a_queue_in_a_bad_state_does_not_hide_the_others(autoconn, queue, con
     assert column(autoconn, pending) == [None, 0]
 
 
-def test_p7_looking_reads_one_event_of_those_that_wait(autoconn, queue, consumer):
+def test_p7_the_query_reads_one_of_the_waiting_events(autoconn, queue, consumer):
     def pages() -> int:
         query = "explain (analyze, buffers, format json) select * from pgque.get_queue_wait()"
         return value(autoconn, query)[0]["Plan"]["Shared Hit Blocks"]

@@ -1,4 +1,4 @@
-"""Waiting for notifications, and being interrupted in it."""
+"""Waiting for notifications, and interrupting the wait."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ def wakeup(dsn: str) -> Iterator[Wakeup]:
 
 
 def wait_for(wakeup: Wakeup, seconds: float) -> None:
-    """Wait until nothing ends the wait for so long."""
+    """Wait until one wait of this many seconds runs to its end."""
     waited = 0.0
     while waited < seconds * 0.9:
         began = time.monotonic()
@@ -29,7 +29,7 @@ def wait_for(wakeup: Wakeup, seconds: float) -> None:
 
 
 @directly
-def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
+def test_a_notification_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
     threading.Timer(0.1, autoconn.execute, ["notify a"]).start()
     assert wakeup.wait(PATIENCE) == {"a"}
     assert wakeup.wait(0) == set()
@@ -42,7 +42,7 @@ def test_what_is_notified_ends_the_wait(wakeup: Wakeup, autoconn: psycopg.Connec
 
 
 @directly
-def test_what_comes_with_the_answer_to_a_query_is_heard(
+def test_a_notification_that_arrives_with_a_query_result_is_kept(
     wakeup: Wakeup, autoconn: psycopg.Connection
 ) -> None:
     autoconn.execute("notify b")
@@ -53,7 +53,7 @@ def test_what_comes_with_the_answer_to_a_query_is_heard(
 
 
 def test_a_ring_ends_the_wait(wakeup: Wakeup) -> None:
-    for _ in range(100_000):  # more than a socket holds
+    for _ in range(100_000):  # more than a socket buffer can hold
         wakeup.ring()
     wait_for(wakeup, 0.2)
     threading.Timer(0.1, wakeup.ring).start()
@@ -62,19 +62,19 @@ def test_a_ring_ends_the_wait(wakeup: Wakeup) -> None:
     assert time.monotonic() - began < PATIENCE
 
 
-def test_nothing_is_nothing(wakeup: Wakeup) -> None:
+def test_a_wait_without_notification_returns_an_empty_set(wakeup: Wakeup) -> None:
     began = time.monotonic()
     assert wakeup.wait(0.1) == set()
     assert time.monotonic() - began >= 0.09
 
 
 @directly
-def test_a_connection_that_broke_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
+def test_a_broken_connection_is_an_error(wakeup: Wakeup, autoconn: psycopg.Connection) -> None:
     autoconn.execute("select pg_terminate_backend(%s, 10000)", [wakeup.conn.info.backend_pid])
     with pytest.raises(pgque.PgqueConnectionError):
         wait_for(wakeup, PATIENCE)
 
 
-def test_a_closed_one_may_be_rung(wakeup: Wakeup) -> None:
+def test_a_closed_wakeup_can_still_be_rung(wakeup: Wakeup) -> None:
     wakeup.close()
     wakeup.ring()

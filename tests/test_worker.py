@@ -70,7 +70,7 @@ os.execv(command[0], command)
 
 
 class Worker:
-    """A worker that runs in a folder, and what it logs."""
+    """A worker that runs in a folder, and its log."""
 
     def __init__(
         self, folder: Path, *arguments: str, terminal: int | None = None, **more: str
@@ -154,7 +154,7 @@ def rewrite(module: Path, old: str, new: str) -> None:
     module.write_text(module.read_text().replace(old, new))
 
 
-def test_processes_are_members_of_one_group_and_one_of_them_ticks(
+def test_processes_join_one_group_and_only_one_of_them_ticks(
     worker, autoconn, queue, handled, folder
 ):
     one = worker("shop:group", "--processes", "2")
@@ -171,12 +171,12 @@ def test_processes_are_members_of_one_group_and_one_of_them_ticks(
         "select count(*) from pg_stat_activity where application_name = 'pgque shop:group-2' "
         "and datname = current_database()"
     )
-    eventually(lambda: value(autoconn, sessions) == 2)  # the consumer's and its ticker's
+    eventually(lambda: value(autoconn, sessions) == 2)  # those of the consumer and its ticker
     one.signal(signal.SIGINT)
     assert "INFO shop:group-1 starts: " in one.ends()
 
 
-def test_processes_of_a_consumer_without_a_group_stand_by(worker, autoconn, queue, handled, folder):
+def test_without_a_group_the_other_processes_stand_by(worker, autoconn, queue, handled, folder):
     one = worker("shop:alone", "--processes", "2")
     one.says("is no member of a group: while one of its processes works, the others stand by")
     send(autoconn, queue, "wait")
@@ -192,21 +192,21 @@ def test_processes_of_a_consumer_without_a_group_stand_by(worker, autoconn, queu
     one.ends()
 
 
-def test_a_process_that_dies_is_started_again(worker, autoconn, queue, handled):
+def test_a_process_that_dies_is_restarted(worker, autoconn, queue, handled):
     one = worker("shop:alone")
     send(autoconn, queue, "die")
     eventually(lambda: handled("die"))
     _, second = one.pids()
     assert handled("die") == [second]
     assert "WARNING shop:alone was killed by SIGKILL; again in" in one.log
-    os.kill(second, signal.SIGTERM)  # nobody has told the supervisor
+    os.kill(second, signal.SIGTERM)  # not by the supervisor
     one.says("shop:alone ended with status 0; again in")
     one.says("starts:", 3)
     one.signal(signal.SIGTERM)
     one.ends()
 
 
-def test_a_stop_finishes_the_message_that_is_handled(worker, autoconn, queue, handled, folder):
+def test_a_stop_finishes_the_current_message(worker, autoconn, queue, handled, folder):
     one = worker("shop:alone")
     send(autoconn, queue, "wait")
     send(autoconn, queue, "next")
@@ -220,7 +220,9 @@ def test_a_stop_finishes_the_message_that_is_handled(worker, autoconn, queue, ha
 
 
 @pytest.mark.parametrize("how", ["second signal", "grace"])
-def test_a_stop_ends_by_force(worker, autoconn, queue, handled, folder, how):
+def test_a_stop_kills_a_process_after_the_grace_period(
+    worker, autoconn, queue, handled, folder, how
+):
     one = worker("shop:alone", "--grace", "0.1" if how == "grace" else "300")
     send(autoconn, queue, "wait")
     eventually((folder / "entered").exists)
@@ -236,7 +238,7 @@ def test_a_stop_ends_by_force(worker, autoconn, queue, handled, folder, how):
 
 
 @pytest.mark.parametrize("finishes", [True, False])
-def test_a_killed_supervisor_leaves_no_orphan(worker, autoconn, queue, handled, folder, finishes):
+def test_a_killed_supervisor_leaves_no_orphans(worker, autoconn, queue, handled, folder, finishes):
     one = worker("shop:alone", "--grace", "300" if finishes else "0.1")
     send(autoconn, queue, "wait")
     send(autoconn, queue, "next")
@@ -251,7 +253,7 @@ def test_a_killed_supervisor_leaves_no_orphan(worker, autoconn, queue, handled, 
     assert not handled("next")
 
 
-def test_sighup_brings_new_code_and_keeps_the_old_where_it_is_broken(
+def test_sighup_loads_new_code_but_keeps_the_old_if_it_is_broken(
     worker, autoconn, queue, handled, folder
 ):
     one = worker("shop:alone")
@@ -270,19 +272,19 @@ def test_sighup_brings_new_code_and_keeps_the_old_where_it_is_broken(
     one.ends()
 
 
-def test_a_terminal_that_closes_stops_it(worker):
+def test_closing_the_terminal_stops_the_worker(worker):
     ours, theirs = pty.openpty()
     one = worker("shop:alone", terminal=theirs)
     os.close(theirs)
     one.says("starts:")
-    one.signal(signal.SIGHUP)  # while the terminal is there
+    one.signal(signal.SIGHUP)  # while the terminal still exists
     one.says("reloading")
     os.close(ours)
     one.says("stopping")
     one.ends()
 
 
-def test_a_change_of_a_file_reloads(worker, autoconn, queue, handled, folder):
+def test_a_changed_file_triggers_a_reload(worker, autoconn, queue, handled, folder):
     one = worker("shop:alone", "--reload")
     one.says("watching")
     one.says("starts:")
@@ -295,14 +297,14 @@ def test_a_change_of_a_file_reloads(worker, autoconn, queue, handled, folder):
     one.ends()
 
 
-def test_what_cannot_be_loaded_ends_with_status_2(worker):
+def test_a_target_that_cannot_be_loaded_ends_the_worker_with_status_2(worker):
     for target in ("nowhere:consumer", "shop:nothing"):
         one = worker("shop:alone", target)
         *_, line = one.ends(2).splitlines()
         assert line.startswith("pgque: ")
 
 
-def test_where_nobody_can_begin_it_ends_with_status_1(worker):
+def test_if_no_process_can_start_the_worker_ends_with_status_1(worker):
     one = worker("shop:stranger", "--processes", "2")
     *_, line = one.ends(1).splitlines()
     assert line.startswith("pgque: Not subscriber to queue")
@@ -311,7 +313,7 @@ def test_where_nobody_can_begin_it_ends_with_status_1(worker):
     assert line.startswith("pgque: connection is bad")
 
 
-def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, queue, handled):
+def test_a_process_that_cannot_start_does_not_stop_the_others(worker, autoconn, queue, handled):
     one = worker("shop:stranger", "shop:alone", "shop:ticker")
     one.says("shop:stranger failed: ")
     one.says("shop:ticker starts: a ticker")
@@ -322,13 +324,13 @@ def test_one_that_cannot_begin_does_not_end_those_that_can(worker, autoconn, que
     one.ends()
 
 
-def test_reloading_needs_an_extra(monkeypatch, capsys):
+def test_a_missing_watchfiles_names_the_reload_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     assert run(["worker", "shop:alone", "--reload"]) == 1
     assert capsys.readouterr().err == "pgque: watchfiles is missing: pip install 'pgque[reload]'\n"
 
 
-def test_the_end_by_force_takes_along_what_handlers_have_started():
+def test_killing_a_process_also_kills_the_children_of_its_handlers():
     ours, theirs = socket.socketpair()
     script = """
         import subprocess, sys, time

@@ -1,4 +1,4 @@
-"""`module:attribute` becomes a consumer, or one line that says why not."""
+"""`module:attribute` becomes a consumer, or a one-line error that says why not."""
 
 import itertools
 
@@ -48,15 +48,15 @@ def refused(target: str) -> str:
     ("attribute", "is_called"),
     [("billing", "orders/billing"), ("box.shipping", "orders/shipping"), ("make", "orders/made")],
 )
-def test_a_consumer_by_name_in_a_class_or_made_by_a_function(module, attribute, is_called):
+def test_a_target_can_be_a_name_a_class_attribute_or_a_factory(module, attribute, is_called):
     assert describe(load(f"{module(CONSUMERS)}:{attribute}")) == is_called
 
 
-def test_a_ticker(module):
+def test_a_target_can_be_a_ticker(module):
     assert describe(load(f"{module(CONSUMERS)}:ticker")) == "a ticker"
 
 
-def test_what_is_not_there_is_told_with_what_is(module, tmp_path):
+def test_the_error_about_a_missing_name_lists_the_existing_ones(module, tmp_path):
     name = module(CONSUMERS)
     assert refused(f"{name}:nothing") == f"{name} has no nothing; there is ticker, billing"
     assert refused(name) == f"say what to run: {name}:NAME; there is ticker, billing"
@@ -78,20 +78,20 @@ def test_what_is_not_there_is_told_with_what_is(module, tmp_path):
         ("def consumer(queue): ...", "TypeError: consumer() missing"),
     ],
 )
-def test_what_goes_wrong_is_told_with_its_line(module, text, said):
+def test_an_error_in_the_module_is_reported_with_its_line(module, text, said):
     name = module(text)
     assert f"cannot load {name}:consumer: {said.format(f'{name}.py')}" in refused(
         f"{name}:consumer"
     )
 
 
-def test_what_is_no_consumer_is_told(module):
+def test_a_target_of_another_type_is_refused(module):
     name = module("consumer = 7")
     assert "is of the type int, not a Consumer or a Ticker" in refused(f"{name}:consumer")
 
 
 @pytest.mark.parametrize("started", ["consumer.start()", "pgque.Ticker('').run()"])
-def test_a_module_that_is_a_program_is_refused(module, started):
+def test_a_module_that_runs_a_program_is_refused(module, started):
     text = f"import pgque\nconsumer = pgque.Consumer('', queue='q', name='c')\n{started}"
     assert "when it is imported: put that below if __name__" in refused(f"{module(text)}:consumer")
     assert pgque.Consumer.start.__name__ == "start"

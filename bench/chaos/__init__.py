@@ -1,1 +1,1 @@
-"""A long run under faults, whose history is checked at the end: `python -m bench.chaos`."""
+"""A long run under faults that checks its history at the end: `python -m bench.chaos`."""

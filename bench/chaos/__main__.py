@@ -1,8 +1,9 @@
-"""Let processes send and consume for minutes while faults are made; check what came of it.
+"""Inject faults for minutes while processes send and consume, then check the history.
 
-Exit status 1 where anything was lost, came twice, out of order or though it was never sent, where
-a process crashed, or where the rate of delivery was not back within five seconds of the last fault.
-As root on Linux the run has a small disk and a network of its own, which can be full and lossy.
+The exit status is 1 if an event was lost, delivered twice, delivered out of order or delivered
+without being sent, if a process crashed, or if the rate of delivery did not recover within five
+seconds of the last fault. As root on Linux, the run also fills a small disk and drops packets in a
+private network namespace.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from bench.server import databases
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Parse the command line, run, and return the exit status."""
     options = _parser().parse_args(arguments)
     names = options.faults.split(",") if options.faults else list(FAULTS)
     if options.dsn is not None:
         names = [name for name in names if not FAULTS[name].needs]
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
-        sys.exit(f"no fault {unknown[0]}: there are {', '.join(FAULTS)}")
+        sys.exit(f"unknown fault {unknown[0]}: choose from {', '.join(FAULTS)}")
     seed = random.randrange(1 << 31) if options.seed is None else options.seed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     own_network = "loss" in names and options.dsn is None and network.enter_own_network()
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = failures(result)
     for line in found:
         print(f"FAILED: {line}")
-    print(f"seed {seed}: {'failed' if found else 'nothing lost, nothing twice'}")
+    print(f"seed {seed}: {'failed' if found else 'nothing lost, nothing handled twice'}")
     return 1 if found else 0
 
 
@@ -82,15 +83,15 @@ def _run(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=10.0, help="how long faults are made (10)")
+    add("--minutes", type=float, default=10.0, help="minutes of faults (10)")
     add("--faults", metavar="NAMES", help=f"with commas; all: {','.join(FAULTS)}")
-    add("--seed", type=int, help="of what happens when; else one at random, which is printed")
-    add("--rate", type=float, default=12.0, help="events a second, of all producers (12)")
-    add("--round", type=float, default=25.0, help="seconds of faults between two calms (25)")
-    add("--calm", type=float, default=10.0, help="seconds of a calm (10)")
+    add("--seed", type=int, help="seed of the random schedule (random, and printed)")
+    add("--rate", type=float, default=12.0, help="events per second, all producers together (12)")
+    add("--round", type=float, default=25.0, help="seconds of faults in a round (25)")
+    add("--calm", type=float, default=10.0, help="seconds without faults after each round (10)")
     add("--pg", type=int, default=18, help="version of the embedded server: 18 or 16 (18)")
-    add("--dsn", help="a server of your own, as superuser; the role chaos_app stays there")
-    add("--out", type=Path, metavar="FILE", help="write the figures there, as JSON")
+    add("--dsn", help="a superuser's DSN of your own server; the role chaos_app remains there")
+    add("--out", type=Path, metavar="FILE", help="write the figures to this file, as JSON")
     return parser
 
 

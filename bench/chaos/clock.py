@@ -1,8 +1,8 @@
-"""A clock of the server's own, which can be set: its processes run under libfaketime.
+"""An adjustable clock for the server: PostgreSQL's processes run under libfaketime.
 
-Only the processes of PostgreSQL see it. The run and its clients keep the machine's clock, so what
-they write down stays comparable. Monotonic time is not changed, as it is not when an administrator
-sets a clock.
+Only these processes see it. The run and its clients keep the machine's clock, so the times that
+they record stay comparable. Monotonic time does not change, just as when an administrator sets a
+clock.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 from pgque.embedded import Server
 
 LIBRARIES: Final = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1")
-"""Where Debian's package ``libfaketime`` puts it; the variant for threads needs a lock."""
+"""The paths of Debian's package ``libfaketime``. Its multi-threaded variant would need a lock."""
 CACHED_FOR: Final = 1
-"""Whole seconds for which a process keeps what it has read. Reading the file at each call would
-need memory in signal handlers, which must not ask for any."""
+"""Whole seconds for which a process caches the offset. Reading the file at each call would
+allocate memory in signal handlers, which is not allowed there."""
 SEEN_AFTER: Final = 2.5
 """Seconds after which every process shows a new time."""
 
@@ -56,7 +56,7 @@ class Clock:
         self.set(self.furthest)
 
     def command(self) -> list[str]:
-        """Return what to put before a command that is to run with this clock."""
+        """Return the prefix that makes a command run with this clock."""
         return [
             "/usr/bin/env",
             f"LD_PRELOAD={self._library}",
@@ -66,12 +66,12 @@ class Clock:
         ]
 
     def close(self) -> None:
-        """Remove its file, after the server was stopped."""
+        """Remove its file. Call this after the server has stopped."""
         self._folder.cleanup()
 
 
 class ServerWithClock(Server):
-    """An embedded server that runs by a `Clock`."""
+    """An embedded server that runs with a `Clock`."""
 
     def __init__(self, *args: Any, clock: Clock | None, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -80,6 +80,6 @@ class ServerWithClock(Server):
     def _plan(self, *args: Any) -> dict[str, Any]:
         plan = super()._plan(*args)
         if self._clock is not None:
-            # The keeper itself stays outside: it waits by the clock.
+            # The keeper process keeps the machine's clock, because it waits by it.
             plan["server"] = [*self._clock.command(), *plan["server"]]
         return plan

@@ -1,8 +1,8 @@
-"""Copies of the database amid the run: a dump, restored under another name and drained.
+"""Copies of the database during the run: dumped, restored under another name and drained.
 
-pg_dump takes its snapshot first and its locks later. TRUNCATE knows no snapshots, so a log or a
-ledger that is rotated in between is missing from the dump. Such a copy may lack events, but then
-`pgque doctor` must say so.
+pg_dump takes its snapshot first and its locks later. TRUNCATE ignores snapshots, so if the log or
+the ledger rotates in between, its rows are missing from the dump. Such a copy may lack events, but
+then `pgque doctor` must say so.
 """
 
 from __future__ import annotations
@@ -36,52 +36,52 @@ from pgque.doctor import Status, examine
 from pgque.errors import PgqueError
 
 HELD_FOR: Final = 12.0
-"""Seconds that a dump is held at most, until log and ledger were rotated."""
+"""Longest time in seconds that a dump is held to let the log and the ledger rotate."""
 DRAINED_AFTER: Final = 40
-"""Rounds without the end of a drain after which a copy counts as standing still."""
+"""Rounds of draining after which a copy that still has work counts as stuck."""
 
 Told = tuple[str, str]
-"""A consumer and the key of an event."""
+"""The consumer and the key of an event."""
 
 
 @dataclass
 class Copy:
-    """One restored dump: the events before it, the events that it delivered, and doctor's words."""
+    """One restored dump: the events sent before it, its deliveries, and the doctor's report."""
 
     how: str
     known: list[str]
-    """Keys that were sent, as was known before the dump began."""
+    """Keys known to be sent before the dump began."""
     done: set[Told] = field(default_factory=set)
-    """What the dump says is handled or dead."""
+    """Handled events and dead letters, according to the dump."""
     got: Counter[Told] = field(default_factory=Counter)
-    """What the copy delivered."""
+    """Deliveries made by the copy."""
     sent: list[str] = field(default_factory=list)
     """Keys that were sent to the copy."""
     rotated: bool = False
-    """Whether log or ledger were rotated while the dump was held."""
+    """Whether the log or the ledger rotated while the dump was held."""
     errors: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    """What doctor said about restoring."""
+    """The doctor's findings about the restore."""
 
     def lost(self) -> list[Told]:
-        """What was sent before the dump, or to the copy, and is neither done nor delivered."""
+        """Return events sent before the dump or to the copy that are neither done nor delivered."""
         told = [(consumer, key) for consumer in CONSUMERS for key in (*self.known, *self.sent)]
         return [one for one in told if one not in self.done and not self.got[one]]
 
     def again(self) -> list[Told]:
-        """What was done before or delivered before, and was delivered."""
+        """Return events that the copy delivered twice, or delivered although they were done."""
         return [one for one, times in self.got.items() if times > 1 or one in self.done]
 
     def violations(self) -> list[str]:
-        """Return the faults. If doctor says so, a held dump may have lost or repeated events."""
+        """Return the violations. A held dump may lose or repeat events if the doctor says so."""
         found = [f"{self.how}: {text}" for text in self.errors]
         new = {(consumer, key) for consumer in CONSUMERS for key in self.sent}
         for what, told in (("lost", self.lost()), ("delivered again", self.again())):
-            # Events of the copy's own time have no excuse.
+            # Events sent to the copy itself must never be lost or repeated.
             silent = [one for one in told if one in new or not (self.said and self.rotated)]
             if silent:
                 consumer, key = silent[0]
-                found.append(f"{self.how}: {len(silent)} {what}, as {key} at {consumer}")
+                found.append(f"{self.how}: {len(silent)} {what}, for example {key} by {consumer}")
         return found
 
 
@@ -89,7 +89,7 @@ Phase = Callable[[psycopg.Connection], None]
 
 
 def reset_sequences(conn: psycopg.Connection) -> None:
-    """Let every sequence of the schema begin anew, as a restore does that leaves them out."""
+    """Restart every sequence of the schema, like a restore that leaves them out."""
     names = (
         "select quote_ident(schemaname) || '.' || quote_ident(sequencename) from pg_sequences "
         "where schemaname = 'pgque' and last_value is not null"
@@ -115,7 +115,7 @@ def log_tables(conn: psycopg.Connection) -> list[str]:
 
 
 def filter_rows(conn: psycopg.Connection) -> None:
-    """Switch row security on for the log, and let a reader look meanwhile: it may only fail."""
+    """Enable row security on the log and receive as a reader: the call may only fail."""
     for name in log_tables(conn):
         conn.execute(f"alter table {name} enable row level security".encode())
     for consumer in CONSUMERS:
@@ -135,14 +135,14 @@ PHASES: Final[dict[str, Phase]] = {
     "dump, sequences reset": reset_sequences,
     "dump, row security": filter_rows,
 }
-"""Changes that are made to a copy before its first tick, by name."""
+"""Changes to a copy before its first tick, by name."""
 
 
 def hold_dump(server: ChaosServer, hold: bool, name: str) -> tuple[bytes, bool]:
-    """Dump the run's database; hold the dump until log and ledger have rotated, if asked.
+    """Dump the run's database. Hold the dump until the log and the ledger have rotated, if asked.
 
-    Return the dump, and whether they had. ``name`` is what the dump's session calls itself:
-    maintenance can recognise pg_dump by its name, and wait.
+    Return the dump, and whether both rotated. ``name`` is the application_name of the dump's
+    session: maintenance recognises pg_dump by its name and waits.
     """
     dsn = make_conninfo(server.dsn, application_name=name)
     command = [str(server.programs / "pg_dump"), "--format=custom", "--dbname", dsn]
@@ -165,7 +165,7 @@ def hold_dump(server: ChaosServer, hold: bool, name: str) -> tuple[bytes, bool]:
 
 
 def _await_rotation(server: ChaosServer, program: subprocess.Popen[bytes]) -> bool:
-    """Wait until the dump waits, and then until both log and ledger have been emptied once."""
+    """Wait until the dump is blocked, then until both the log and the ledger were truncated."""
     waiting = (
         "select exists (select from pg_locks l join pg_class c on c.oid = l.relation "
         "where c.relname = %s and not l.granted)"
@@ -192,7 +192,7 @@ def _await_rotation(server: ChaosServer, program: subprocess.Popen[bytes]) -> bo
 
 
 def _files(conn: psycopg.Connection) -> list[tuple[str, int]]:
-    """Return the files of log and ledger: a table that is truncated gets a new one."""
+    """Return the files of the log and the ledger. TRUNCATE gives a table a new file."""
     query = """
         select case when c.relname like 'event%' then 'log' else 'ledger' end,
             pg_relation_filenode(c.oid)::bigint
@@ -214,9 +214,9 @@ def check_dump(
     keys: Iterator[str],
     payload: Callable[[str], str],
 ) -> Copy:
-    """Dump, restore under another name, go on there until nothing is left, and drop the copy.
+    """Dump, restore under another name, drain the copy and drop it.
 
-    ``known`` are keys that were sent before; ``keys`` are new ones for what is sent to the copy.
+    ``known`` holds the keys sent before. ``keys`` yields new ones for the events sent to the copy.
     """
     copy = Copy(how, list(known))
     dump, copy.rotated = hold_dump(server, hold, name)
@@ -257,7 +257,7 @@ def _restored(server: ChaosServer, dump: bytes) -> Iterator[str]:
 
 
 def _doctor(dsn: str) -> list[str]:
-    """Return what doctor finds wrong that speaks of restoring."""
+    """Return the doctor's findings about restoring."""
     return [
         finding.detail
         for finding in examine(dsn)
@@ -269,7 +269,7 @@ def _doctor(dsn: str) -> list[str]:
 def _drain(conn: psycopg.Connection, copy: Copy) -> None:
     client = PgqueClient(conn)
     for _ in range(DRAINED_AFTER):
-        # Nothing in the API makes time pass.
+        # Make all retries due: the API cannot advance time.
         conn.execute("update pgque.retry_queue set ev_retry_after = '-infinity'")
         conn.execute("select pgque.maint()")
         client.ticker_all()
@@ -279,7 +279,7 @@ def _drain(conn: psycopg.Connection, copy: Copy) -> None:
                 return
     if not copy.lost():
         return
-    copy.errors.append("it was not drained")
+    copy.errors.append("draining did not finish")
 
 
 def _readers() -> Iterable[tuple[str, str | None]]:
@@ -288,7 +288,7 @@ def _readers() -> Iterable[tuple[str, str | None]]:
 
 
 def _take(client: PgqueClient, reader: tuple[str, str | None], got: Counter[Told]) -> int:
-    """Receive and ack one batch; the first member takes over what its siblings held."""
+    """Receive and ack one batch. The first member takes over its siblings' batches."""
     name, member = reader
     if member is None:
         messages = client.receive(QUEUE, name, 10_000)

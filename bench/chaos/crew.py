@@ -1,4 +1,4 @@
-"""The processes of a run, and who starts those again that have ended, as systemd would."""
+"""The processes of a run, and a supervisor that restarts them like systemd."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ SAID = {
     "disk full": "No space left on device",
     "read-only": "in a read-only transaction",
 }
-"""What the processes log when a fault has hit them, by a name for it."""
+"""Log messages that show that a fault hit a process, by label."""
 
 
 class _Member:
-    """A role, and the process that has it at the time."""
+    """A role and its current process."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -59,7 +59,7 @@ class _Member:
 
 
 class Crew:
-    """Starts a process for each role, and another one where one has ended. A context manager."""
+    """Starts a process for each role and restarts it when it ends. A context manager."""
 
     def __init__(self, dsn: str, roles: tuple[str, ...], rate: float, folder: Path) -> None:
         self._plan = {"dsn": dsn, "rate": rate, "folder": str(folder)}
@@ -69,11 +69,11 @@ class Crew:
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._look_after, daemon=True)
         self.refused = 0
-        """How often a process ended because its first attempt failed, and was started again."""
+        """How often a process ended because its first attempt failed, and was restarted."""
         self.killed = 0
-        """How often a handler has killed its own process, as its message asked."""
+        """How often a handler killed its own process, as its message demanded."""
         self.crashed: list[str] = []
-        """Who ended for no reason that there should be, with its last words."""
+        """Processes that ended without a fault to explain it, with their last log lines."""
 
     @property
     def roles(self) -> list[str]:
@@ -81,7 +81,7 @@ class Crew:
         return list(self._members)
 
     def signal(self, role: str, number: signal.Signals) -> bool:
-        """Send a signal to the process of a role; tell whether there was one."""
+        """Send a signal to the process of a role. Return whether one was running."""
         with self._guard:
             member = self._members[role]
             if member.process is None or member.process.poll() is not None:
@@ -92,7 +92,7 @@ class Crew:
             return True
 
     def pause(self, role: str, wait: Callable[[], object]) -> bool:
-        """Stop a process with SIGSTOP until `wait` returns; tell whether there was one."""
+        """Stop a process with SIGSTOP until `wait` returns. Return whether one was running."""
         with self._guard:
             process = self._members[role].process
         if process is None:
@@ -109,7 +109,7 @@ class Crew:
         return chance.choice([role for role in self.roles if role.startswith(prefixes or "")])
 
     def stop(self, *roles: str) -> None:
-        """Stop processes for good, with SIGTERM, and wait for their end."""
+        """Stop processes for good with SIGTERM, and wait until they end."""
         with self._guard:
             members = [self._members.pop(role) for role in roles]
         for member in members:
@@ -120,7 +120,7 @@ class Crew:
             self._await(member, deadline)
 
     def said(self) -> Counter[str]:
-        """Count what processes have logged that tells of a fault having hit."""
+        """Count the log messages that show that a fault hit."""
         found: Counter[str] = Counter()
         for path in self._folder.glob("*.log"):
             text = path.read_text(errors="replace")

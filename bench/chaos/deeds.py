@@ -1,8 +1,8 @@
-"""Handlers that break the rules: a message names the deed that its handler does.
+"""Handlers that break the rules: each message names the deed of its handler.
 
-Each deed comes after the handler has written its effect, so that an effect that is kept though the
-message failed is seen. ``dead`` says how such a message must end: as a dead letter without an
-effect, or handled, once.
+The handler writes its effect first and then does the deed, so the check finds an effect that was
+kept although the message failed. ``dead`` says how such a message must end: as a dead letter
+without an effect, or handled once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import pgque
 from bench.chaos.tables import NAMES_WITH_STANDBY, OTHER_ROLE
 
 KILLS: Final = 2
-"""How often a message kills each consumer: until P16 holds, one that always does is never done."""
+"""How often a message kills each consumer. Until P16 holds, a message that always kills its
+consumer is retried forever."""
 KILLED: Final = ".killed"
 LONG_TEXT: Final = 3_000_000
 
@@ -48,7 +49,7 @@ class Call:
 
 
 class UnprintableError(Exception):
-    """Its text cannot be had."""
+    """An exception whose text raises another one."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -74,7 +75,7 @@ def _begin_again(call: Call) -> None:
 
 
 def _commit(call: Call) -> None:
-    """Not for a name with a standby: its lock ends with the commit, and the ack comes later."""
+    """Commit, unless the name has a standby: its lock would end before the ack."""
     if call.consumer in NAMES_WITH_STANDBY:
         raise ValueError("would commit")
     call.run("commit")
@@ -85,7 +86,7 @@ def _close(call: Call) -> None:
 
 
 _OPEN: list[object] = []
-"""Blocks that were left open: one that is forgotten ends with its function."""
+"""References to the open blocks. Without one, a block would end when its function returns."""
 
 
 def _leave_open(call: Call) -> None:
@@ -128,7 +129,7 @@ def _await(call: Call) -> Any:
 
 
 def _use_child(call: Call) -> None:
-    """A child process must end by SIGTERM, as it would without pgque."""
+    """Start a child process, which must end on SIGTERM as it would without pgque."""
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
     time.sleep(0.05)
@@ -136,11 +137,11 @@ def _use_child(call: Call) -> None:
     child.join(3.0)
     if child.is_alive():
         child.kill()
-        raise RuntimeError("a child did not end by SIGTERM")
+        raise RuntimeError("a child did not end on SIGTERM")
 
 
 def _kill(call: Call) -> None:
-    """Each kill is noted before it happens, also for the crew, which must not call it a crash."""
+    """Kill this process, and record it first so that the crew does not report a crash."""
     for number in range(KILLS):
         name = f"{call.consumer}.{call.message.msg_id}.{number}"
         try:
@@ -153,27 +154,27 @@ def _kill(call: Call) -> None:
 
 @dataclass(frozen=True)
 class Deed:
-    """What a handler does, and how its message must end."""
+    """A deed, and how its message must end."""
 
     do: Do
     what: str
     dead: bool = True
     writes: bool = True
-    """Whether the handler writes its effect before: it must be undone if the message dies."""
+    """Whether the handler writes its effect first. If the message dies, this must be undone."""
 
 
 DEEDS: Final = {
     "rollback": Deed(_roll_back, "rolls back"),
-    "begin": Deed(_begin_again, "rolls back, begins anew and writes"),
+    "begin": Deed(_begin_again, "rolls back, begins again and writes"),
     "commit": Deed(_commit, "commits", writes=False),
     "close": Deed(_close, "closes the connection"),
     "open": Deed(_leave_open, "leaves a savepoint open"),
     "deferred": Deed(_defer, "violates a deferred constraint"),
-    "swallow": Deed(_swallow, "passes over an error of the database"),
+    "swallow": Deed(_swallow, "swallows a database error"),
     "text": Deed(_raise(UnprintableError), "raises an error without a text"),
     "long": Deed(_raise(lambda: ValueError("x" * LONG_TEXT)), "raises an error of 3 MB"),
     "surrogate": Deed(
-        _raise(lambda: ValueError("\ud800\0")), "raises an error that no database can hold"
+        _raise(lambda: ValueError("\ud800\0")), "raises an error whose text PostgreSQL cannot store"
     ),
     "exit": Deed(_exit, "calls sys.exit"),
     "cancelled": Deed(_raise(asyncio.CancelledError), "raises asyncio.CancelledError"),
@@ -186,7 +187,7 @@ DEEDS: Final = {
     "child": Deed(_use_child, "starts a process and ends it", dead=False),
     "kill": Deed(_kill, "kills its own process, twice", dead=False),
 }
-"""What handlers do, by name."""
+"""All deeds by name."""
 
 
 def do(call: Call, name: str) -> Any:

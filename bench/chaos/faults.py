@@ -1,4 +1,4 @@
-"""The faults: each is a function that makes one, waits, and leaves all as it was before."""
+"""The faults. Each function makes one, waits, and restores the previous state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _hang(scene: Scene) -> None:
 
 
 def _zombie(scene: Scene) -> None:
-    """A member of the group hangs while it is at work, for longer than the dead interval."""
+    """Stop a member of the group at work, for longer than its dead interval."""
     role = scene.crew.some(scene.chance, GROUP)
     group, member = HANDLERS[role]
     found: list[int] = []
@@ -49,7 +49,7 @@ def _zombie(scene: Scene) -> None:
         if held is not None:
             found.append(held)
             scene.wait(scene.duration(3.5))
-            # On a slow machine it takes its sibling longer to come and see.
+            # On a slow machine the takeover by a sibling takes longer.
             deadline = time.monotonic() + 10
             while batch() == held and time.monotonic() < deadline and not scene.ending.is_set():
                 scene.wait(0.1)
@@ -121,7 +121,7 @@ def _lose_packets(scene: Scene) -> None:
 
 
 def _no_connections_left(scene: Scene) -> None:
-    """All connections are taken, and some of those that the clients had are theirs no more."""
+    """Take all connections, including some of the clients' own."""
     hogs: list[psycopg.Connection] = []
     dsn = psycopg.conninfo.make_conninfo(scene.server.dsn, user=ROLE, application_name="hog")
     deadline = time.monotonic() + scene.duration(2.0)
@@ -158,7 +158,7 @@ def _setting(name: str, *values: str) -> Callable[[Scene], None]:
 
 
 def _idle_transaction(scene: Scene) -> None:
-    """A snapshot and a transaction id are held for long."""
+    """Hold a snapshot and a transaction id."""
     with contextlib.suppress(psycopg.OperationalError), scene.server.control() as conn:
         conn.execute("begin isolation level repeatable read")
         conn.execute("select pg_current_xact_id()")
@@ -167,7 +167,7 @@ def _idle_transaction(scene: Scene) -> None:
 
 
 def _late_commit(scene: Scene) -> None:
-    """A producer sends and commits long after, behind ticks and rotations."""
+    """Send, and commit only after several ticks and rotations."""
     with scene.server.control() as conn:
         conn.autocommit = False
         sending = late(conn, scene.journal, [next(scene.keys) for _ in range(3)])
@@ -190,7 +190,7 @@ def _full_disk(scene: Scene) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault. Those of one lane come one after the other, the lanes side by side."""
+    """One kind of fault. A lane makes one fault at a time; the lanes run in parallel."""
 
     make: Callable[[Scene], None]
     what: str
@@ -205,16 +205,16 @@ FAULTS: Final = {
     "zombie": Fault(_zombie, "SIGSTOP of a group's member, beyond its dead interval", 0),
     "late": Fault(_late_commit, "a producer's transaction left open for 4 to 15 s", 2),
     "idle": Fault(_idle_transaction, "an idle transaction that pins the xmin horizon", 2),
-    "poison": Fault(_poison, "five messages that no handler takes", 0),
+    "poison": Fault(_poison, "five messages that every handler refuses", 0),
     "sessions": Fault(_end_sessions, "pg_terminate_backend in a stream", 1),
     "backend": Fault(_kill_backend, "SIGKILL of a backend: the server recovers", 1, "server"),
     "fast": Fault(_restart_fast, "fast restart of the server", 1, "server"),
     "immediate": Fault(_restart_immediate, "immediate restart of the server", 1, "server"),
     "drop": Fault(_drop, "connections reset, by a proxy", 1),
     "delay": Fault(_delay, "everything delayed by 10 to 300 ms each way, by a proxy", 1),
-    "hole": Fault(_black_hole, "nothing passes, then connections are reset, by a proxy", 1),
+    "hole": Fault(_black_hole, "no traffic, then connections are reset, by a proxy", 1),
     "loss": Fault(_lose_packets, "every packet lost for 2 to 12 s, by the kernel", 1, "network"),
-    "full": Fault(_no_connections_left, "no connection left", 1, "server"),
+    "full": Fault(_no_connections_left, "no free connection slot", 1, "server"),
     "statement": Fault(
         _setting("statement_timeout", "1ms", "5ms", "20ms"), "statement_timeout", 1, "server"
     ),
@@ -230,15 +230,15 @@ FAULTS: Final = {
         _setting("default_transaction_read_only", "on"), "a read-only server", 1, "server"
     ),
     "clock": Fault(set_clock, "the server's clock set back or ahead by 5 s to 1 h", 2, "clock"),
-    "deeds": Fault(misbehave, "handlers that break the rules", 0),
-    "rows": Fault(switch_row_security, "row security on the log for some seconds", 1),
+    "deeds": Fault(misbehave, "messages whose handlers break the rules", 0),
+    "rows": Fault(switch_row_security, "row security on the log for a few seconds", 1),
     "dump": Fault(restore_dump, "a dump held before its locks, restored and checked", 1, "server"),
 }
-"""All kinds by name. Lane 0 is about processes, 1 about server and network, 2 is what lasts."""
+"""All faults by name. Lane 0 has process faults, 1 server and network faults, 2 lasting ones."""
 
 
 def possible(scene: Scene, names: list[str]) -> list[str]:
-    """Return those of the faults that can be made here."""
+    """Return the faults that are possible in this environment."""
     has = {
         "": True,
         "server": scene.server.own,

@@ -1,4 +1,4 @@
-"""The consumers: `pgque.Consumer` as it is, with a handler that writes down what it does."""
+"""The consumers: an unchanged `pgque.Consumer` with a handler that records its calls."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.chaos.journal import Journal
 from bench.chaos.tables import DEAD_INTERVAL, HANDLERS, QUEUE, RETRY_AFTER
 
 WORK = 0.002
-"""Seconds that a group's handler takes beside the database, so that it can be hit at work."""
+"""Seconds that a group's handler works outside the database, so that faults can hit it then."""
 MAX_MESSAGES = 50
-"""A batch that takes longer than it is from one fault to the next would never be done."""
+"""Small, because a batch that takes longer than the time between two faults never completes."""
 _EFFECT = (
     "insert into chaos_effect (consumer, batch, message, retry, key, at) "
     "values (%s, %s, %s, %s, %s, to_timestamp(%s))"
@@ -22,16 +22,16 @@ _EFFECT = (
 
 
 class PoisonError(Exception):
-    """No handler takes this message, ever."""
+    """Every handler refuses this message."""
 
 
 def make_consumer(
     dsn: str, role: str, journal: Journal, process: str, folder: Path
 ) -> pgque.Consumer:
-    """Make the consumer of a role, with its one handler.
+    """Create the consumer of a role, with its one handler.
 
-    ``process`` is the name of this process, and ``folder`` that of its journal: a deed notes there
-    what it does to the process.
+    ``process`` names this process. ``folder`` holds its journal: a deed that kills the process
+    records this there first.
     """
     name, member = HANDLERS[role]
     consumer = pgque.Consumer(
@@ -48,7 +48,7 @@ def make_consumer(
     def handle(message: pgque.Message, client: pgque.PgqueClient) -> Any:
         content = message.json()
         what = (name, message.batch_id, message.msg_id, message.retry_count, content["key"])
-        # The clock of this process: the server's may be set meanwhile.
+        # The clock of this process, because a fault may set the server's.
         line = (*what, time.time())
         journal.write(*line)
         if content["poison"]:

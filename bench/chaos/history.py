@@ -1,8 +1,8 @@
-"""The history of a run, and what is wrong with it. Knows no database and no clock.
+"""The history of a run and its violations. This module uses no database and no clock.
 
-Sent, failed or unknown is what a producer learned of its transaction; unknown is one whose
-connection or process died in the commit. An effect is a row that a handler wrote and that was
-committed with the ack; an attempt is a call of a handler, whatever became of it.
+A producer knows the outcome of its transaction as sent, failed or unknown. The outcome is unknown
+if the connection or the process died during the commit. An effect is a row that a handler wrote and
+committed together with the ack. An attempt is one call of a handler, successful or not.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ Outcome = Literal["sent", "failed", "unknown"]
 
 VIOLATIONS: Final = {
     "lost": "sent and never delivered",
-    "ghost": "delivered though failed or rolled back",
+    "ghost": "delivered although its transaction failed or rolled back",
     "twice": "handled and committed twice",
     "again": "delivered again after its ack",
-    "torn": "one transaction delivered in part, or to some consumers only",
-    "order": "out of order",
-    "dead": "dead letters that should not be, are missing, or took another number of attempts",
-    "kept": "an effect of a message that died",
-    "text": "a reason that is longer than anyone reads",
-    "loop": "a message that was tried again and again without a growing pause",
-    "stalled": "no tick though events were sent",
-    "copy": "a restored dump that lost or repeated events in silence",
+    "torn": "a transaction delivered in part, or to only some consumers",
+    "order": "delivered out of order",
+    "dead": "a dead letter that is wrong, missing, or took the wrong number of attempts",
+    "kept": "an effect kept although its message became a dead letter",
+    "text": "a dead letter whose reason is too long",
+    "loop": "a message retried in a loop without a growing pause",
+    "stalled": "no tick although events were sent",
+    "copy": "a restored dump that lost or repeated events, unreported by the doctor",
 }
-"""What a history is looked through for, and what it means."""
+"""The kinds of violation, with a description of each."""
 LONGEST_REASON: Final = 100_000
-"""Characters that a dead letter's reason may have."""
+"""Most characters in a dead letter's reason."""
 LOOP_SECONDS: Final = 5.0
 LOOP_ATTEMPTS: Final = 40
-"""Pauses that double from a tenth of a second allow a dozen attempts in five seconds for each fault
-that starts anew; a loop without a pause makes hundreds."""
+"""Pauses that double from 0.1 seconds allow a dozen attempts in five seconds, and each new fault
+restarts them. A loop without a pause makes hundreds."""
 
 
 @dataclass
 class Transaction:
-    """What one producer's transaction was to send, in order, and what became of it."""
+    """The events of one producer's transaction, in order of sending, and its outcome."""
 
     name: str
     keys: Sequence[str]
@@ -52,7 +52,7 @@ class Transaction:
 
 
 class Effect(NamedTuple):
-    """What a handler wrote, committed with its batch; ``number`` is the order of writing."""
+    """A row that a handler wrote, committed with its batch. ``number`` is the order of writing."""
 
     number: int
     consumer: str
@@ -84,7 +84,7 @@ class Dead(NamedTuple):
 
 @dataclass
 class History:
-    """All that is known of a run."""
+    """Everything recorded about a run."""
 
     consumers: Sequence[str]
     transactions: Sequence[Transaction]
@@ -92,29 +92,29 @@ class History:
     attempts: Sequence[Attempt] = ()
     dead: Sequence[Dead] = ()
     groups: Sequence[str] = ()
-    """Consumers with several members, who work side by side: no order between their batches."""
+    """Consumers whose members work in parallel, so their batches have no order."""
     max_retries: int | None = None
-    """How often a message is tried again before it dies; None: that is not looked at."""
+    """How often a message is retried before it becomes a dead letter; None skips this check."""
 
 
 @dataclass
 class Findings:
-    """What is wrong, by kind; an empty list where nothing is."""
+    """The violations by kind; an empty list if there are none."""
 
     by_kind: dict[str, list[str]] = field(default_factory=lambda: {k: [] for k in VIOLATIONS})
 
     def add(self, kind: str, text: str) -> None:
-        """Note one violation."""
+        """Add one violation."""
         self.by_kind[kind].append(text)
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of violations."""
         return sum(map(len, self.by_kind.values()))
 
 
 def check(history: History) -> Findings:
-    """Compare what was sent with what each consumer delivered."""
+    """Compare the sent events with those that each consumer handled."""
     findings = Findings()
     arrived = _arrived(history)
     _look_for_lost(history, arrived, findings)
@@ -130,7 +130,7 @@ def check(history: History) -> Findings:
 
 
 def _arrived(history: History) -> Mapping[str, set[str]]:
-    """For each consumer the keys that it has done with: handled, or given up as dead."""
+    """Return for each consumer the keys that it handled or that became dead letters."""
     arrived: dict[str, set[str]] = {name: set() for name in history.consumers}
     for effect in history.effects:
         arrived[effect.consumer].add(effect.key)
@@ -171,14 +171,14 @@ def _look_for_twice(history: History, findings: Findings) -> None:
 
 
 def _look_for_again(history: History, findings: Findings) -> None:
-    """A batch that was opened after the one in which it was acked. A zombie's is an older one."""
+    """Find deliveries in a batch opened after the acked one. A zombie's batch is older."""
     done = {(effect.consumer, effect.key): effect.batch for effect in history.effects}
     for attempt in history.attempts:
         batch = done.get((attempt.consumer, attempt.key))
         if batch is not None and attempt.batch > batch:
             findings.add(
                 "again",
-                f"{attempt.key} at {attempt.consumer}, in batch {attempt.batch} after {batch}",
+                f"{attempt.key} at {attempt.consumer}, in batch {attempt.batch}, acked in {batch}",
             )
 
 
@@ -237,7 +237,7 @@ def _look_at_dead(history: History, findings: Findings) -> None:
 
 
 def _look_at_attempts(history: History, findings: Findings) -> None:
-    """A dead letter was tried as often as the queue says, and each attempt was counted."""
+    """Check that each dead letter took the configured number of attempts, and all were counted."""
     if history.max_retries is None:
         return
     tried: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -251,11 +251,11 @@ def _look_at_attempts(history: History, findings: Findings) -> None:
             findings.add("dead", text)
     for (consumer, key), counted in tried.items():
         if counted and max(counted) > history.max_retries:
-            findings.add("dead", f"{key} at {consumer} was tried {max(counted)} times again")
+            findings.add("dead", f"{key} at {consumer} was retried {max(counted)} times")
 
 
 def _look_for_loops(history: History, findings: Findings) -> None:
-    """Whatever fails is tried again after a pause, so no message is seen often in a short time."""
+    """Find messages with many attempts in a short time: a retry must follow a pause."""
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for attempt in history.attempts:
         times[attempt.consumer, attempt.key].append(attempt.at)
@@ -267,7 +267,7 @@ def _look_for_loops(history: History, findings: Findings) -> None:
 
 
 def counts(transactions: Iterable[Transaction]) -> Counter[str]:
-    """Count events by what became of them; those of savepoints rolled back are failed."""
+    """Count events by outcome. Events of a rolled-back savepoint count as failed."""
     found: Counter[str] = Counter()
     for transaction in transactions:
         found[transaction.outcome] += len(transaction.keys)

@@ -1,7 +1,7 @@
-"""What each process writes down by itself, so that its SIGKILL takes nothing away.
+"""Each process records its own actions, and a SIGKILL loses none of these records.
 
-A producer writes a line before it commits and one after; a consumer one line per call of its
-handler. Each line is one `write`, which the kernel keeps when the process is killed.
+A producer writes one line before its commit and one after it. A consumer writes one line per call
+of its handler. Each line is one `write`, which the kernel keeps when the process is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ATTEMPTS: Final = ".handled"
 
 
 class Journal:
-    """A file of JSON lines that is only appended to, of one process alone."""
+    """An append-only file of JSON lines, written by one process."""
 
     def __init__(self, folder: Path, process: str, kind: Literal[".sent", ".handled"]) -> None:
         path = folder / f"{process}{kind}"
@@ -39,11 +39,11 @@ class Journal:
 
 
 class Doubt:
-    """The life of one transaction, as a context manager: it writes down what became of it.
+    """A context manager around one transaction that records its outcome.
 
-    ``keys`` are those of its events in order, ``undone`` those of savepoints that are rolled back,
-    ``poison`` those that no handler takes. `committing` is to be called right before the commit. An
-    exception of the database ends the block quietly; any other is the program's.
+    ``keys`` are the keys of its events in order, ``undone`` those of rolled-back savepoints, and
+    ``poison`` those that every handler refuses. Call `committing` right before the commit. The
+    block suppresses database errors and lets all others pass.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Doubt:
         journal.write("begin", name, list(keys), list(undone), list(poison), time.time())
 
     def committing(self) -> None:
-        """Say that from now on it may be committed."""
+        """Record that the commit may happen from now on."""
         self._committing = True
 
     def rolled_back(self) -> None:
-        """Say that it was rolled back on purpose."""
+        """Record that it was rolled back on purpose."""
         self._rolled_back = True
 
     def __enter__(self) -> Self:
@@ -85,14 +85,14 @@ class Doubt:
         elif error is not None:
             outcome = "unknown" if self._committing and _in_doubt(error) else "failed"
         if outcome == "sent" and not self._committing:
-            raise AssertionError("a transaction ended before it said that it would commit")
+            raise AssertionError("a transaction ended without a call of committing()")
         self._journal.write("end", self._name, outcome, time.time())
         self.error = error if isinstance(error, Exception) else None
         return True
 
 
 def _in_doubt(error: BaseException) -> bool:
-    """Tell whether a commit may have happened all the same: nobody has said that it did not."""
+    """Return whether the commit may have happened despite the error."""
     if isinstance(error, PgqueError):
         return isinstance(error, PgqueConnectionError)
     assert isinstance(error, psycopg.Error)
@@ -100,7 +100,7 @@ def _in_doubt(error: BaseException) -> bool:
 
 
 def read_transactions(folder: Path) -> list[Transaction]:
-    """Read what all producers have written; who was killed leaves an end that is unknown."""
+    """Read the journals of all producers. A killed one leaves a transaction as unknown."""
     found: list[Transaction] = []
     for path in sorted(folder.glob(f"*{TRANSACTIONS}")):
         own: dict[str, Transaction] = {}
@@ -115,7 +115,7 @@ def read_transactions(folder: Path) -> list[Transaction]:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """Read what all consumers have written."""
+    """Read the journals of all consumers."""
     return [Attempt(*line) for path in sorted(folder.glob(f"*{ATTEMPTS}")) for line in _lines(path)]
 
 

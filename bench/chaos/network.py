@@ -1,4 +1,4 @@
-"""A network of this process's own, in which packets can be lost: Linux, as root, with `tc`."""
+"""A private network namespace that can drop packets: Linux, as root, with `tc`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CLONE_NEWNET = 0x40000000
 
 
 def enter_own_network() -> bool:
-    """Move this process into a network with a loopback of its own; tell whether that is allowed.
+    """Move this process into a network namespace with its own loopback. Return whether it worked.
 
-    Only the thread that calls is moved, and what it starts later: to be called first of all.
+    Only the calling thread and its later children move, so call this before anything else.
     """
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return False
@@ -26,12 +26,12 @@ def enter_own_network() -> bool:
 
 
 def lose_packets() -> bool:
-    """Lose every packet from now on; tell whether that worked."""
+    """Drop every packet from now on. Return whether that worked."""
     return _run("tc", "qdisc", "add", "dev", "lo", "root", "pfifo", "limit", "0")
 
 
 def keep_packets() -> None:
-    """Lose none any more."""
+    """Stop dropping packets."""
     _run("tc", "qdisc", "del", "dev", "lo", "root")
 
 

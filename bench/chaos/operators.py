@@ -1,4 +1,4 @@
-"""The faults that operators and applications make: clocks, handlers, row security, dumps."""
+"""Faults caused by operators and applications: clocks, handlers, row security, dumps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bench.chaos.scene import Scene
 from bench.chaos.tables import QUEUE
 
 STEPS: Final = (-3600, -300, -60, -5, 5, 60, 3600)
-"""Seconds by which the clock is set from where the machine's is."""
+"""Offsets of the server's clock from the machine's, in seconds."""
 TICKS_WITHIN: Final = 30.0
-"""Seconds after a step within which there must be a tick, whatever other faults are made."""
+"""Seconds after a step within which a tick must happen, whatever other faults are made."""
 AT_ONCE: Final = 4
-"""Deeds in one transaction, among innocent messages."""
+"""Deeds in one transaction, mixed with normal messages."""
 
 
 def set_clock(scene: Scene) -> None:
-    """Set the server's clock, and leave it so: a clock that was wrong is not put right again."""
+    """Set the server's clock and leave it: nothing corrects a wrong clock."""
     clock = scene.server.clock
     assert clock is not None
     before = clock.offset
@@ -54,7 +54,7 @@ def _newest_tick(scene: Scene) -> int | None:
 
 
 def misbehave(scene: Scene) -> None:
-    """Send some messages whose handlers break the rules, between others that do not."""
+    """Send messages whose handlers break the rules, mixed with normal ones."""
     if not scene.deeds:
         scene.deeds = scene.chance.sample(list(DEEDS), len(DEEDS))
     names = [scene.deeds.pop() for _ in range(min(AT_ONCE, len(scene.deeds)))]
@@ -71,7 +71,7 @@ def misbehave(scene: Scene) -> None:
 
 
 def switch_row_security(scene: Scene) -> None:
-    """Switch row security on for the log, and off again: a read in between may only fail."""
+    """Enable row security on the log, and disable it again. A read in between may only fail."""
     try:
         _set_row_security(scene, "enable")
         scene.wait(scene.duration())
@@ -86,7 +86,7 @@ def _set_row_security(scene: Scene, verb: str) -> None:
 
 
 def restore_dump(scene: Scene) -> None:
-    """Dump, held behind its snapshot or not, restore in the same cluster, and go on there."""
+    """Dump, sometimes held after its snapshot, restore in the same cluster, and drain the copy."""
     known = [
         key
         for transaction in read_transactions(scene.folder)

@@ -1,6 +1,6 @@
 """One process of the run: `python -m bench.chaos.process`, with its plan on standard input.
 
-It ends with the main process, whatever ended that.
+It ends when the main process ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pgque.errors import PgqueError
 from pgque.ticker import Ticker
 
 REFUSED = 3
-"""The exit status where the first attempt to begin has failed; systemd would start it again."""
+"""The exit status if the first attempt fails; systemd would restart the process."""
 
 
 def make_job(plan: dict[str, Any]) -> tuple[Job, Callable[[], None]]:
-    """Return the job of a role and the call that does it."""
+    """Return the job of a role and the call that runs it."""
     role, name, dsn, folder = plan["role"], plan["name"], plan["dsn"], Path(plan["folder"])
     if role in KINDS:
         producer = KINDS[role](dsn, name, Journal(folder, name, TRANSACTIONS), plan["rate"])

@@ -1,7 +1,7 @@
-"""The producers: three ways to send, each with a journal of what it knows to be sent.
+"""The producers: three ways to send, each with a journal of outcomes.
 
-After an error of the database they go on as an application would: with a new connection, or the
-next one of the pool. Nothing is sent a second time.
+After a database error they continue like an application, with a new connection or the next one of
+the pool. They never send an event twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pgque.errors import PgqueError
 
 PAUSE_AFTER_ERROR = 0.2
 ROLLED_BACK = 0.15
-"""The share of the transactions that are rolled back on purpose."""
+"""The share of transactions that are rolled back on purpose."""
 ISOLATION = (
     psycopg.IsolationLevel.READ_COMMITTED,
     psycopg.IsolationLevel.REPEATABLE_READ,
@@ -32,14 +32,14 @@ ISOLATION = (
 
 
 def payload(key: str, poison: bool = False, deed: str | None = None) -> str:
-    """Make what is sent for a key; ``deed`` is what its handler is to do."""
+    """Return the payload for a key; ``deed`` names what its handler must do."""
     return json.dumps({"key": key, "poison": poison, "deed": deed})
 
 
 class Producer:
-    """Sends so many events a second until it is stopped; what it lags behind it does not make up.
+    """Sends at a given rate until it is stopped. It does not catch up after a delay.
 
-    ``name`` is that of the process, which no other in the run has: it begins all its keys.
+    ``name`` is the process's name, unique in the run: all its keys begin with it.
     """
 
     def __init__(self, dsn: str, name: str, journal: Journal, rate: float) -> None:
@@ -61,7 +61,7 @@ class Producer:
             self._stopping.wait(max(0.0, due - time.monotonic()))
             try:
                 error = self._send([self._key() for _ in range(count)])
-            except (PgqueError, psycopg.Error) as before:  # no transaction was begun
+            except (PgqueError, psycopg.Error) as before:  # no transaction had begun
                 error = before
             if error is not None:
                 print(f"{type(error).__name__}: {error}".split("\n")[0], flush=True)
@@ -70,7 +70,7 @@ class Producer:
         self._recover()
 
     def stop(self) -> None:
-        """Let `run` return after the transaction that is under way. From any thread."""
+        """Let `run` return after the current transaction. May be called from any thread."""
         self._stopping.set()
 
     def _size(self) -> int:
@@ -84,7 +84,7 @@ class Producer:
         return Doubt(self._journal, keys[0], keys, undone)
 
     def _send(self, keys: Sequence[str]) -> Exception | None:
-        """Send with a transaction for each event."""
+        """Send each event in its own transaction."""
         if self._client is None:
             self._client = pgque.connect(self._dsn, autocommit=True)
         with self._doubt(keys) as doubt:
@@ -100,7 +100,7 @@ class Producer:
 
 
 class Batches(Producer):
-    """Sends batches of five, with connections of a `ClientPool`."""
+    """Sends batches of five over connections of a `ClientPool`."""
 
     _pool: pgque.ClientPool | None = None
 
@@ -121,7 +121,7 @@ class Batches(Producer):
 
 
 class Transactions(Producer):
-    """Sends in transactions of its own: of any isolation, with savepoints, some rolled back."""
+    """Sends in explicit transactions: any isolation level, with savepoints, some rolled back."""
 
     def _size(self) -> int:
         return self._random.randint(2, 8)
@@ -163,7 +163,7 @@ KINDS: dict[str, type[Producer]] = {
 def late(
     conn: psycopg.Connection, journal: Journal, keys: Sequence[str], poison: bool = False
 ) -> Iterator[None]:
-    """Send in a transaction that stays open until the generator is asked for its end."""
+    """Send in a transaction that stays open until the generator is exhausted."""
     with Doubt(journal, keys[0], keys, poison=keys if poison else ()) as doubt:
         client = pgque.PgqueClient(conn)
         for key in keys:
@@ -174,7 +174,7 @@ def late(
 
 
 def send_deeds(conn: psycopg.Connection, journal: Journal, deeds: dict[str, str | None]) -> None:
-    """Send in one transaction, by key, what handlers are to do; None is nothing out of the way."""
+    """Send deeds by key in one transaction. None means a normal message."""
     keys = list(deeds)
     dead = [key for key, deed in deeds.items() if deed is not None and DEEDS[deed].dead]
     with Doubt(journal, keys[0], keys, poison=dead) as doubt:

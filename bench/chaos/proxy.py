@@ -1,8 +1,8 @@
-"""A TCP proxy between clients and the server, which can be told to misbehave.
+"""A TCP proxy between clients and the server that misbehaves on demand.
 
-One thread with an event loop of its own. While it is a black hole, nothing passes and new
-connections are accepted and not answered; those that it has swallowed something of are reset when
-it ends, as by a firewall that has forgotten them.
+It runs an event loop in its own thread. As a black hole it passes no data, and it accepts new
+connections without answering. When the black hole ends, it resets the connections whose data it
+swallowed, like a firewall that lost its state.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 CHUNK = 65536
 RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER of no seconds: closing resets the connection."""
+"""SO_LINGER with zero seconds: closing resets the connection."""
 
 
 class Proxy:
-    """Passes TCP connections on 127.0.0.1 to a server's Unix socket or TCP port.
+    """Forwards TCP connections on 127.0.0.1 to a server's Unix socket or TCP port.
 
     ``upstream`` is the path of a socket, or host and port. A context manager.
     """
@@ -43,11 +43,11 @@ class Proxy:
         self.refusing = False
 
     def connections(self) -> int:
-        """How many connections pass through."""
+        """The number of open connections."""
         return len(self._links)
 
     def drop(self, share: float, chance: random.Random) -> int:
-        """Reset a share of the connections, at least one; return how many."""
+        """Reset a share of the connections, at least one. Return how many."""
 
         async def drop() -> int:
             links = sorted(self._links, key=id)
@@ -61,11 +61,11 @@ class Proxy:
         return int(self._do(drop()))
 
     def delay(self, seconds: float) -> None:
-        """Hold back everything for so long from now on; 0 ends it."""
+        """Delay all traffic by this many seconds from now on; 0 ends it."""
         self._delay = seconds
 
     def swallow(self) -> None:
-        """Be a black hole from now on."""
+        """Start the black hole."""
 
         async def swallow() -> None:
             self._open.clear()
@@ -73,7 +73,7 @@ class Proxy:
         self._do(swallow())
 
     def spit(self) -> None:
-        """End the black hole: what was in it is reset."""
+        """End the black hole and reset its connections."""
 
         async def spit() -> None:
             self._open.set()
@@ -167,16 +167,16 @@ def _notice_a_client_that_is_gone(connection: socket.socket) -> None:
         ("TCP_KEEPCNT", 3),
         ("TCP_USER_TIMEOUT", 10_000),
     ):
-        if hasattr(socket, name):  # Linux has them all
+        if hasattr(socket, name):  # Linux has all of them
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class _Ended(Exception):
-    """One side has closed its connection: the other is closed too."""
+    """Close the other connection when one side has closed its own."""
 
 
 class _Link:
-    """A client's connection and the one to the server that belongs to it."""
+    """A client's connection and its connection to the server."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writers = [writer]

@@ -1,4 +1,4 @@
-"""How soon the rate of delivery is back after the faults of a round."""
+"""How soon the rate of delivery recovers after the faults of a round."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Final, NamedTuple
 from bench.chaos.history import History
 
 LEVEL: Final = 0.9
-"""The share of the rate before that counts as the level before."""
+"""The share of the earlier rate that counts as recovered."""
 STAYS: Final = 0.75
-"""The same for the rest of the calm, in which producers roll back more or less by chance."""
+"""The same share for the rest of the calm, lower because producers roll back at random."""
 WINDOW: Final = 2.0
 STEP: Final = 0.1
 SOON: Final = 5.0
-"""Seconds within which the rate has to be back."""
+"""Seconds within which the rate must recover."""
 
 
 class Recovery(NamedTuple):
-    """After the last fault of a round: seconds until one consumer's rate was back, if it was."""
+    """Seconds until one consumer's rate recovered after the last fault of a round, if it did."""
 
     consumer: str
     fault: str
     seconds: float | None
     before: float
     after: float
-    """Events a second in the calm before the first fault, and from then on in this one."""
+    """Events per second: ``before`` in the first calm, ``after`` in this one once recovered."""
 
 
 def recoveries(
     history: History, calms: Sequence[tuple[float, float]], faults: Sequence[str]
 ) -> list[Recovery]:
-    """Measure each consumer in each calm but the first, beside the first.
+    """Compare each consumer's rate in each later calm with its rate in the first.
 
-    ``faults`` are those that the rounds ended with: each calm but the first follows one.
+    ``faults`` are the last faults of the rounds: each calm but the first follows one.
     """
     found = []
     for consumer in history.consumers:
@@ -48,7 +48,7 @@ def recoveries(
 
 
 def too_late(found: Sequence[Recovery]) -> list[Recovery]:
-    """Return those that were not back soon, or not to stay."""
+    """Return the recoveries that came too late or did not last."""
     return [
         recovery
         for recovery in found
@@ -59,7 +59,7 @@ def too_late(found: Sequence[Recovery]) -> list[Recovery]:
 
 
 def _recovered(times: Sequence[float], began: float, ended: float, before: float) -> float | None:
-    """Seconds until the first window in which the rate is that of before."""
+    """Return the seconds until the first window with the earlier rate."""
     start = began
     while start + WINDOW <= ended:
         if _rate(times, start, start + WINDOW) >= LEVEL * before:

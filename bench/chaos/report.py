@@ -1,4 +1,4 @@
-"""What a run has found: a table for people, JSON for the documents, and the verdict."""
+"""The results of a run: a table for people, JSON for the documents, and the verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 5
 
 
 def failures(result: Result) -> list[str]:
-    """Say in a line each what a run must not have; an empty list is a success."""
+    """Return one line for each failure; an empty list means success."""
     found = [
         f"{VIOLATIONS[kind]}: {text}"
         for kind, texts in result.findings.by_kind.items()
@@ -29,13 +29,13 @@ def failures(result: Result) -> list[str]:
     ]
     found += [f"a process crashed: {text}" for text in result.crashed]
     found += [
-        f"{late.consumer}: the rate was not back within {SOON:g} s of {late.fault} "
+        f"{late.consumer}: the rate did not recover within {SOON:g} s of {late.fault} "
         f"({late.seconds if late.seconds is None else round(late.seconds, 1)} s, "
         f"{late.after:.0f}/s after {late.before:.0f}/s)"
         for late in too_late(result.recoveries)
     ]
     if result.left:
-        found.append(f"{result.left} deliveries were left to do when all should have been done")
+        found.append(f"{result.left} deliveries were missing at the end")
     never = [name for name in result.kinds if not _made(result)[name]]
     if never:
         found.append(f"never made: {', '.join(never)}")
@@ -97,7 +97,7 @@ def show(result: Result, console: Console) -> None:
     table = Table("", "", title=f"PostgreSQL {result.server}, {result.seconds:.0f} s")
     for name, value in figures["events"].items():
         table.add_row(f"events: {name}", f"{value:,}")
-    table.add_row("unknown ones that were delivered", str(figures["unknown_delivered"]))
+    table.add_row("events: unknown and delivered", str(figures["unknown_delivered"]))
     for consumer, count in sorted(figures["delivered"].items()):
         table.add_row(f"handled and committed by {consumer}", f"{count:,}")
     for name, count in figures["said"].items():
@@ -110,7 +110,7 @@ def show(result: Result, console: Console) -> None:
         table.add_row(f"dumps: {name.replace('_', ' ')}", f"{count:,}")
     recovery = figures["seconds_to_recover"]
     table.add_row(
-        "seconds until the rate was back", f"{recovery['median']}, longest {recovery['longest']}"
+        "seconds until the rate recovered", f"{recovery['median']}, longest {recovery['longest']}"
     )
     for kind, count in figures["violations"].items():
         table.add_row(VIOLATIONS[kind], str(count))
@@ -133,7 +133,7 @@ def _unknown_delivered(result: Result) -> int:
 
 
 def _copies(copies: list[Copy]) -> dict[str, int]:
-    """Count the restored dumps, those whose log or ledger was rotated, and what doctor said."""
+    """Count restored dumps, those whose log or ledger rotated, and losses the doctor reported."""
     return {
         "restored": len(copies),
         "rotated": sum(copy.rotated for copy in copies),
@@ -144,7 +144,7 @@ def _copies(copies: list[Copy]) -> dict[str, int]:
 
 
 def _longest_after(result: Result) -> dict[str, float]:
-    """For each fault that ended a round the longest time until a consumer's rate was back."""
+    """Return for each fault that ended a round the longest recovery of a consumer's rate."""
     found: dict[str, float] = {}
     for recovery in result.recoveries:
         if recovery.seconds is not None:

@@ -1,4 +1,7 @@
-"""The course of a run: a calm, rounds of faults with a calm after each, draining, the check."""
+"""The phases of a run: a calm, rounds of faults with a calm after each, draining, checking.
+
+A calm is a time without faults in which the rate of delivery is measured.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +45,13 @@ from pgque.client import PgqueClient
 from pgque.errors import PgqueError
 
 DRAIN = 60.0
-"""Seconds without progress after which the rest counts as lost."""
+"""Seconds without progress after which draining gives up."""
 PAUSE = (0.3, 2.0)
 
 
 @dataclass
 class Happening:
-    """A fault that was made, with the times of its beginning and end."""
+    """A fault that was made, with its start and end times."""
 
     name: str
     began: float
@@ -57,7 +60,7 @@ class Happening:
 
 @dataclass
 class Result:
-    """What a run has found."""
+    """The results of a run."""
 
     history: History
     findings: Findings
@@ -73,15 +76,15 @@ class Result:
     server: str
     kinds: list[str] = field(default_factory=list)
     deeds: Counter[str] = field(default_factory=Counter)
-    """How often handlers were made to break which rule."""
+    """How often each deed was sent."""
     killed: int = 0
-    """How often a handler has killed its own process."""
+    """How often a handler killed its own process."""
     clock_steps: int = 0
     copies: list[Copy] = field(default_factory=list)
 
 
 class Run:
-    """One run; `make` does all of it."""
+    """One run. `make` performs all of it."""
 
     def __init__(
         self,
@@ -108,11 +111,11 @@ class Run:
         self._happenings: list[Happening] = []
         self._calms: list[tuple[float, float]] = []
         self._last: list[str] = []
-        """The fault that each round ended with, while no other was made."""
+        """The last fault of each round, made alone."""
         self._guard = threading.Lock()
 
     def make(self) -> Result:
-        """Run it and check what came of it."""
+        """Run it and check the history."""
         set_up(self._server.dsn, self._server.password)
         roles = (*TICKERS, *HANDLERS, *PRODUCERS)
         began = time.monotonic()
@@ -140,7 +143,7 @@ class Run:
                 self._course(scene, kinds)
                 crew.stop(*PRODUCERS)
                 if self._server.clock is not None:
-                    self._server.clock.catch_up()  # what waits for a later time is due now
+                    self._server.clock.catch_up()  # make pending retries due
                 left = self._drain(folder)
             return self._reckon(scene, left, time.monotonic() - began, kinds)
 
@@ -159,13 +162,13 @@ class Run:
             self._faults(scene, bags, faults)
             self._end_round(scene, next(last_ones, kinds[0]))
         for name in kinds:
-            if not self._counts()[name]:  # chance has left it out
+            if not self._counts()[name]:  # not drawn at random so far
                 self._end_round(scene, name)
         self._complete(scene, kinds)
         self._say(", ".join(f"{n} {name}" for name, n in self._counts().most_common()))
 
     def _complete(self, scene: Scene, kinds: list[str]) -> None:
-        """Do what has several forms in each of them at least once."""
+        """Make every deed and every kind of dump at least once."""
         for _ in range(2 * len(DEEDS)):
             if "deeds" not in kinds or not DEEDS.keys() - scene.done.keys():
                 break
@@ -184,30 +187,30 @@ class Run:
             query = "select count(distinct consumer) from chaos_effect"
             while (row := conn.execute(query).fetchone()) and row[0] < len(CONSUMERS):
                 if time.monotonic() > deadline:
-                    raise RuntimeError("nothing is delivered, and no fault was made yet")
+                    raise RuntimeError("nothing is delivered, even before the first fault")
                 time.sleep(0.1)
 
     def _refuse_backlog(self) -> None:
-        """Without any fault all is delivered at once, or there is nothing to measure."""
+        """Refuse to run if there is a backlog before the first fault: rates would mean nothing."""
         if self._waiting() > self._rate * 2:
             raise RuntimeError(
                 f"this machine is too slow or too busy for {self._rate:g} events a second: "
-                f"{self._waiting()} wait before the first fault; try a lower --rate"
+                f"the backlog is {self._waiting()} before the first fault; try a lower --rate"
             )
 
     def _waiting(self) -> int:
-        """How many events the consumer that is the farthest behind has before it."""
+        """Return the backlog of the slowest consumer."""
         with self._server.control() as conn:
             known = PgqueClient(conn).consumer_info(QUEUE)
         return max(info.pending_events or 0 for info in known)
 
     def _end_round(self, scene: Scene, fault: str) -> None:
-        """Make one fault while there is no other, then look how the rate comes back."""
+        """Make one fault alone, then measure how the rate recovers."""
         self._one(scene, fault)
         self._last.append(fault)
         waiting = self._waiting()
         self._calm()
-        self._say(f"calm: {waiting} events waited at its beginning, {self._waiting()} at its end")
+        self._say(f"calm: backlog {waiting} at its start, {self._waiting()} at its end")
 
     def _calm(self) -> None:
         began = time.time()
@@ -215,7 +218,7 @@ class Run:
         self._calms.append((began, time.time()))
 
     def _faults(self, scene: Scene, bags: dict[int, Iterator[str]], seconds: float) -> None:
-        """Let the lanes make faults side by side for a while; return when all are over."""
+        """Let all lanes make faults in parallel for a while. Return when all faults are over."""
         deadline = time.monotonic() + seconds
         errors: list[BaseException] = []
 
@@ -224,7 +227,7 @@ class Run:
                 while time.monotonic() + LONGEST / 2 < deadline and not scene.ending.is_set():
                     self._one(scene, next(bag))
                     scene.wait(scene.chance.uniform(*PAUSE))
-            except StopIteration:  # no fault of this lane was asked for
+            except StopIteration:  # no fault of this lane was requested
                 pass
             except BaseException as error:
                 errors.append(error)
@@ -243,7 +246,7 @@ class Run:
 
     def _one(self, scene: Scene, name: str) -> None:
         began = time.time()
-        # The run's own session may be hit by what another lane does.
+        # A fault of another lane may end this session.
         with contextlib.suppress(psycopg.OperationalError, PgqueError):
             FAULTS[name].make(scene)
         if self._server.own:
@@ -260,7 +263,7 @@ class Run:
                 return
 
     def _drain(self, folder: Path) -> int:
-        """Wait until all that was sent is done with; return how much is not."""
+        """Wait until every sent event is handled or dead. Return how many are not."""
         sent = [
             key
             for transaction in read_transactions(folder)
@@ -276,7 +279,7 @@ class Run:
             if left != before:
                 progressed = time.monotonic()
             time.sleep(1.0)
-        time.sleep(2.0)  # what comes twice, or was never sent, could still show up
+        time.sleep(2.0)  # late duplicates could still arrive
         return left
 
     def _reckon(self, scene: Scene, left: int, seconds: float, kinds: list[str]) -> Result:
@@ -320,7 +323,7 @@ class Run:
 
 
 def _bag(kinds: list[str], chance: random.Random, *lanes: int) -> Iterator[str]:
-    """Draw the kinds of some lanes at random, each as often as the others."""
+    """Draw faults of these lanes at random, each equally often."""
     mine = [name for name in kinds if FAULTS[name].lane in lanes]
     while mine:
         yield from chance.sample(mine, len(mine))

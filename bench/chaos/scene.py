@@ -1,4 +1,4 @@
-"""What faults are done to, and what they note about it."""
+"""The targets of faults, and the records that faults keep."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bench.chaos.proxy import Proxy
 from bench.chaos.server import ChaosServer
 
 LONGEST: Final = 5.0
-"""Seconds that a fault lasts at most, but for transactions that are left open and for copies."""
+"""Longest fault in seconds. Open transactions and copies may last longer."""
 
 
 @dataclass
 class Scene:
-    """All that a fault can be done to."""
+    """Everything that a fault can act on."""
 
     server: ChaosServer
     proxy: Proxy
@@ -34,18 +34,18 @@ class Scene:
     keys: Iterator[str]
     own_network: bool
     noted: list[tuple[str, str]] = field(default_factory=list)
-    """Violations that a fault has seen itself: the kind, and a text."""
+    """Violations found by a fault itself: the kind and a text."""
     deeds: list[str] = field(default_factory=list)
-    """Deeds that have yet to be sent before each has been sent once more."""
+    """Deeds still to be sent in this pass through all deeds."""
     done: Counter[str] = field(default_factory=Counter)
     """How often each deed was sent."""
     copies: list[Copy] = field(default_factory=list)
     """The restored dumps that were checked."""
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, less if the run is interrupted."""
+        """Wait this many seconds, or less if the run is interrupted."""
         self.ending.wait(seconds)
 
     def duration(self, least: float = 1.0, most: float = LONGEST) -> float:
-        """Choose how long."""
+        """Choose a duration in seconds."""
         return self.chance.uniform(least, most)

@@ -1,4 +1,4 @@
-"""The server of a run: a cluster on a small disk of its own, on which much can be done to it."""
+"""The server of a run: a cluster on its own small disk, which faults restart and fill."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "max_wal_size": "128MB",
     "min_wal_size": "64MB",
     "shared_buffers": "64MB",
-    # Else a crash at PANIC, as of a full disk, would be the end of the server.
+    # Otherwise a PANIC, for example on a full disk, would end the server for good.
     "restart_after_crash": True,
 }
 UNHARMED = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 "
     "-c default_transaction_read_only=off"
 )
-"""Options of the run's own sessions, so that what it sets for others does not hit itself."""
+"""Options of the run's own sessions, which protect them from the settings it changes."""
 PATIENCE = 60.0
 
 
 class ChaosServer:
-    """An embedded server, or somebody else's: of that one only sessions can be ended."""
+    """An embedded server, or the user's own, where faults can only end sessions."""
 
     def __init__(self, dsn: str | None, version: int, disk: Path | None) -> None:
         self._given = dsn
         self.password = None if dsn is None else secrets.token_urlsafe()
-        """Of the role that the processes connect as; our own server asks for none."""
+        """The password of the processes' role. The embedded server needs none."""
         self._disk = disk
         self._server: Server | None = None
         self.clock: Clock | None = None
-        """The server's own clock; None if libfaketime is missing or the server is not ours."""
+        """The server's clock; None without libfaketime or on the user's own server."""
         if dsn is None:
             data = None if disk is None else disk / "cluster"
             library = find_library()
@@ -56,28 +56,28 @@ class ChaosServer:
 
     @property
     def own(self) -> bool:
-        """Whether it may be restarted and reconfigured."""
+        """Whether the server is embedded, so that it can be restarted and reconfigured."""
         return self._server is not None
 
     @property
     def has_disk(self) -> bool:
-        """Whether it has a disk of its own that can be filled."""
+        """Whether it has its own disk, which can be filled."""
         return self._disk is not None
 
     @property
     def dsn(self) -> str:
-        """The run's own connection string, past the proxy."""
+        """The run's own connection string, which bypasses the proxy."""
         dsn = self._given or (self._server.dsn if self._server else "")
         return make_conninfo(dsn, options=UNHARMED, application_name="chaos control")
 
     def upstream(self) -> str | tuple[str, int]:
-        """What a proxy connects to."""
+        """Return the socket, or host and port, that a proxy connects to."""
         with self.control() as conn:
             host, port = conn.info.host, conn.info.port
         return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
 
     def dsn_through(self, port: int, role: str) -> str:
-        """The connection string of an application, through a proxy on a local port."""
+        """Return an application's connection string, through a proxy on a local port."""
         dbname = conninfo_to_dict(self.dsn)["dbname"]
         given: dict[str, str | int | None] = {"host": "127.0.0.1", "port": port, "dbname": dbname}
         given |= {"user": role, "password": self.password, "gssencmode": "disable"}
@@ -85,7 +85,7 @@ class ChaosServer:
 
     @contextlib.contextmanager
     def control(self) -> Iterator[psycopg.Connection]:
-        """Yield a superuser's session in autocommit, as soon as one can be had."""
+        """Yield a superuser's session in autocommit mode. Retry until the server accepts one."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -100,7 +100,7 @@ class ChaosServer:
 
     @property
     def programs(self) -> Path:
-        """The folder with pg_dump and the like, of our own server's version."""
+        """The folder with the embedded server's programs, such as pg_dump."""
         assert self._server is not None
         return self._server.bin_dir
 
@@ -109,12 +109,12 @@ class ChaosServer:
         return make_conninfo(self.dsn, dbname=dbname)
 
     def restart(self, immediate: bool) -> None:
-        """Restart it, fast or at once as by a crash."""
+        """Restart it in fast mode, or in immediate mode like a crash."""
         assert self._server is not None
         self._server.restart("immediate" if immediate else "fast")
 
     def fill_disk(self) -> None:
-        """Leave no room on its disk."""
+        """Fill its disk."""
         assert self._disk is not None
         with (self._disk / "ballast").open("wb", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
@@ -123,13 +123,13 @@ class ChaosServer:
                         pass
 
     def clear_disk(self) -> bool:
-        """Make room again; start the server where that has ended: tell whether it had."""
+        """Free the disk, and start the server if it has ended. Return whether it had."""
         assert self._disk is not None
         (self._disk / "ballast").unlink(missing_ok=True)
         return self.revive()
 
     def revive(self) -> bool:
-        """Start the server again if it does not answer within some seconds."""
+        """Start the server again if it does not answer within a few seconds."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             with contextlib.suppress(psycopg.OperationalError):
@@ -140,7 +140,7 @@ class ChaosServer:
         return True
 
     def stop(self) -> None:
-        """Stop what was started."""
+        """Stop the embedded server."""
         if self._server is not None:
             with contextlib.suppress(EmbeddedError):
                 self._server.stop()
@@ -150,7 +150,7 @@ class ChaosServer:
 
 @contextlib.contextmanager
 def small_disk() -> Iterator[Path | None]:
-    """Mount a tmpfs of its own, where that is permitted; else yield None."""
+    """Mount a tmpfs and yield its path, or None if mounting is not permitted."""
     where = Path(tempfile.mkdtemp(prefix="pgque-chaos-"))
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=0711", "tmpfs", str(where)]
     mounted = os.geteuid() == 0 and shutil.which("mount") is not None

@@ -1,4 +1,4 @@
-"""What a run keeps in the database, and who takes part in it."""
+"""The tables of a run, and the names of its producers and consumers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pgque.install import install
 
 QUEUE: Final = "chaos"
 ROLE: Final = "chaos_app"
-"""Whom all processes connect as: no superuser, for whom some connections are kept free."""
+"""The role of all processes: no superuser, because some connections are reserved for those."""
 OTHER_ROLE: Final = "chaos_other"
-"""A role that a handler may take on, and that may do nothing."""
+"""A role without privileges that a handler may switch to."""
 GATE: Final = "chaos_gate"
-"""The first table that pg_dump locks: whoever holds it holds the dump behind its snapshot."""
+"""The first table that pg_dump locks. A lock on it holds the dump after its snapshot."""
 
 CONSUMERS: Final = ("pair", "solo", "crew")
 GROUP: Final = "crew"
@@ -31,13 +31,13 @@ HANDLERS: Final = {
     "crew-b": ("crew", "b"),
     "crew-c": ("crew", "c"),
 }
-"""The consumers' processes: two of one name, one alone, and the three members of a group."""
+"""The consumers' processes: two with one name, a single one, and a group of three members."""
 NAMES_WITH_STANDBY: Final = ("pair",)
 TICKERS: Final = ("ticker-1", "ticker-2")
 
 RETRY_AFTER: Final = 1.0
 MAX_RETRIES: Final = 10
-"""What a handler refuses dies after that many seconds: no outage of the run lasts so long."""
+"""MAX_RETRIES times RETRY_AFTER is longer than any outage of the run."""
 DEAD_INTERVAL: Final = 2.0
 ROTATION: Final = "5 seconds"
 LEDGER_BYTES: Final = 131072
@@ -62,9 +62,10 @@ _TABLES = """
 
 
 def set_up(dsn: str, password: str | None = None) -> None:
-    """Install pgque and make the role, the queue, its consumers and the tables, as superuser."""
+    """Install pgque and create the role, the queue, its consumers and the tables, as superuser."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(sql.SQL("create table {} ()").format(sql.Identifier(GATE)))  # the lowest oid
+        # The first table that is created has the lowest oid.
+        conn.execute(sql.SQL("create table {} ()").format(sql.Identifier(GATE)))
     install(dsn)
     with psycopg.connect(dsn, autocommit=True) as conn:
         role = sql.Identifier(ROLE)
@@ -76,7 +77,7 @@ def set_up(dsn: str, password: str | None = None) -> None:
             conn.execute(sql.SQL("alter role {} password {}").format(role, sql.Literal(password)))
         conn.execute(sql.SQL("grant pgque_admin to {}").format(role))
         conn.execute(sql.SQL(_TABLES).format(role=role))
-        # Small, so that the ledger is rotated during the run.
+        # Small, so that the ledger rotates during the run.
         conn.execute("update pgque.config set ledger_max_bytes = %s", (LEDGER_BYTES,))
         client = PgqueClient(conn)
         client.create_queue(QUEUE)
@@ -91,7 +92,7 @@ def set_up(dsn: str, password: str | None = None) -> None:
 
 
 def read_effects(conn: psycopg.Connection) -> list[Effect]:
-    """Read what handlers have committed."""
+    """Read the effects that handlers committed."""
     query = (
         "select number, consumer, batch, message, retry, key, "
         "extract(epoch from at)::float8 from chaos_effect"
@@ -110,7 +111,7 @@ def read_dead(conn: psycopg.Connection) -> list[Dead]:
 
 
 def left_to_do(conn: psycopg.Connection, sent: Sequence[str]) -> int:
-    """Count what is yet to be handled or to die, of all that was sent and is known to be."""
+    """Count the sent events that are neither handled nor dead letters yet."""
     query = """
         with done as (
             select consumer, key from chaos_effect

@@ -1,4 +1,4 @@
-"""What is looked for in a restored dump, and the clock that the server of a run has of its own."""
+"""The check of a restored dump, and the adjustable clock of a run's server."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.running import eventually
 
 
 def whole() -> Copy:
-    """A copy in which all is well: one event was done before, one is delivered, one is new."""
+    """A copy without violations: one event was done before, one was delivered, one is new."""
     return Copy(
         "dump",
         known=["done", "left"],
@@ -27,53 +27,54 @@ def whole() -> Copy:
     )
 
 
-def test_a_copy_in_which_all_is_well():
+def test_a_good_copy_has_no_violations():
     assert whole().violations() == []
 
 
 @pytest.mark.parametrize("key", ["left", "new"])
-def test_a_copy_that_lost_an_event(key):
+def test_a_lost_event_of_a_copy_is_reported(key):
     copy = whole()
     del copy.got[CONSUMERS[0], key]
-    assert copy.violations() == [f"dump: 1 lost, as {key} at {CONSUMERS[0]}"]
+    assert copy.violations() == [f"dump: 1 lost, for example {key} by {CONSUMERS[0]}"]
 
 
-def test_a_copy_that_delivers_what_was_done_or_delivers_twice():
+def test_a_repeated_delivery_of_a_copy_is_reported():
     for key in ("done", "left"):
         copy = whole()
         copy.got[CONSUMERS[1], key] += 1
-        assert copy.violations() == [f"dump: 1 delivered again, as {key} at {CONSUMERS[1]}"]
+        example = f"for example {key} by {CONSUMERS[1]}"
+        assert copy.violations() == [f"dump: 1 delivered again, {example}"]
 
 
-def test_what_a_held_dump_lost_is_excused_only_if_doctor_says_so():
+def test_a_held_dump_may_lose_events_only_if_the_doctor_says_so():
     copy = whole()
     del copy.got[CONSUMERS[0], "left"]
     copy.got[CONSUMERS[1], "done"] += 1
     said = ["queue chaos was restored from a dump that lacks events"]
     assert len(replace(copy, rotated=True).violations()) == 2
-    assert len(replace(copy, said=said).violations()) == 2  # it was not even held
+    assert len(replace(copy, said=said).violations()) == 2  # this dump was not held
     assert replace(copy, said=said, rotated=True).violations() == []
 
 
-def test_what_a_copy_was_sent_itself_is_never_excused():
+def test_a_copy_may_never_lose_events_sent_to_it():
     copy = replace(whole(), said=["restored"], rotated=True)
     del copy.got[CONSUMERS[0], "new"]
-    assert copy.violations() == [f"dump: 1 lost, as new at {CONSUMERS[0]}"]
+    assert copy.violations() == [f"dump: 1 lost, for example new by {CONSUMERS[0]}"]
 
 
-def test_an_error_of_a_copy():
-    copy = replace(whole(), errors=["it was not drained"])
-    assert copy.violations() == ["dump: it was not drained"]
+def test_an_error_of_a_copy_is_reported():
+    copy = replace(whole(), errors=["draining did not finish"])
+    assert copy.violations() == ["dump: draining did not finish"]
 
 
-def test_each_fault_and_each_deed_says_what_it_is():
+def test_each_fault_and_each_deed_has_a_description():
     assert all(fault.what for fault in FAULTS.values())
     assert all(deed.what for deed in DEEDS.values())
     assert any(deed.dead for deed in DEEDS.values())
     assert not all(deed.dead for deed in DEEDS.values())
 
 
-def test_the_clock_of_a_server_is_set_back_and_ahead():
+def test_the_servers_clock_can_be_set_back_and_ahead():
     library = find_library()
     if library is None:
         pytest.skip("libfaketime is not installed")
@@ -98,5 +99,5 @@ def test_the_clock_of_a_server_is_set_back_and_ahead():
 
 
 def shows(conn: psycopg.Connection, ahead: str, offset: int) -> bool:
-    """Whether the server's clock is so far ahead of this process's, to two seconds."""
+    """Return whether the server's clock is this far ahead of ours, within two seconds."""
     return abs(value(conn, ahead, time.time()) - offset) < 2

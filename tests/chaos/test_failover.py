@@ -1,7 +1,7 @@
-"""A primary that dies and a standby that is promoted: the client knows a DSN with both hosts.
+"""A primary dies and its standby is promoted. The client's DSN names both hosts.
 
-With a synchronous standby nothing that was acknowledged is lost. With an asynchronous one the last
-moments are: events that nobody has any more, and acks, so that what they covered comes again.
+A synchronous standby loses no acknowledged commit. An asynchronous one loses the last moments:
+events disappear, and messages whose ack is lost are redelivered.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ STANDBY = "standby"
 
 
 class Pair:
-    """A primary and a standby of it, of the embedded version that is asked for."""
+    """A primary and its standby, of the requested embedded version."""
 
     def __init__(self, new_server: Callable[..., embedded.Server], home: Path) -> None:
         version = wanted_version() if wanted_version() in embedded.VERSIONS else None
@@ -68,7 +68,7 @@ class Pair:
         self.standby = new_server(data_dir=copy)
 
     def dsn(self, role: str) -> str:
-        """One connection string for both: whoever can be written to is meant."""
+        """Return one connection string for both that selects the writable server."""
         each = [conninfo_to_dict(server.dsn) for server in (self.primary, self.standby)]
         return make_conninfo(
             "",
@@ -97,7 +97,7 @@ class Pair:
             eventually(lambda: value(conn, sync) == 1, "a synchronous standby")
 
     def stop_streaming(self) -> None:
-        """Let the standby have all that there is, and nothing that comes later."""
+        """Let the standby catch up, then cut it off from later changes."""
         with self.to_primary() as conn, self.to_standby() as standby:
             there = value(conn, "select pg_current_wal_insert_lsn()")
             replayed = "select pg_last_wal_replay_lsn() >= %s"
@@ -109,10 +109,10 @@ class Pair:
             eventually(lambda: value(conn, "select count(*) from pg_stat_replication") == 0)
 
     def kill_primary(self) -> None:
-        """All of its processes at once, as the end of a machine would."""
+        """Kill all its processes at once, like the loss of a machine."""
         pid = int((self.primary.data_dir / "data" / "postmaster.pid").read_text().split("\n")[0])
         postmaster = psutil.Process(pid)
-        postmaster.send_signal(signal.SIGSTOP)  # it would start others in place of the first
+        postmaster.send_signal(signal.SIGSTOP)  # so that it starts no replacements
         for process in [*postmaster.children(recursive=True), postmaster]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -126,7 +126,7 @@ class Pair:
 def pair(new_server: Callable[..., embedded.Server], home: Path) -> Iterator[Pair]:
     pair = Pair(new_server, home)
     yield pair
-    pair.standby.stop()  # before its folder is removed
+    pair.standby.stop()  # before the test removes its folder
 
 
 def test_p1_p3_failover_to_a_synchronous_standby_loses_and_repeats_nothing(
@@ -152,13 +152,13 @@ def test_p1_p3_failover_to_a_synchronous_standby_loses_and_repeats_nothing(
             ]
 
         for name in PRODUCERS:
-            eventually(lambda n=name: len(sent_since(n)) >= 50, f"{name} goes on")
+            eventually(lambda n=name: len(sent_since(n)) >= 50, f"more events from {name}")
         crew.stop(*PRODUCERS)
         transactions = read_transactions(tmp_path)
         sent = [key for each in transactions if each.outcome == "sent" for key in each.keys]
         with pair.to_standby() as conn:
-            eventually(lambda: left_to_do(conn, sent) == 0, "all is delivered")
-    # All processes are those that were started first.
+            eventually(lambda: left_to_do(conn, sent) == 0, "the delivery of all events")
+    # No process was restarted.
     assert crew.crashed == []
     assert crew.refused == 0
     with pair.to_standby() as conn:
@@ -179,7 +179,7 @@ def test_failover_to_an_asynchronous_standby_loses_the_last_sends_and_repeats_th
             client.send(QUEUE, payload)
         client.ticker(QUEUE)
         pair.stop_streaming()
-        # From here on the standby knows nothing of what the primary acknowledges.
+        # From here on the standby receives nothing that the primary acknowledges.
         with client.conn.transaction():
             messages = client.receive(QUEUE, "solo")
             assert [message.payload for message in messages] == ["a", "b"]
@@ -190,7 +190,8 @@ def test_failover_to_an_asynchronous_standby_loses_the_last_sends_and_repeats_th
         pair.kill_primary()
     pair.promote()
     with pgque.connect(pair.dsn("postgres"), autocommit=True) as client:
-        # What was acked comes again, and what was written with the ack is gone: still once.
+        # The acked messages are delivered again. The handler's writes were lost with the ack, so
+        # their effect still happens once.
         assert client.conn.execute("select key from chaos_business").fetchall() == []
         with client.conn.transaction():
             messages = client.receive(QUEUE, "solo")

@@ -1,4 +1,4 @@
-"""What a producer writes down of a transaction: sent, failed or unknown."""
+"""The outcome that a producer records for a transaction: sent, failed or unknown."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path, "p.1", TRANSACTIONS)
 
 
-def test_what_was_committed_is_sent(journal, tmp_path):
+def test_a_committed_transaction_is_sent(journal, tmp_path):
     with Doubt(journal, "t", ["a", "b"], ["c"], ["b"]) as doubt:
         doubt.committing()
     [transaction] = read_transactions(tmp_path)
@@ -39,7 +39,7 @@ def test_what_was_committed_is_sent(journal, tmp_path):
     assert (transaction.keys, transaction.undone, transaction.poison) == (["a", "b"], ["c"], ["b"])
 
 
-def test_what_was_rolled_back_is_failed(journal, tmp_path):
+def test_a_rolled_back_transaction_is_failed(journal, tmp_path):
     with Doubt(journal, "t", ["a"]) as doubt:
         doubt.rolled_back()
     assert outcome(tmp_path) == "failed"
@@ -53,7 +53,7 @@ def test_what_was_rolled_back_is_failed(journal, tmp_path):
         psycopg.errors.AdminShutdown(),
     ],
 )
-def test_a_connection_that_dies_leaves_a_doubt_in_the_commit_only(journal, tmp_path, error):
+def test_a_lost_connection_leaves_an_unknown_outcome_only_in_the_commit(journal, tmp_path, error):
     with Doubt(journal, "t", ["a"]) as doubt:
         raise error
     assert outcome(tmp_path) == "failed"
@@ -67,21 +67,21 @@ def test_a_connection_that_dies_leaves_a_doubt_in_the_commit_only(journal, tmp_p
 @pytest.mark.parametrize(
     "error", [PgqueReadOnly("no"), psycopg.errors.SerializationFailure(), psycopg.errors.DiskFull()]
 )
-def test_a_commit_that_the_server_refuses_is_failed(journal, tmp_path, error):
+def test_a_refused_commit_is_failed(journal, tmp_path, error):
     with Doubt(journal, "t", ["a"]) as doubt:
         doubt.committing()
         raise error
     assert outcome(tmp_path) == "failed"
 
 
-def test_a_program_that_is_wrong_is_not_taken_for_a_fault(journal):
+def test_an_error_of_the_program_is_not_suppressed(journal):
     with pytest.raises(AssertionError), Doubt(journal, "t", ["a"]):
         pass
     with pytest.raises(ZeroDivisionError), Doubt(journal, "t", ["a"]):
         raise ZeroDivisionError
 
 
-def test_who_is_killed_leaves_a_doubt(tmp_path):
+def test_a_killed_producer_leaves_an_unknown_outcome(tmp_path):
     script = """
         import sys, time
         from pathlib import Path
@@ -108,7 +108,7 @@ def test_two_processes_never_write_one_journal(journal, tmp_path):
 
 
 def delivered(*spans: tuple[float, float]) -> list[Recovery]:
-    """Ten events a second within the spans, and calms of ten seconds from 0 and from 100 on."""
+    """Ten events per second within the spans; calms of ten seconds start at 0 and at 100."""
     moments = [start + n / 10 for start, end in spans for n in range(int((end - start) * 10))]
     effects = [
         GOOD.effects[0]._replace(number=n, at=moment) for n, moment in enumerate(sorted(moments))
@@ -117,7 +117,7 @@ def delivered(*spans: tuple[float, float]) -> list[Recovery]:
     return recoveries(history, [(0, 10), (100, 110)], ["fault"])
 
 
-def test_a_rate_that_comes_back():
+def test_a_rate_that_recovers_in_time():
     [at_once] = delivered((0, 10), (90, 110))
     assert at_once.seconds == 0
     assert too_late([at_once]) == []
@@ -126,7 +126,7 @@ def test_a_rate_that_comes_back():
     assert too_late([later]) == []
 
 
-def test_a_rate_that_comes_back_late_or_not_to_stay():
+def test_a_rate_that_recovers_late_or_not_for_good():
     for spans in (((0, 10), (106, 110)), ((0, 10),), ((0, 10), (101, 104))):
         [late] = delivered(*spans)
         assert too_late([late]) == [late]

@@ -1,4 +1,4 @@
-"""What the client's tests share."""
+"""Shared fixtures of the client's tests."""
 
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -19,7 +19,7 @@ def client(conn: psycopg.Connection[Any]) -> PgqueClient:
 
 @pytest.fixture
 def tick(autoconn: psycopg.Connection[Any], queue: str) -> Callable[[], None]:
-    """Tick the test's queue, in a transaction of its own."""
+    """Tick the test's queue in a separate transaction."""
 
     def tick() -> None:
         other = PgqueClient(autoconn)

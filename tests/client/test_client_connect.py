@@ -1,4 +1,4 @@
-"""The client connects, or says why it cannot (pgque/client.py)."""
+"""The client connects, or reports why it cannot (pgque/client.py)."""
 
 import warnings
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def test_connect_owns_its_connection(dsn: str) -> None:
     assert client.conn.closed
 
 
-def test_connect_autocommit(dsn: str, queue: str) -> None:
+def test_connect_accepts_autocommit(dsn: str, queue: str) -> None:
     with pgque.connect(dsn, autocommit=True) as client:
         client.send(queue, "x")
         assert client.conn.info.transaction_status == TransactionStatus.IDLE
@@ -46,7 +46,7 @@ def test_a_borrowed_connection_stays_open(conn: psycopg.Connection[Any]) -> None
     assert not conn.closed
 
 
-def test_leaving_the_block_warns_of_what_is_undone(dsn: str, queue: str) -> None:
+def test_leaving_the_block_warns_of_a_rollback(dsn: str, queue: str) -> None:
     with pytest.warns(RuntimeWarning, match="commit"), pgque.connect(dsn) as client:
         client.send(queue, "lost")
     with warnings.catch_warnings():
@@ -60,34 +60,34 @@ def test_leaving_the_block_warns_of_what_is_undone(dsn: str, queue: str) -> None
             send_and_fail(client, queue)
 
 
-def test_only_a_psycopg_connection_is_borrowed() -> None:
+def test_only_a_psycopg_connection_can_be_borrowed() -> None:
     with pytest.raises(pgque.PgqueInvalidArgument, match=r"psycopg\.Connection"):
         PgqueClient("dbname=x")  # type: ignore[arg-type]
 
 
-def test_server_down() -> None:
+def test_an_unreachable_server_raises() -> None:
     with pytest.raises(pgque.PgqueConnectionError, match="server") as caught:
         pgque.connect(f"host=127.0.0.1 port={free_port()} dbname=x")
     assert isinstance(caught.value.__cause__, psycopg.OperationalError)
 
 
-def test_no_such_database(dsn: str) -> None:
+def test_an_unknown_database_raises(dsn: str) -> None:
     with pytest.raises(pgque.PgqueConnectionError, match="no_such_database"):
         pgque.connect(make_conninfo(dsn, dbname="no_such_database"))
 
 
-def test_malformed_dsn() -> None:
+def test_a_malformed_dsn_raises() -> None:
     with pytest.raises(pgque.PgqueInvalidArgument):
         pgque.connect("nonsense")
 
 
-def test_server_too_old() -> None:
+def test_a_server_that_is_too_old_raises() -> None:
     conn = Mock(spec=psycopg.Connection, info=SimpleNamespace(server_version=130012))
     with pytest.raises(pgque.PgqueServerTooOld, match="PostgreSQL 13"):
         check_connection(conn)
 
 
-def test_no_schema(empty_dsn: str) -> None:
+def test_a_missing_schema_raises(empty_dsn: str) -> None:
     with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):
         pgque.connect(empty_dsn)
     with psycopg.connect(empty_dsn) as conn:
@@ -103,20 +103,20 @@ def test_no_schema(empty_dsn: str) -> None:
             conn.rollback()
 
 
-def test_a_function_is_missing(conn: psycopg.Connection[Any], client: PgqueClient) -> None:
+def test_a_missing_function_raises(conn: psycopg.Connection[Any], client: PgqueClient) -> None:
     conn.execute("drop function pgque.ack(bigint) cascade")
     with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):
         client.ack(1)
 
 
-def test_schema_newer(autoconn: psycopg.Connection[Any], dsn: str) -> None:
+def test_a_newer_schema_raises(autoconn: psycopg.Connection[Any], dsn: str) -> None:
     autoconn.execute("update pgque.config set schema_version = 999")
     with pytest.raises(pgque.PgqueSchemaNewer, match="upgrade"):
         pgque.connect(dsn)
 
 
 @directly
-def test_read_only_reads(dsn: str, queue: str, consumer: str) -> None:
+def test_a_read_only_session_can_read(dsn: str, queue: str, consumer: str) -> None:
     read_only = make_conninfo(dsn, options="-c default_transaction_read_only=on")
     with pgque.connect(read_only) as client:
         assert client.receive(queue, consumer) == []
@@ -126,7 +126,9 @@ def test_read_only_reads(dsn: str, queue: str, consumer: str) -> None:
 
 
 @directly
-def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer: str) -> None:
+def test_errors_name_the_role_that_a_call_needs(
+    dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer: str
+) -> None:
     def as_role(role: str) -> PgqueClient:
         return pgque.connect(make_conninfo(dsn, options=f"-c role={role}"), autocommit=True)
 
@@ -147,7 +149,7 @@ def test_roles(dsn: str, autoconn: psycopg.Connection[Any], queue: str, consumer
         as_role("pg_monitor")
 
 
-def test_a_lost_connection(client: PgqueClient, autoconn: psycopg.Connection[Any]) -> None:
+def test_a_lost_connection_raises(client: PgqueClient, autoconn: psycopg.Connection[Any]) -> None:
     client.queue_info()
     autoconn.execute("select pg_terminate_backend(%s, 10000)", [backend_of(client.conn)])
     for _ in range(2):

@@ -13,7 +13,9 @@ from pgque import PgqueClient
 from tests.client.conftest import Connect, message
 
 
-def test_subscribe_and_unsubscribe(client: PgqueClient, queue: str) -> None:
+def test_subscribe_and_unsubscribe_return_0_if_nothing_changed(
+    client: PgqueClient, queue: str
+) -> None:
     assert client.subscribe(queue, "c") == 1
     assert client.subscribe(queue, "c") == 0
     assert client.unsubscribe(queue, "c") == 1
@@ -23,12 +25,14 @@ def test_subscribe_and_unsubscribe(client: PgqueClient, queue: str) -> None:
 
 
 @pytest.mark.parametrize("max_messages", [0, -1, 2**31])
-def test_max_messages(client: PgqueClient, queue: str, consumer: str, max_messages: int) -> None:
+def test_max_messages_out_of_range_raises(
+    client: PgqueClient, queue: str, consumer: str, max_messages: int
+) -> None:
     with pytest.raises(pgque.PgqueInvalidArgument):
         client.receive(queue, consumer, max_messages)
 
 
-def test_part_of_a_batch(
+def test_a_batch_can_be_received_in_parts(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.send_batch(queue, "t", ["a", "b", "c"])
@@ -54,7 +58,7 @@ def test_merged_takes_several_windows(
     assert len({m.batch_id for m in messages}) == 1
 
 
-def test_merged_says_that_another_is_at_work(
+def test_merged_raises_busy_while_another_process_works(
     client: PgqueClient,
     connect: Connect,
     queue: str,
@@ -69,7 +73,7 @@ def test_merged_says_that_another_is_at_work(
         PgqueClient(connect()).receive(queue, consumer, merged=True)
 
 
-def test_ack_of_what_is_not_open(client: PgqueClient) -> None:
+def test_ack_of_a_batch_that_is_not_open_returns_0_with_a_warning(client: PgqueClient) -> None:
     notices: list[str | None] = []
     client.conn.add_notice_handler(lambda notice: notices.append(notice.severity))
     assert client.ack(12345) == 0
@@ -79,7 +83,7 @@ def test_ack_of_what_is_not_open(client: PgqueClient) -> None:
 @pytest.mark.parametrize(
     "retry_after", [0, 0.001, timedelta(milliseconds=1), timedelta(0)], ids=str
 )
-def test_nack_brings_the_message_back(
+def test_a_nacked_message_is_redelivered(
     client: PgqueClient,
     autoconn: psycopg.Connection[Any],
     queue: str,
@@ -104,7 +108,7 @@ def test_nack_brings_the_message_back(
     assert again.retry_count == 1
 
 
-def test_nack_waits_as_long_as_it_was_told(
+def test_a_nacked_message_waits_for_retry_after(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.send_batch(queue, "t", ["a", "b", "c"])
@@ -122,7 +126,7 @@ def test_nack_waits_as_long_as_it_was_told(
         assert wanted - 5 < wait <= wanted
 
 
-def test_nack_names_what_is_not_there(
+def test_nack_errors_name_the_missing_batch_or_message(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.send(queue, "x")
@@ -137,7 +141,7 @@ def test_nack_names_what_is_not_there(
         client.nack(received.batch_id, message(999))
 
 
-def test_nack_many(
+def test_nack_many_nacks_several_messages(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.set_queue_config(queue, "max_retries", 0)
@@ -176,13 +180,13 @@ def test_nack_many_is_all_or_none(
 
 
 @pytest.mark.parametrize("retry_after", [float("nan"), float("inf"), 1e30, "soon", None])
-def test_nack_refuses_what_is_no_time(client: PgqueClient, retry_after: Any) -> None:
+def test_nack_refuses_an_invalid_interval(client: PgqueClient, retry_after: Any) -> None:
     with pytest.raises(pgque.PgqueInvalidArgument, match="retry_after must be"):
         client.nack(1, message(), retry_after)
     assert client.conn.info.transaction_status == TransactionStatus.IDLE
 
 
-def test_a_reason_may_quote_anything(
+def test_a_reason_may_contain_any_text(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.set_queue_config(queue, "max_retries", 0)
@@ -195,7 +199,9 @@ def test_a_reason_may_quote_anything(
     assert dead.dl_reason == "NUL \\x00, surrogate \\ud800, é"
 
 
-def test_seek(client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]) -> None:
+def test_seek_moves_the_position(
+    client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
+) -> None:
     start = client.queue_info(queue)[0].last_tick_id
     assert start is not None
     client.send(queue, "x")
@@ -219,7 +225,7 @@ def test_seek(client: PgqueClient, queue: str, consumer: str, tick: Callable[[],
         client.seek(queue, consumer, datetime(2026, 1, 1))
 
 
-def test_a_snapshot_that_is_too_old(
+def test_a_snapshot_that_is_too_old_raises(
     client: PgqueClient,
     connect: Connect,
     queue: str,
@@ -242,7 +248,9 @@ def test_a_snapshot_that_is_too_old(
 # Cooperative consumers
 
 
-def test_cooperative_members(client: PgqueClient, queue: str, tick: Callable[[], None]) -> None:
+def test_members_share_the_messages_of_a_group(
+    client: PgqueClient, queue: str, tick: Callable[[], None]
+) -> None:
     assert client.subscribe_subconsumer(queue, "group", "a") == 1
     assert client.subscribe_subconsumer(queue, "group", "a") == 0
     client.send(queue, "x")
@@ -263,7 +271,7 @@ def test_cooperative_members(client: PgqueClient, queue: str, tick: Callable[[],
     assert client.unsubscribe_subconsumer(queue, "group", "a") == 1
 
 
-def test_cooperative_names(client: PgqueClient, queue: str, consumer: str) -> None:
+def test_invalid_cooperative_names_raise(client: PgqueClient, queue: str, consumer: str) -> None:
     with pytest.raises(pgque.PgqueNormalConsumer), client.conn.transaction():
         client.subscribe_subconsumer(queue, consumer, "a")
     assert client.subscribe_subconsumer(queue, consumer, "a", convert_normal=True) == 1

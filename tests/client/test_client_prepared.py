@@ -20,7 +20,7 @@ CALLS: dict[str, Callable[[PgqueClient, str, str], object]] = {
 
 
 def lose_by_discard(client: PgqueClient) -> None:
-    """As the reset of a connection pool does it, unseen by psycopg."""
+    """Reset the session behind psycopg's back, as a connection pool does."""
     client.conn.pgconn.exec_(b"discard all")
 
 
@@ -51,17 +51,17 @@ def client(request: pytest.FixtureRequest, dsn: str, queue: str, consumer: str) 
 
 @pytest.mark.parametrize("lose", [lose_by_discard, lose_by_deallocate])
 @pytest.mark.parametrize("call", CALLS)
-def test_outside_of_a_transaction_the_call_is_run_again(
+def test_outside_a_transaction_the_call_is_repeated(
     client: PgqueClient, queue: str, consumer: str, call: str, lose: Callable[[PgqueClient], None]
 ) -> None:
     lose(client)
-    client.conn.commit()  # not rollback, at which psycopg forgets what it has prepared
+    client.conn.commit()  # not rollback, because that makes psycopg forget its prepared statements
     for _ in range(7):
         CALLS[call](client, queue, consumer)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_in_a_transaction_it_is_worth_another_attempt(
+def test_inside_a_transaction_the_error_can_be_retried(
     client: PgqueClient, queue: str, consumer: str, call: str, autoconn: psycopg.Connection
 ) -> None:
     def transaction() -> None:
@@ -78,7 +78,7 @@ def test_in_a_transaction_it_is_worth_another_attempt(
     transaction()
 
 
-def test_a_function_whose_result_was_changed(
+def test_a_function_with_a_changed_result_type_is_prepared_again(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     autoconn.execute("create function f() returns int return 1")
@@ -99,7 +99,7 @@ def test_a_function_whose_result_was_changed(
     assert client._value("select f()") == 1
 
 
-def test_pgque_installed_again_is_no_error(client: PgqueClient, queue: str, dsn: str) -> None:
+def test_reinstalling_pgque_causes_no_error(client: PgqueClient, queue: str, dsn: str) -> None:
     from pgque.install import install
 
     install(dsn)
@@ -107,7 +107,7 @@ def test_pgque_installed_again_is_no_error(client: PgqueClient, queue: str, dsn:
         client.send(queue, "x")
 
 
-def test_a_statement_that_a_trigger_has_lost_is_not_repeated_for_ever(
+def test_a_statement_lost_inside_a_function_is_not_repeated_forever(
     client: PgqueClient, autoconn: psycopg.Connection
 ) -> None:
     autoconn.execute(

@@ -15,7 +15,7 @@ from pgque import Event, PgqueClient
 from tests.client.conftest import Connect
 
 
-def test_send_and_receive(
+def test_a_sent_message_is_received(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     sent = [
@@ -70,7 +70,7 @@ def test_created_at_is_the_time_of_the_event_in_utc(
     assert received.created_at.tzinfo is timezone.utc
 
 
-def test_send_is_part_of_the_transaction(
+def test_a_send_is_part_of_the_transaction(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     client.send(queue, "undone")
@@ -83,7 +83,7 @@ def test_send_is_part_of_the_transaction(
     assert [m.payload for m in client.receive(queue, consumer)] == ["kept"]
 
 
-def test_send_batch(
+def test_send_batch_returns_the_ids(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     payloads = ["a", None, {"b": 'c"\\'}, "", "NULL", "{1,2}", "é€😀"]
@@ -99,14 +99,16 @@ def test_send_batch(
     assert client.send_batch("no such queue", "many", []) == []
 
 
-def test_an_event_and_a_type_that_disagree(client: PgqueClient, queue: str) -> None:
+def test_an_event_and_a_conflicting_type_are_refused(client: PgqueClient, queue: str) -> None:
     assert client.send(queue, Event("x", "a"), type="a")
     with pytest.raises(pgque.PgqueInvalidArgument, match="'a'"):
         client.send(queue, Event("x", "a"), type="b")
 
 
 @pytest.mark.parametrize("payload", ["\0", "\ud800", float("nan"), object()])
-def test_a_bad_payload_costs_nothing(client: PgqueClient, queue: str, payload: Any) -> None:
+def test_a_bad_payload_leaves_the_connection_usable(
+    client: PgqueClient, queue: str, payload: Any
+) -> None:
     for send in (
         lambda: client.send(queue, payload),
         lambda: client.send(queue, Event(payload)),
@@ -119,13 +121,13 @@ def test_a_bad_payload_costs_nothing(client: PgqueClient, queue: str, payload: A
     assert client.send(queue, "x")
 
 
-def test_names_that_cannot_be_sent(client: PgqueClient) -> None:
+def test_names_that_cannot_be_encoded_are_refused(client: PgqueClient) -> None:
     for name in ("a\0b", "\ud800"):
         with pytest.raises(pgque.PgqueInvalidArgument):
             client.send(name, "x")
 
 
-def test_an_encoding_that_has_no_such_character(connect: Connect, queue: str) -> None:
+def test_a_character_missing_from_the_encoding_is_refused(connect: Connect, queue: str) -> None:
     client = PgqueClient(connect(client_encoding="latin1"))
     assert client.send(queue, "é")
     with pytest.raises(pgque.PgqueInvalidArgument, match="utf8"):
@@ -133,7 +135,7 @@ def test_an_encoding_that_has_no_such_character(connect: Connect, queue: str) ->
     assert client.send(queue, "é")
 
 
-def test_an_encoding_that_changes_between_two_sends(
+def test_the_encoding_can_change_between_two_sends(
     client: PgqueClient, queue: str, consumer: str, tick: Callable[[], None]
 ) -> None:
     for encoding in ("utf8", "latin1", "utf8"):
@@ -149,7 +151,7 @@ def test_an_encoding_that_changes_between_two_sends(
     assert [m.payload for m in client.receive(queue, consumer)] == ["é"] * 5
 
 
-def test_threads_may_share_a_client(dsn: str, queue: str) -> None:
+def test_threads_can_share_a_client(dsn: str, queue: str) -> None:
     with pgque.connect(dsn, autocommit=True) as client:
         sent: list[int] = []
         threads = [
@@ -173,7 +175,7 @@ def test_threads_may_share_a_client(dsn: str, queue: str) -> None:
         {"prepare_threshold": 0},
     ],
 )
-def test_any_kind_of_connection(
+def test_any_kind_of_psycopg_connection_works(
     connect: Connect,
     queue: str,
     consumer: str,
@@ -191,7 +193,7 @@ def test_any_kind_of_connection(
     assert client.ack(messages[0].batch_id) == 1
 
 
-def test_unknown_queue(client: PgqueClient) -> None:
+def test_a_send_to_an_unknown_queue_raises(client: PgqueClient) -> None:
     for call in (
         lambda: client.send("nowhere", "x"),
         lambda: client.send_batch("nowhere", "t", ["x"]),
@@ -206,7 +208,7 @@ def test_unknown_queue(client: PgqueClient) -> None:
         client.conn.rollback()
 
 
-def test_after_an_error(client: PgqueClient, queue: str) -> None:
+def test_a_client_remains_usable_after_an_error(client: PgqueClient, queue: str) -> None:
     client.send(queue, "before")
     with pytest.raises(pgque.PgqueQueueNotFound), client.conn.transaction():
         client.send("nowhere", "x")
@@ -219,7 +221,7 @@ def test_after_an_error(client: PgqueClient, queue: str) -> None:
     assert client.send(queue, "usable again")
 
 
-def test_insert_disallowed(client: PgqueClient, queue: str) -> None:
+def test_a_send_to_a_write_disabled_queue_raises(client: PgqueClient, queue: str) -> None:
     client.conn.execute("update pgque.queue set queue_disable_insert = true")
     with pytest.raises(pgque.PgqueInsertDisallowed):
         client.send(queue, "x")

@@ -40,7 +40,7 @@ def test_a_handler_gets_the_messages_of_its_type(client, new, queue):
     assert got == [("created", {"id": 1}), ("order.paid", {"id": 2})]
 
 
-def test_p3_what_a_handler_writes_commits_with_the_ack(client, new, queue, autoconn):
+def test_p3_writes_of_a_handler_commit_with_the_ack(client, new, queue, autoconn):
     autoconn.execute("create table handled (id bigint)")
     consumer = new()
 
@@ -55,7 +55,7 @@ def test_p3_what_a_handler_writes_commits_with_the_ack(client, new, queue, autoc
     assert [row[0] for row in rows] == ids
 
 
-def test_a_handler_that_raises_is_undone_alone_and_its_message_comes_back(
+def test_only_the_failed_handler_is_rolled_back_and_its_message_redelivered(
     client, new, queue, autoconn
 ):
     autoconn.execute("create table handled (id bigint, attempt int)")
@@ -76,7 +76,7 @@ def test_a_handler_that_raises_is_undone_alone_and_its_message_comes_back(
     assert rows == {i: 2 if i in bad else 0 for i in ids}
 
 
-def test_a_message_whose_handler_never_succeeds_is_a_dead_letter_with_the_reason(
+def test_a_message_whose_handler_always_fails_becomes_a_dead_letter_with_the_reason(
     client, new, queue
 ):
     client.set_queue_config(queue, "max_retries", 1)
@@ -93,7 +93,7 @@ def test_a_message_whose_handler_never_succeeds_is_a_dead_letter_with_the_reason
     assert (dead.ev_id, dead.dl_reason, dead.ev_retry) == (sent, "ValueError: no such order", 1)
 
 
-def test_a_nack_that_fails_leaves_its_message_unacked_and_lets_the_others_pass(
+def test_a_failed_nack_leaves_its_message_unacked_and_the_others_are_handled(
     client, new, queue, autoconn
 ):
     autoconn.execute("create table handled (id bigint)")
@@ -126,7 +126,7 @@ def test_a_nack_that_fails_leaves_its_message_unacked_and_lets_the_others_pass(
     assert autoconn.execute("select id from handled order by id").fetchall() == [(0,), (2,)]
 
 
-def test_a_handler_that_hides_an_error_of_the_database_counts_as_failed(client, new, queue):
+def test_a_handler_that_hides_a_database_error_counts_as_failed(client, new, queue):
     client.set_queue_config(queue, "max_retries", 0)
     consumer = new()
 
@@ -142,7 +142,7 @@ def test_a_handler_that_hides_an_error_of_the_database_counts_as_failed(client, 
     assert "PgqueTransactionAborted" in dead.dl_reason
 
 
-def test_a_handler_cannot_commit_half_a_batch(client, new, queue):
+def test_a_handler_cannot_commit_part_of_a_batch(client, new, queue):
     client.set_queue_config(queue, "max_retries", 0)
     consumer = new()
 
@@ -156,7 +156,7 @@ def test_a_handler_cannot_commit_half_a_batch(client, new, queue):
     assert "commit() is refused" in client.dead_letters(queue)[0].dl_reason
 
 
-def test_a_type_without_handler_is_refused(client, new, queue):
+def test_a_message_of_a_type_without_handler_is_nacked(client, new, queue):
     client.set_queue_config(queue, "max_retries", 0)
     with running(new()):
         client.send(queue, "x", type="unheard.of")
@@ -164,7 +164,7 @@ def test_a_type_without_handler_is_refused(client, new, queue):
     assert client.dead_letters(queue)[0].dl_reason == "no handler for type 'unheard.of'"
 
 
-def test_a_type_without_handler_is_passed_over_where_that_is_wanted(client, new, queue, caplog):
+def test_a_type_without_handler_is_ignored_on_request(client, new, queue, caplog):
     caplog.set_level(logging.WARNING)
     with running(new(unknown_handler_policy="ack")):
         client.send(queue, "x", type="unheard.of")
@@ -174,7 +174,7 @@ def test_a_type_without_handler_is_passed_over_where_that_is_wanted(client, new,
     assert "no handler for type 'unheard.of'" in caplog.text
 
 
-def test_a_handler_may_send_in_the_transaction_of_its_ack(client, new, queue):
+def test_a_handler_can_send_in_the_transaction_of_its_ack(client, new, queue):
     client.create_queue("next")
     client.subscribe("next", "c")
     consumer = new()
@@ -215,10 +215,10 @@ def test_p8_a_backlog_is_drained_in_batches_of_at_most_max_messages(client, new,
         eventually(lambda: len(got) == 1000)
     assert got == list(range(1000))
     assert max(sizes.values()) <= 64
-    assert len(sizes) < 30  # several windows make one batch
+    assert len(sizes) < 30  # several windows are merged into one batch
 
 
-def test_without_any_ticker_around_the_consumer_ticks_by_itself(client, new, queue):
+def test_without_a_ticker_the_consumer_ticks(client, new, queue):
     got = threading.Event()
     consumer = new()
     consumer.on("default")(lambda msg: got.set())
@@ -228,7 +228,7 @@ def test_without_any_ticker_around_the_consumer_ticks_by_itself(client, new, que
 
 
 @directly
-def test_the_lone_event_of_a_slow_transaction_comes_right_after_its_commit(
+def test_a_single_event_of_a_slow_transaction_arrives_right_after_its_commit(
     new, queue, connect, autoconn
 ):
     handled: list[float] = []
@@ -248,16 +248,16 @@ def test_the_lone_event_of_a_slow_transaction_comes_right_after_its_commit(
             slow = connect()
             slow.execute("select pgque.send(%s, 'x'::text)", [queue])
             eventually(lambda seq=n: last_tick()[0] >= seq, "a tick that counts the event")
-            time.sleep(1)  # the ticker, which saw nothing else, goes to rest
+            time.sleep(1)  # the ticker sees nothing else and goes to sleep
             committed = time.monotonic()
             slow.commit()
             eventually(lambda seq=n: len(handled) == seq)
             delays.append(handled[-1] - committed)
-    # The best of five: the machine may be busy, the way there is not.
+    # The best of five, because the machine may be busy.
     assert min(delays) < 0.1
 
 
-def test_it_works_by_polling_where_no_notification_comes(client, new, queue, monkeypatch):
+def test_without_notifications_the_consumer_polls(client, new, queue, monkeypatch):
     monkeypatch.setattr("pgque.wire.calls.is_pooled", lambda conn: True)
     got: list[Message] = []
     consumer = new()
@@ -269,7 +269,7 @@ def test_it_works_by_polling_where_no_notification_comes(client, new, queue, mon
         eventually(lambda: len(got) == 2)
 
 
-def test_sigterm_ends_it_with_status_0(dsn, queue, consumer):
+def test_sigterm_ends_a_consumer_with_status_0(dsn, queue, consumer):
     script = """
         import sys, pgque
         consumer = pgque.Consumer(sys.argv[1], queue=sys.argv[2], name=sys.argv[3])
@@ -297,12 +297,12 @@ def test_sigterm_ends_it_with_status_0(dsn, queue, consumer):
         ({"name": "nobody"}, pgque.PgqueConsumerNotFound),
     ],
 )
-def test_start_raises_what_is_wrong_from_the_beginning(new, options, error):
+def test_start_raises_errors_that_exist_from_the_beginning(new, options, error):
     with pytest.raises(error):
         new(**options).start()
 
 
-def test_start_raises_where_no_server_answers():
+def test_start_raises_without_a_server():
     consumer = Consumer("host=127.0.0.1 port=1 connect_timeout=2", queue="q", name="c")
     with pytest.raises(pgque.PgqueConnectionError, match="DSN"):
         consumer.start()
@@ -332,7 +332,7 @@ def test_bad_arguments_are_value_errors(new, options, text):
         new(**options)
 
 
-def test_a_role_without_the_right_to_tick_consumes_all_the_same(client, queue, consumer, dsn):
+def test_a_role_without_the_right_to_tick_can_still_consume(client, queue, consumer, dsn):
     client.conn.execute(
         "do $$ begin create role only_reads login in role pgque_reader; "
         "exception when duplicate_object then null; end $$"

@@ -46,7 +46,7 @@ OPEN: list[object] = []
 def leaves_open(make) -> Fault:
     def enter_alone(msg: Message, client: PgqueClient) -> None:
         block = make(client.conn)
-        OPEN.append(block)  # else it ends with the function
+        OPEN.append(block)  # otherwise it would end with the function
         block.__enter__()
 
     return enter_alone
@@ -104,7 +104,7 @@ def outlives_a_timeout(msg: Message, client: PgqueClient) -> None:
         (acks_by_the_client, "acks batch"),
     ],
 )
-def test_a_misused_connection_is_the_failure_of_that_message_alone(
+def test_misusing_the_connection_fails_only_that_message(
     ordeal: Ordeal, fault: Fault, reason: str, caplog
 ):
     dead = ordeal.run(fault)

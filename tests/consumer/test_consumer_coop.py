@@ -19,7 +19,7 @@ def client(dsn, queue):
 
 @pytest.fixture
 def member(dsn, queue):
-    """Make a member of the group."""
+    """Create a member of the group."""
 
     def member(name: str, **options) -> Consumer:
         options = {"max_messages": 10, "retry_after": 0, **options}
@@ -28,7 +28,7 @@ def member(dsn, queue):
     return member
 
 
-def test_members_handle_at_the_same_time(client, member, queue):
+def test_members_handle_messages_at_the_same_time(client, member, queue):
     together = threading.Barrier(3, timeout=PATIENCE)
     consumers = [member(f"m{n}", max_messages=1) for n in range(3)]
     met: list[int] = []
@@ -40,7 +40,7 @@ def test_members_handle_at_the_same_time(client, member, queue):
     assert sorted(met) == [0, 1, 2]
 
 
-def test_p1_every_message_goes_to_one_member(client, member, queue):
+def test_p1_every_message_is_given_to_one_member(client, member, queue):
     got: list[tuple[str, int]] = []
     consumers = {name: member(name) for name in ("a", "b", "c")}
     for name, consumer in consumers.items():
@@ -85,7 +85,7 @@ def test_p9_the_batch_of_a_killed_member_is_taken_over(dsn, client, member, queu
     assert rows == [(i, "heir") for i in ids]
 
 
-def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(
+def test_p9_a_member_that_was_taken_over_rolls_back_its_writes(
     client, member, queue, autoconn, caplog
 ):
     autoconn.execute("create table handled (id bigint, member text)")
@@ -97,7 +97,7 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(
     def sleeps(msg: Message, client: PgqueClient) -> None:
         client.conn.execute("insert into handled values (%s, 'zombie')", [msg.msg_id])
         entered.set()
-        taken_over.wait(PATIENCE)  # without dead_interval it gives no sign of life
+        taken_over.wait(PATIENCE)  # without dead_interval it sends no sign of life
 
     @heir.on("default")
     def handle(msg: Message, client: PgqueClient) -> None:
@@ -114,7 +114,7 @@ def test_p9_a_member_that_was_taken_over_undoes_what_it_wrote(
     assert autoconn.execute(handled).fetchall() == [(sent, "heir")]
 
 
-def test_a_member_at_work_gives_signs_of_life(client, member, queue):
+def test_a_working_member_sends_signs_of_life(client, member, queue):
     client.send(queue, "x")
     slow, heir = member("slow", dead_interval=3), member("heir", dead_interval=3)
     got: list[str] = []
@@ -132,7 +132,7 @@ def test_a_member_at_work_gives_signs_of_life(client, member, queue):
     assert got == ["slow"]
 
 
-def test_stop_in_a_batch_leaves_the_rest_with_the_member(client, member, queue):
+def test_stop_in_a_batch_leaves_the_rest_to_the_member(client, member, queue):
     client.send_batch(queue, "default", range(10))
     client.ticker(queue)
     got: list[int] = []
@@ -150,7 +150,7 @@ def test_stop_in_a_batch_leaves_the_rest_with_the_member(client, member, queue):
     assert [m.json() for m in rest] == [4, 5, 6, 7, 8, 9]
 
 
-def test_group_and_member_are_made_where_they_are_missing(dsn, queue, autoconn):
+def test_a_missing_group_and_member_are_created(dsn, queue, autoconn):
     got: list[Message] = []
     consumer = Consumer(dsn, queue=queue, name="new_group", subconsumer="only")
     consumer.on("default")(got.append)
@@ -160,26 +160,26 @@ def test_group_and_member_are_made_where_they_are_missing(dsn, queue, autoconn):
         eventually(lambda: len(got) == 1)
 
 
-def test_another_member_is_like_the_first_but_for_its_name(client, member, queue):
+def test_as_member_copies_everything_but_the_name(client, member, queue):
     got: list[str] = []
     first = member("m-1")
     first.on("default")(lambda msg: got.append(msg.payload))
     second = first.as_member("m-2")
     assert (first.subconsumer, second.subconsumer) == ("m-1", "m-2")
-    first.stop()  # it alone
+    first.stop()  # must not stop the second
     with running(second):
         client.send(queue, "x")
         eventually(lambda: got == ["x"])
 
 
-def test_who_is_no_member_has_no_siblings(dsn, queue):
+def test_as_member_raises_for_a_consumer_outside_a_group(dsn, queue):
     alone = Consumer(dsn, queue=queue, name="alone")
     assert alone.subconsumer is None
     with pytest.raises(pgque.PgqueInvalidArgument, match="no member of a group"):
         alone.as_member("m-2")
 
 
-def test_a_member_made_of_another_stops_and_speaks_for_itself(client, member, queue, caplog):
+def test_a_copied_member_stops_and_logs_under_its_own_name(client, member, queue, caplog):
     first = member("first")
     second = first.as_member("second")
     got: list[int] = []

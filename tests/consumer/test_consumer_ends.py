@@ -1,4 +1,4 @@
-"""The consumer stops, and goes on after what breaks (pgque/consumer.py)."""
+"""The consumer stops, and recovers from failures (pgque/consumer.py)."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from pgque.consuming.batches import Batches
 from tests.running import PATIENCE, backend_of, eventually, process, running
 
 
-def test_stop_returns_within_a_second_while_it_waits(new):
+def test_a_waiting_consumer_stops_within_a_second(new):
     took = []
     for _ in range(3):
         consumer = new(poll_interval=60)
@@ -22,10 +22,10 @@ def test_stop_returns_within_a_second_while_it_waits(new):
             took.append(time.monotonic() - began)
         if took[-1] < 1:
             break
-    assert min(took) < 1  # the best of three: the machine may be busy
+    assert min(took) < 1  # the best of three, because the machine may be busy
 
 
-def test_stop_in_a_batch_acks_what_was_handled_and_leaves_the_rest(client, new, queue):
+def test_stop_in_a_batch_acks_the_handled_messages_and_leaves_the_rest(client, new, queue):
     client.send_batch(queue, "default", range(10))
     client.ticker(queue)
     got: list[int] = []
@@ -43,7 +43,7 @@ def test_stop_in_a_batch_acks_what_was_handled_and_leaves_the_rest(client, new, 
     assert [m.json() for m in client.receive(queue, consumer._name)] == [4, 5, 6, 7, 8, 9]
 
 
-def test_a_batch_received_while_it_was_stopped_is_given_back_unhandled(
+def test_a_batch_received_during_stop_is_returned_unhandled(
     client, new, queue, monkeypatch, autoconn
 ):
     client.send_batch(queue, "default", range(10))
@@ -68,10 +68,10 @@ def test_a_batch_received_while_it_was_stopped_is_given_back_unhandled(
     assert [m.json() for m in client.receive(queue, consumer._name)] == [5, 6, 7, 8, 9]
 
 
-def test_a_commit_that_fails_is_no_ack(client, new, queue, autoconn):
+def test_a_failed_commit_is_not_an_ack(client, new, queue, autoconn):
     autoconn.execute("create table handled (id bigint)")
     autoconn.execute("create sequence checks")
-    # Passes the consumer's check at the end of the message, and fails at COMMIT.
+    # It passes the consumer's check at the end of the message and fails at COMMIT.
     autoconn.execute(
         "create function refuse() returns trigger language plpgsql as "
         "$$ begin if nextval('checks') = 2 then raise exception 'not now'; end if; "
@@ -98,7 +98,7 @@ def test_a_commit_that_fails_is_no_ack(client, new, queue, autoconn):
     assert len(attempts) == 2
 
 
-def test_a_connection_that_dies_before_the_ack_loses_nothing(client, new, queue, autoconn):
+def test_a_connection_lost_before_the_ack_loses_no_message(client, new, queue, autoconn):
     autoconn.execute("create table handled (id bigint)")
     consumer = new()
     attempts: list[int] = []
@@ -116,7 +116,7 @@ def test_a_connection_that_dies_before_the_ack_loses_nothing(client, new, queue,
         eventually(lambda: autoconn.execute("select count(*) from handled").fetchone() == (3,))
 
 
-def test_who_waits_holds_no_transaction(client, new, queue, autoconn):
+def test_a_waiting_consumer_holds_no_transaction(client, new, queue, autoconn):
     consumer = new()
     got: list[Message] = []
     consumer.on("default")(got.append)
@@ -132,7 +132,7 @@ def test_who_waits_holds_no_transaction(client, new, queue, autoconn):
             eventually(lambda: autoconn.execute(idle).fetchone() == (0,))
 
 
-def test_the_other_process_of_a_name_takes_over_at_once(client, new, queue):
+def test_another_process_of_the_consumer_takes_over_at_once(client, new, queue):
     got: list[tuple[str, int]] = []
     consumers = {name: new(max_messages=2) for name in ("a", "b")}
     for name, consumer in consumers.items():
@@ -153,7 +153,7 @@ def test_the_other_process_of_a_name_takes_over_at_once(client, new, queue):
 
 @pytest.mark.parametrize("pipelined", [True, False])
 @pytest.mark.parametrize("subconsumer", [None, "member"])
-def test_every_way_of_talking_to_the_server_does_the_same(
+def test_the_consumer_works_the_same_with_and_without_pipelining(
     client, queue, dsn, consumer, monkeypatch, autoconn, pipelined, subconsumer, caplog
 ):
     autoconn.execute("create table handled (id bigint, attempt int)")
@@ -201,7 +201,7 @@ def test_a_consumer_can_be_started_again(client, new, queue):
 
 
 @pytest.mark.parametrize("victim", ["handling", "waiting"])
-def test_it_reconnects_after_its_connections_were_terminated(
+def test_the_consumer_reconnects_after_its_connections_were_terminated(
     client, new, queue, autoconn, victim, caplog
 ):
     got: list[int] = []
@@ -236,7 +236,7 @@ def test_it_reconnects_after_its_connections_were_terminated(
         eventually(lambda: set(got) == {1, 2})
 
 
-def test_two_consumers_of_one_name_never_handle_at_the_same_time(client, new, queue):
+def test_two_processes_of_a_consumer_never_handle_at_the_same_time(client, new, queue):
     at_work = threading.Lock()
     both = threading.Event()
     got: list[int] = []
@@ -261,7 +261,7 @@ def test_two_consumers_of_one_name_never_handle_at_the_same_time(client, new, qu
     assert got == ids
 
 
-def test_p3_kill_9_between_handler_and_ack_leaves_nothing_behind_and_loses_nothing(
+def test_p3_kill_9_between_handler_and_ack_commits_and_loses_nothing(
     dsn, client, queue, consumer, autoconn
 ):
     autoconn.execute("create table handled (id bigint)")

@@ -1,4 +1,4 @@
-"""What handlers raise and return (pgque/wire/failures.py, pgque/consuming/handling.py)."""
+"""Exceptions and results of handlers (pgque/wire/failures.py, pgque/consuming/handling.py)."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ def with_a_bad_note() -> Exception:
         (with_a_bad_note, "ValueError: noted"),
     ],
 )
-def test_whatever_a_handler_raises_is_its_messages_failure(
+def test_any_exception_of_a_handler_fails_its_message(
     ordeal: Ordeal, make: Callable[[], BaseException], reason: str, caplog, capfd
 ):
     def fault(msg: Message, client: PgqueClient) -> None:
@@ -79,7 +79,7 @@ def test_whatever_a_handler_raises_is_its_messages_failure(
     assert "Logging error" not in capfd.readouterr().err
 
 
-def test_a_huge_text_is_cut_in_the_log_and_in_the_dead_letter(ordeal: Ordeal, caplog):
+def test_a_very_long_text_is_cut_in_the_log_and_in_the_dead_letter(ordeal: Ordeal, caplog):
     def fault(msg: Message, client: PgqueClient) -> None:
         raise ValueError("x" * 20_000_000)
 
@@ -91,7 +91,7 @@ def test_a_huge_text_is_cut_in_the_log_and_in_the_dead_letter(ordeal: Ordeal, ca
     assert len(caplog.text) < 100_000
 
 
-def test_sql_cuts_a_reason_as_well(client: PgqueClient, queue, consumer, autoconn):
+def test_sql_also_cuts_a_reason(client: PgqueClient, queue, consumer, autoconn):
     client.set_queue_config(queue, "max_retries", 0)
     for ask in (
         "select pgque.nack(%(b)s, row(%(m)s, null, null, null, null, null, null, null, null, null)"
@@ -107,7 +107,7 @@ def test_sql_cuts_a_reason_as_well(client: PgqueClient, queue, consumer, autocon
     assert [len(dead.dl_reason or "") for dead in client.dead_letters(queue)] == [10_000] * 3
 
 
-def test_a_text_that_the_databases_encoding_cannot_hold_is_escaped(encoded):
+def test_characters_missing_from_the_databases_encoding_are_escaped(encoded):
     dsn = encoded("LATIN1")
     with Kit(dsn) as kit:
         kit.queue("q", "c", max_retries=0)
@@ -125,7 +125,7 @@ def test_a_text_that_the_databases_encoding_cannot_hold_is_escaped(encoded):
         assert dead.dl_reason == "ValueError: é costs 3 \\u20ac in \\u6771\\u4eac"
 
 
-def test_an_observer_that_fails_in_any_way_is_passed_over(client, new, queue, caplog):
+def test_any_exception_of_an_observer_is_ignored(client, new, queue, caplog):
     class Bad(pgque.observers.Observer):
         def on_handled(self, batch: Any, message: Any, seconds: float, error: Any) -> None:
             raise asyncio.CancelledError
@@ -140,7 +140,7 @@ def test_an_observer_that_fails_in_any_way_is_passed_over(client, new, queue, ca
         eventually(lambda: "observer" in caplog.text)
 
 
-def test_keyboard_interrupt_ends_the_consumer_and_counts_nothing(client, new, queue):
+def test_keyboard_interrupt_ends_the_consumer_without_counting_an_attempt(client, new, queue):
     calls: list[Message] = []
     consumer = new()
 
@@ -157,7 +157,7 @@ def test_keyboard_interrupt_ends_the_consumer_and_counts_nothing(client, new, qu
     assert (len(calls), again.retry_count) == (1, 0)
 
 
-def test_an_exit_that_a_handler_of_signals_asks_for_while_stopping_ends_the_consumer(
+def test_system_exit_while_stopping_ends_the_consumer_without_counting_an_attempt(
     client, new, queue
 ):
     consumer = new()
@@ -207,7 +207,7 @@ class Awaitable:
 )
 @pytest.mark.parametrize("with_client", [True, False])
 @pytest.mark.parametrize("model", [None, int])
-def test_a_result_that_would_have_to_be_run_is_a_failure(
+def test_a_result_that_would_have_to_be_awaited_or_iterated_is_a_failure(
     client, new, queue, autoconn, result, named, with_client, model
 ):
     autoconn.execute("create table done (n int)")
@@ -246,7 +246,7 @@ def test_any_other_result_is_ignored(client, new, queue):
     assert not client.dead_letters(queue)
 
 
-def test_standing_by_is_said_once(client, new, queue, caplog, monkeypatch):
+def test_standing_by_is_logged_once(client, new, queue, caplog, monkeypatch):
     monkeypatch.setattr("pgque.consumer.STANDBY_PAUSE", 0.01)
     caplog.set_level(logging.INFO)
     first, second = new(poll_interval=0.01), new(poll_interval=0.01)
@@ -262,5 +262,5 @@ def test_standing_by_is_said_once(client, new, queue, caplog, monkeypatch):
         for n in range(50):
             client.send(queue, n)
             client.ticker(queue)
-            eventually(lambda n=n: len(got) > n)  # so that both find nothing to do in between
+            eventually(lambda n=n: len(got) > n)  # so that both are idle in between
     assert caplog.text.count("standing by") <= 2

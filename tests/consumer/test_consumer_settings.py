@@ -1,4 +1,4 @@
-"""Settings and constraints end with their message; long batches meet timeouts."""
+"""Settings and constraints do not outlast their message, and long batches survive timeouts."""
 
 import time
 from typing import Any
@@ -25,7 +25,7 @@ def sql(statements: str) -> Fault:
 
 @pytest.fixture
 def nobody(autoconn: psycopg.Connection) -> str:
-    """A role that may not use pgque."""
+    """A role without any right on pgque."""
     autoconn.execute(
         "do $$ begin create role may_nothing; "
         "exception when duplicate_object then null; end $$; grant all on done to public"
@@ -48,7 +48,7 @@ def nobody(autoconn: psycopg.Connection) -> str:
     ],
 )
 @pytest.mark.parametrize("raises", [False, True])
-def test_settings_end_with_their_message(
+def test_settings_are_reset_after_each_message(
     ordeal: Ordeal,
     nobody: str,
     autoconn: psycopg.Connection,
@@ -82,7 +82,9 @@ def test_settings_end_with_their_message(
     assert len(ordeal.client.dead_letters(ordeal.queue)) == (1 if raises else 0)
 
 
-def test_a_role_that_may_not_ack_is_put_back(ordeal: Ordeal, nobody: str):
+def test_the_role_is_reset_if_a_handler_switches_to_one_that_cannot_ack(
+    ordeal: Ordeal, nobody: str
+):
     def fault(msg: Message, client: PgqueClient) -> None:
         client.conn.execute("set role may_nothing")
         raise ValueError("as another role")
@@ -90,7 +92,7 @@ def test_a_role_that_may_not_ack_is_put_back(ordeal: Ordeal, nobody: str):
     assert ordeal.run(fault).dl_reason == "ValueError: as another role"
 
 
-def test_attributes_of_the_connection_end_with_their_message(client, new, queue):
+def test_attributes_of_the_connection_are_reset_after_each_message(client, new, queue):
     rows: list[Any] = []
     consumer = new()
 
@@ -118,14 +120,14 @@ def child(autoconn: psycopg.Connection) -> None:
     autoconn.execute("create table child (id int references parent deferrable initially deferred)")
 
 
-def test_a_deferred_constraint_fails_for_the_message_that_broke_it(ordeal: Ordeal, child: None):
+def test_a_deferred_constraint_fails_the_message_that_violated_it(ordeal: Ordeal, child: None):
     dead = ordeal.run(sql("insert into child values (1)"))
     assert dead.dl_reason is not None
     assert 'violates foreign key constraint "child_id_fkey"' in dead.dl_reason
     assert ordeal.calls.count(BAD) == 2
 
 
-def test_every_message_may_break_a_constraint_for_a_while(
+def test_each_message_can_violate_a_constraint_temporarily(
     client, new, queue, autoconn, child: None
 ):
     consumer = new()
@@ -142,7 +144,7 @@ def test_every_message_may_break_a_constraint_for_a_while(
     assert not client.dead_letters(queue)
 
 
-def test_a_deferred_trigger_works_once_at_commit(client, new, queue, autoconn):
+def test_a_deferred_trigger_runs_once_at_commit(client, new, queue, autoconn):
     autoconn.execute("create table handled (n int); create table noted (n int)")
     autoconn.execute(
         "create function note() returns trigger language plpgsql as "
@@ -167,11 +169,11 @@ def test_a_deferred_trigger_works_once_at_commit(client, new, queue, autoconn):
 
 def needs_17(autoconn: psycopg.Connection) -> None:
     if autoconn.info.server_version < 17_00_00:
-        pytest.skip("transaction_timeout came with PostgreSQL 17")
+        pytest.skip("transaction_timeout requires PostgreSQL 17")
 
 
 @pytest.mark.parametrize("with_client", [True, False])
-def test_a_transaction_timeout_shorter_than_a_batch_lets_it_pass_in_parts(
+def test_a_batch_longer_than_the_transaction_timeout_is_finished_in_parts(
     ordeal: Ordeal, autoconn: psycopg.Connection, with_client: bool
 ):
     needs_17(autoconn)
@@ -202,16 +204,16 @@ def test_a_transaction_timeout_shorter_than_a_batch_lets_it_pass_in_parts(
     assert not ordeal.client.dead_letters(ordeal.queue)
 
 
-def test_a_message_that_alone_exceeds_a_timeout_fails(ordeal: Ordeal, autoconn: psycopg.Connection):
+def test_a_single_message_longer_than_the_transaction_timeout_fails(
+    ordeal: Ordeal, autoconn: psycopg.Connection
+):
     needs_17(autoconn)
     autoconn.execute(f"alter database {autoconn.info.dbname} set transaction_timeout = '1s'")
     dead = ordeal.run(lambda msg, client: time.sleep(1.5))
     assert "connection broke" in (dead.dl_reason or "")
 
 
-def test_a_batch_that_is_lost_is_tried_again_after_growing_pauses(
-    client, new, queue, autoconn, caplog
-):
+def test_a_lost_batch_is_retried_with_growing_pauses(client, new, queue, autoconn, caplog):
     autoconn.execute(
         "create function refuse() returns trigger language plpgsql as "
         "$$ begin raise exception 'no retries today'; end $$; "

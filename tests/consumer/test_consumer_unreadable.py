@@ -1,4 +1,4 @@
-"""Events that are no text in the database's encoding (pgque/wire/receiving.py)."""
+"""Events that are not valid text in the database's encoding (pgque/wire/receiving.py)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def kit(request: pytest.FixtureRequest, encoded: Encoded) -> Iterator[Kit]:
 
 
 def send_unreadable(kit: Kit) -> list[int]:
-    """Send three events around one whose byte 0x81 is neither UTF-8 nor WIN1252."""
+    """Send three events; byte 0x81 in the middle one is neither UTF-8 nor WIN1252."""
     first = kit.client.send("q", "før", type="t")
     row = kit.conn.execute("select pgque.send('q', 't', E'caf\\x81'::text)").fetchone()
     assert row is not None
@@ -34,7 +34,7 @@ def send_unreadable(kit: Kit) -> list[int]:
 
 @pytest.mark.parametrize("subconsumer", [None, "m"])
 @pytest.mark.parametrize("max_messages", [1, 500])
-def test_an_event_that_cannot_be_read_is_a_dead_letter_and_its_neighbours_are_handled(
+def test_an_unreadable_event_becomes_a_dead_letter_and_its_neighbours_are_handled(
     kit: Kit, subconsumer: str | None, max_messages: int, caplog
 ):
     name = "c" if subconsumer is None else "group"
@@ -63,7 +63,7 @@ def test_an_event_that_cannot_be_read_is_a_dead_letter_and_its_neighbours_are_ha
     assert sorted(row[0] for row in done) == sorted(calls)
 
 
-def test_receive_names_the_event_and_the_transaction_goes_on(kit: Kit):
+def test_receive_names_an_unreadable_event_and_the_transaction_continues(kit: Kit):
     ids = send_unreadable(kit)
     with pgque.connect(kit.dsn) as client:
         with pytest.raises(pgque.PgqueUnreadableEvent, match=f"event {ids[1]} of batch") as caught:
@@ -75,7 +75,7 @@ def test_receive_names_the_event_and_the_transaction_goes_on(kit: Kit):
     assert kit.client.receive("q", "c") == []
 
 
-def test_a_dead_letter_that_cannot_be_read_can_be_listed(kit: Kit):
+def test_an_unreadable_dead_letter_can_be_listed(kit: Kit):
     send_unreadable(kit)
     kit.client.set_queue_config("q", "max_retries", 0)
     with pytest.raises(pgque.PgqueUnreadableEvent) as caught:
@@ -91,7 +91,7 @@ def test_a_dead_letter_that_cannot_be_read_can_be_listed(kit: Kit):
     assert whole is not None
 
 
-def test_payloads_are_text_whatever_encoding_the_applications_connection_has(encoded: Encoded):
+def test_payloads_are_text_for_any_encoding_of_the_connection(encoded: Encoded):
     dsn = encoded("UTF8")
     with Kit(dsn) as kit:
         kit.queue("q", "c")

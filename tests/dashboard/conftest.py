@@ -1,4 +1,4 @@
-"""The dashboard behind a server of its own, for whoever asks it and for a browser."""
+"""The dashboard on a separate server, for HTTP clients and for a browser."""
 
 import contextlib
 import os
@@ -62,7 +62,7 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(dsn: str) -> Iterator[Serve]:
-    """Serve dashboards of the test's database, by default looking ten times a second."""
+    """Serve dashboards of the test's database, sampled ten times a second by default."""
     with contextlib.ExitStack() as stack:
 
         def serve(dsn: str = dsn, *, every: float = 0.1, **options: Any) -> Served:
@@ -74,14 +74,14 @@ def serve(dsn: str) -> Iterator[Serve]:
 
 @pytest.fixture
 def ask(serve: Serve) -> Iterator[httpx.Client]:
-    """Ask a dashboard that takes the token, and has it in every request."""
+    """An HTTP client of a dashboard with a token, which it sends in every request."""
     with serve(token=TOKEN).client(headers={"X-Pgque-Token": TOKEN}) as client:
         yield client
 
 
 @pytest.fixture
 def closed(server_dsn: str, dsn: str) -> Callable[[bool], None]:
-    """Let nobody into the test's database and end who is there, or let them in again."""
+    """Close the test's database and end its sessions, or open it again."""
     name = conninfo_to_dict(dsn)["dbname"]
 
     def closed(yes: bool) -> None:
@@ -102,7 +102,7 @@ def closed(server_dsn: str, dsn: str) -> Callable[[bool], None]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """A headless Chromium. While it is open no other test of this process may run a loop."""
+    """A headless Chromium. While it is open, no other test of this process can run a loop."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed")
     from playwright.sync_api import expect, sync_playwright
@@ -119,7 +119,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page of a browser without memory; what its console complains of is a failure."""
+    """A page in a fresh browser context; errors and warnings in its console fail the test."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
     page.set_default_timeout(PATIENCE * 1000)
@@ -140,7 +140,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def look(serve: Serve, page: Any) -> Callable[..., Any]:
-    """Open a dashboard's page, at a place in it."""
+    """Open a dashboard's page at a location."""
 
     def look(where: str = "", **options: Any) -> Any:
         page.goto(f"{serve(every=0.2, **options).url}/#/{where}")

@@ -1,4 +1,4 @@
-"""What tests of the page do again and again."""
+"""Steps that the page's tests share."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tests.dashboard.conftest import TOKEN
 
 
 def cell(page: Any, table: str, row: str, column: str) -> Any:
-    """A cell of a table by what its row and its column are called."""
+    """A cell of a table, found by the names of its row and column."""
     place = page.get_by_role("table", name=table, exact=True)
     place.wait_for()
     heads = place.get_by_role("columnheader").all_text_contents()
@@ -21,11 +21,11 @@ def shows(place: Any, text: str) -> None:
 
 
 def is_live(page: Any) -> None:
-    """Wait until figures come."""
+    """Wait until figures arrive."""
     shows(page.locator("#link-text"), "Live")
 
 
 def give_token(page: Any, token: str = TOKEN) -> None:
-    """Answer the question for the token."""
+    """Enter the token."""
     page.get_by_label("What the dashboard was started with").fill(token)
     page.get_by_role("button", name="Use it").click()

@@ -1,4 +1,4 @@
-"""`pgque dashboard`, as a process of its own."""
+"""`pgque dashboard`, as a separate process."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def start(dsn):
         for line in process.stderr:
             if line.startswith("The dashboard is at "):
                 return process, line.split()[-1]
-        raise AssertionError("it did not start")
+        raise AssertionError("the dashboard did not start")
 
     yield start
     for process in started:
@@ -40,7 +40,7 @@ def start(dsn):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped_though_somebody_looks(start, how):
+def test_the_dashboard_stops_on_a_signal_even_with_an_open_stream(start, how):
     process, url = start()
     with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         assert "<title>pgque</title>" in client.get("/").text
@@ -56,7 +56,7 @@ def test_it_serves_until_it_is_stopped_though_somebody_looks(start, how):
     assert "Traceback" not in process.stderr.read()
 
 
-def test_the_token_comes_from_the_environment(start):
+def test_the_token_can_be_set_in_the_environment(start):
     _, url = start("--private", "--allow-host", "dash.test", PGQUE_DASHBOARD_TOKEN=TOKEN)
     with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         assert client.get("/api/about", headers={"Host": "dash.test"}).status_code == 403
@@ -67,7 +67,7 @@ def test_the_token_comes_from_the_environment(start):
 
 @pytest.fixture
 def fails(capsys):
-    """Run the command and return the one line that it says, and nothing else."""
+    """Run the command and return its one line of error."""
 
     def fails(dsn, *arguments):
         assert run(["dashboard", "--dsn", dsn, *arguments]) == 1
@@ -79,25 +79,25 @@ def fails(capsys):
     return fails
 
 
-def test_a_port_that_is_taken_is_said(fails, dsn):
+def test_a_port_in_use_is_reported(fails, dsn):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         line = fails(dsn, "--port", str(port))
     assert line == f"pgque: cannot listen on 127.0.0.1, port {port}: Address already in use"
 
 
-def test_no_server_no_schema_and_no_right_are_said_at_once(fails, empty_dsn, dsn, new_role):
+def test_a_missing_server_schema_or_right_is_reported_at_once(fails, empty_dsn, dsn, new_role):
     assert "/nowhere" in fails("host=/nowhere")
     assert "pgque install" in fails(empty_dsn)
     assert "pgque_reader" in fails(make_conninfo(dsn, user=new_role()))
 
 
-def test_a_bad_token_is_said(fails, dsn):
+def test_a_bad_token_is_reported(fails, dsn):
     assert "16 or more" in fails(dsn, "--token", "short")
     assert "private needs a token" in fails(dsn, "--private")
 
 
-def test_every_address_needs_a_name(fails, dsn):
+def test_listening_on_every_address_requires_a_host_name(fails, dsn):
     assert "--allow-host NAME" in fails(dsn, "--host", "0.0.0.0")
 
 

@@ -1,4 +1,4 @@
-"""docs/dashboard.md: its samples run, and what it mounts answers."""
+"""docs/dashboard.md: its samples run, and the application that it mounts responds."""
 
 from tests.dashboard.conftest import serving
 from tests.samples import ROOT, reader, to_url

@@ -1,4 +1,4 @@
-"""Points that plots show (pgque/dashboard/history.py)."""
+"""The points of the plots (pgque/dashboard/history.py)."""
 
 import pytest
 
@@ -13,11 +13,11 @@ def history():
     return History(slots=4, seconds=10)
 
 
-def test_nothing_was_recorded(history):
+def test_an_empty_history_has_no_points(history):
     assert history.read("q") == ([], {})
 
 
-def test_a_point_is_the_mean_of_rates_and_the_greatest_lag(history):
+def test_a_point_is_the_mean_rate_and_the_greatest_lag(history):
     history.record(100, {RATE: 10, LAG: 3})
     history.record(105, {RATE: 30, LAG: 1})
     history.record(109, {RATE: None, LAG: None})
@@ -25,7 +25,7 @@ def test_a_point_is_the_mean_of_rates_and_the_greatest_lag(history):
     assert history.read("q") == ([100, 110], {RATE: [20, 5], LAG: [3, 0]})
 
 
-def test_the_oldest_points_give_way(history):
+def test_the_oldest_points_are_dropped(history):
     for number in range(10):
         history.record(100 + 10 * number, {RATE: number})
     assert history.read("q") == ([160, 170, 180, 190], {RATE: [6, 7, 8, 9]})
@@ -42,20 +42,20 @@ def test_a_pause_is_a_gap(history):
     assert history.read("q") == ([500], {RATE: [3]})
 
 
-def test_a_clock_that_was_set_back_begins_anew(history):
+def test_the_history_restarts_if_the_clock_is_set_back(history):
     history.record(500, {RATE: 1})
     history.record(100, {RATE: 2})
     assert history.read("q") == ([100], {RATE: [2]})
 
 
-def test_only_the_lines_of_the_queue_are_read(history):
+def test_only_the_lines_of_the_queue_are_returned(history):
     other = Key(None, "rate", "")
     history.record(100, {RATE: 1, other: 2})
     assert history.read("q")[1] == {RATE: [1]}
     assert history.read(None)[1] == {other: [2]}
 
 
-def test_lines_of_queues_that_are_gone_are_forgotten(history):
+def test_lines_of_dropped_queues_are_forgotten(history):
     history.record(0, {RATE: 1})
     for number in range(1, 61):
         history.record(10 * number, {LAG: 1})

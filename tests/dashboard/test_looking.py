@@ -1,4 +1,4 @@
-"""What is shown of queues and consumers (pgque/dashboard/looking.py, frames.py)."""
+"""What the dashboard shows of queues and consumers (pgque/dashboard/looking.py, frames.py)."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def listed(view):
     return {row[0]: dict(zip(overview["columns"], row, strict=True)) for row in overview["queues"]}
 
 
-def test_what_is_in_flight_is_what_the_open_batch_holds(eye, autoconn, queue, consumer):
+def test_in_flight_is_the_number_of_messages_in_the_open_batch(eye, autoconn, queue, consumer):
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)
     assert consumers(eye.look(), queue)[consumer]["in_flight"] is None
@@ -47,7 +47,7 @@ def test_what_is_in_flight_is_what_the_open_batch_holds(eye, autoconn, queue, co
     assert listed(view)[queue]["in_flight"] == 6
 
 
-def test_latency_is_from_the_tick_to_the_ack(eye, autoconn, queue, consumer):
+def test_latency_is_measured_from_the_tick_to_the_ack(eye, autoconn, queue, consumer):
     assert consumers(eye.look(), queue)[consumer]["latency"] is None
     send(autoconn, queue)
     number = tick(autoconn, queue)
@@ -66,7 +66,7 @@ def test_latency_is_from_the_tick_to_the_ack(eye, autoconn, queue, consumer):
     assert points == {consumer: pytest.approx(took, abs=0.0002)}
 
 
-def test_a_batch_is_in_the_plot_once_and_in_the_table_until_the_next(
+def test_latency_is_plotted_once_and_shown_in_the_table_until_the_next_ack(
     eye, autoconn, queue, consumer
 ):
     eye.look()
@@ -80,14 +80,14 @@ def test_a_batch_is_in_the_plot_once_and_in_the_table_until_the_next(
     assert consumers(second, queue)[consumer]["latency"] is not None
 
 
-def test_a_seek_is_no_ack(eye, autoconn, queue, consumer):
+def test_a_seek_does_not_count_as_an_ack(eye, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     autoconn.execute("select pgque.seek(%s, %s, 1::bigint)", [queue, consumer])
     assert consumers(eye.look(), queue)[consumer]["latency"] is None
 
 
-def test_members_of_a_group_have_no_position_of_their_own(eye, autoconn, queue):
+def test_members_of_a_group_have_no_separate_position(eye, autoconn, queue):
     subscribe_member(autoconn, queue, "crew", "one")
     subscribe_member(autoconn, queue, "crew", "two")
     eye.look()
@@ -111,7 +111,7 @@ def subscribe_member(conn, queue, group, member):
     value(conn, "select pgque.subscribe_subconsumer(%s, %s, %s)", queue, group, member)
 
 
-def test_states_of_queues(eye, autoconn, queue, consumer):
+def test_states_of_queues_follow_their_events_and_consumers(eye, autoconn, queue, consumer):
     def state() -> tuple[str, int]:
         row = listed(eye.look())[queue]
         return row["state"], row["level"]
@@ -124,7 +124,7 @@ def test_states_of_queues(eye, autoconn, queue, consumer):
     assert state() == ("ok", 0)
     send(autoconn, queue)
     an_hour_passes("tick")
-    assert state() == ("ok", 0)  # the event came a moment ago
+    assert state() == ("ok", 0)  # the event was sent a moment ago
     an_hour_passes("tick", "event_1")
     assert state() == ("no tick", 3)
     assert frames.overview(eye.look())["totals"]["late"] == 1
@@ -138,7 +138,7 @@ def test_states_of_queues(eye, autoconn, queue, consumer):
     assert consumers(eye.look(), queue)[consumer]["state"] == "behind"
 
 
-def test_totals_and_who_is_furthest_behind(eye, autoconn, queue, consumer):
+def test_the_overview_has_totals_and_the_consumers_furthest_behind(eye, autoconn, queue, consumer):
     subscribe(autoconn, queue, "quick")
     send_many(autoconn, queue, 3)
     tick(autoconn, queue)
@@ -157,16 +157,16 @@ def test_totals_and_who_is_furthest_behind(eye, autoconn, queue, consumer):
     assert [one["consumer"] for one in shown["slowest"]] == [consumer]
 
 
-def test_no_queue_at_all(eye):
+def test_the_overview_works_without_queues(eye):
     shown = frames.overview(eye.look())
     assert (shown["queues"], shown["columns"], shown["slowest"]) == ([], [], [])
 
 
-def test_a_queue_that_is_gone(eye, autoconn):
+def test_a_missing_queue_is_none(eye, autoconn):
     assert frames.one_queue(eye.look(), "nobody")["queue"] is None
 
 
-def test_rates_of_all_queues_together(eye, autoconn, queue, consumer):
+def test_the_rates_of_all_queues_are_added_up(eye, autoconn, queue, consumer):
     eye.look()
     send_many(autoconn, queue, 10)
     tick(autoconn, queue)

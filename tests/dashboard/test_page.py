@@ -12,7 +12,7 @@ from tests.fix_pooler import directly
 from tests.running import PATIENCE, eventually
 
 
-def test_figures_move_without_anybody_doing_anything(look, autoconn, queue, consumer):
+def test_figures_are_updated_automatically(look, autoconn, queue, consumer):
     page = look()
     is_live(page)
     shows(cell(page, "Queues", queue, "State"), "ok")
@@ -29,7 +29,7 @@ def test_figures_move_without_anybody_doing_anything(look, autoconn, queue, cons
     shows(cell(page, "Queues", queue, "State"), "paused")
 
 
-def test_plots_say_in_words_what_they_show(look, autoconn, queue, consumer):
+def test_plots_have_a_text_alternative(look, autoconn, queue, consumer):
     page = look(f"queue/{queue}")
     for _ in range(3):
         send_many(autoconn, queue, 50)
@@ -44,18 +44,18 @@ def test_plots_say_in_words_what_they_show(look, autoconn, queue, consumer):
     assert page.locator("svg.plot path.stroke").count() == 4
 
 
-def test_without_queues_it_says_how_to_make_one(look):
+def test_without_queues_the_page_says_how_to_create_one(look):
     page = look()
     page.get_by_text("There is no queue yet. Make one: pgque queue create NAME").wait_for()
 
 
-def test_a_queue_that_is_gone_is_said(look):
+def test_a_missing_queue_is_reported(look):
     page = look("queue/nobody")
     page.get_by_text("There is no such queue, or no longer.").wait_for()
     page.get_by_text("queue not found: nobody").wait_for()
 
 
-def test_queues_may_have_any_name(look, autoconn):
+def test_queues_can_have_any_name(look, autoconn):
     names = ["a/b?c#d%20&", "<b>bold</b>", "ü" * 28]
     for name in names:
         autoconn.execute("select pgque.create_queue(%s)", [name])
@@ -80,21 +80,21 @@ def test_a_private_page_asks_for_its_token(look, queue):
 
 
 @directly
-def test_a_server_that_is_lost_is_said_and_found_again(look, closed, queue):
+def test_a_lost_database_is_reported_until_it_returns(look, closed, queue):
     page = look()
     is_live(page)
     closed(True)
     try:
         page.get_by_text("The database has not answered since").wait_for()
         shows(page.locator("#link-text"), "Not live")
-        page.get_by_role("link", name=queue).first.wait_for()  # what was known stays
+        page.get_by_role("link", name=queue).first.wait_for()  # the last known queues remain
     finally:
         closed(False)
     is_live(page)
     page.get_by_text("The database has not answered since").wait_for(state="detached")
 
 
-def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
+def test_a_lost_dashboard_is_reported_until_it_returns(dsn, page, queue):
     gone = page.get_by_text("The dashboard itself does not answer.")
     with serving(create_app(dsn, every=0.2)) as served:
         page.goto(served.url)
@@ -105,7 +105,7 @@ def test_a_dashboard_that_is_gone_is_said_and_found_again(dsn, page, queue):
         gone.wait_for(state="detached")
 
 
-def test_figures_that_grow_old_are_said(look, page, monkeypatch):
+def test_stale_figures_are_reported(look, page, monkeypatch):
     page.clock.install()
     look()
     is_live(page)
@@ -123,7 +123,7 @@ def test_figures_that_grow_old_are_said(look, page, monkeypatch):
     is_live(page)
 
 
-def test_what_is_held_still_does_not_move(serve, page, autoconn, queue):
+def test_a_paused_page_does_not_change(serve, page, autoconn, queue):
     served = serve(every=0.2)
     sampler = served.app.state.board.sampler
     page.goto(served.url)
@@ -170,7 +170,7 @@ def test_a_thousand_queues_are_filtered_and_sorted(look):
     assert found == [200, "queue 0", "queue 999", "descending", True, note]
 
 
-def test_queues_are_filtered_by_a_part_of_their_name(look, autoconn):
+def test_queues_are_filtered_by_part_of_their_name(look, autoconn):
     for name in ("orders", "orders.paid", "mail"):
         autoconn.execute("select pgque.create_queue(%s)", [name])
     page = look()

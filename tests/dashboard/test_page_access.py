@@ -1,4 +1,4 @@
-"""The page for everybody: by keyboard, by name, in each theme and on a narrow window."""
+"""The page's accessibility: keyboard, names, contrast in each theme, and narrow windows."""
 
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ from tests.dashboard.seen import cell, give_token, shows
 from tests.fix_engine import configure, send
 
 
-def test_it_is_used_with_the_keyboard_alone(look, autoconn, queue):
+def test_the_page_can_be_used_with_the_keyboard_alone(look, autoconn, queue):
     send(autoconn, queue, "hello")
     page = look()
     page.get_by_role("link", name=queue).first.wait_for()
@@ -75,7 +75,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_in_both_themes(look, dead, autoconn, theme):
+def test_text_has_enough_contrast_in_both_themes(look, dead, autoconn, theme):
     configure(autoconn, dead, ticker_paused=True)
     page = look(token=TOKEN)
     page.emulate_media(color_scheme="dark" if theme == "light" else "light")
@@ -95,14 +95,14 @@ def test_text_stands_out_in_both_themes(look, dead, autoconn, theme):
     assert page.get_by_label("Theme").input_value() == theme
 
 
-def test_the_theme_is_the_systems_unless_one_is_chosen(look):
+def test_the_theme_follows_the_system_unless_one_is_chosen(look):
     page = look()
     for scheme, color in (("dark", "rgb(20, 23, 28)"), ("light", "rgb(246, 247, 249)")):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == color
 
 
-def test_it_fits_a_narrow_window(look, page, autoconn, dead):
+def test_the_page_fits_a_narrow_window(look, page, autoconn, dead):
     autoconn.execute("select pgque.create_queue(%s)", ["long_" * 11])
     page.set_viewport_size({"width": 360, "height": 740})
     look(token=TOKEN)

@@ -1,4 +1,4 @@
-"""Looking through messages and dead letters in a browser, and changing them."""
+"""Browsing messages and dead letters on the page, and changing them."""
 
 from playwright.sync_api import expect
 
@@ -21,7 +21,7 @@ from tests.fix_engine import (
 SCRIPT = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 
-def test_a_payload_is_text_and_nothing_else(look, autoconn, queue, consumer):
+def test_a_payload_is_shown_as_text_only(look, autoconn, queue, consumer):
     send_event(autoconn, queue, SCRIPT, SCRIPT, SCRIPT)
     let_die(autoconn, queue, consumer, reason=SCRIPT)
     page = look(f"queue/{queue}")
@@ -36,7 +36,7 @@ def test_a_payload_is_text_and_nothing_else(look, autoconn, queue, consumer):
     assert page.locator("main img, dialog img, main script, dialog script").count() == 0
 
 
-def test_json_is_shown_with_its_numbers_as_they_are(look, autoconn, queue):
+def test_json_is_shown_with_its_numbers_unchanged(look, autoconn, queue):
     send(autoconn, queue, '{"id":12345678901234567890,"price":1.10,"none":[],"text":"a,{b}"}')
     page = look(f"queue/{queue}")
     page.get_by_role("button", name="Show message").click()
@@ -62,7 +62,7 @@ def test_messages_are_searched_and_paged(look, autoconn, queue):
     page.get_by_text("Nothing like that was found.").wait_for()
 
 
-def test_without_a_token_there_is_nothing_to_change(look, dead):
+def test_without_a_token_nothing_can_be_changed(look, dead):
     page = look(f"queue/{dead}/dead")
     page.get_by_text("Read-only: start the dashboard with a token").wait_for()
     page.get_by_role("row", name="no such address").first.wait_for()
@@ -72,7 +72,7 @@ def test_without_a_token_there_is_nothing_to_change(look, dead):
     page.get_by_text("To send it again: pgque dead replay 2").wait_for()
 
 
-def test_a_dead_letter_has_the_id_of_the_command_line_and_is_replayed_where_it_is_shown(
+def test_a_dead_letter_shows_its_id_and_can_be_replayed_from_its_dialog(
     look, autoconn, queue, consumer
 ):
     send_many(autoconn, queue, 3)
@@ -104,7 +104,7 @@ def test_deeply_nested_json_is_shown(look, autoconn, queue):
     assert len(shown) < 100 * len(nested)
 
 
-def test_dead_letters_are_replayed_and_purged_after_a_confirmation(look, autoconn, dead):
+def test_dead_letters_are_replayed_and_purged_after_confirmation(look, autoconn, dead):
     page = look(f"queue/{dead}/dead", token=TOKEN)
     letters = "select count(*) from pgque.dead_letter"
     page.get_by_role("button", name="Replay or purge…").click()
@@ -135,7 +135,7 @@ def test_dead_letters_are_replayed_and_purged_after_a_confirmation(look, autocon
     assert TOKEN not in page.url
 
 
-def test_all_are_replayed_and_what_fails_is_said(look, autoconn, dead):
+def test_all_dead_letters_are_replayed_and_failures_are_reported(look, autoconn, dead):
     configure(autoconn, dead, disable_insert=True)
     page = look(f"queue/{dead}/dead", token=TOKEN)
     page.get_by_role("button", name="Replay or purge…").click()
@@ -149,7 +149,7 @@ def test_all_are_replayed_and_what_fails_is_said(look, autoconn, dead):
     page.get_by_text("3 sent again.").wait_for()
 
 
-def test_retries_are_listed_and_shown_whole(look, autoconn, queue, consumer):
+def test_retries_are_listed_and_shown_in_full(look, autoconn, queue, consumer):
     send(autoconn, queue, "later " + "x" * 500 + " the end")
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)

@@ -1,4 +1,4 @@
-"""What the page asks and changes, over HTTP (pgque/dashboard/reads.py, changes.py)."""
+"""The requests and changes of the page, over HTTP (pgque/dashboard/reads.py, changes.py)."""
 
 import re
 
@@ -20,14 +20,14 @@ def letters(ask, queue):
 
 @pytest.fixture(scope="module")
 def nowhere():
-    """Ask a dashboard of a database that is not there."""
+    """An HTTP client of a dashboard whose database does not exist."""
     with serving(create_app(NOWHERE, token=TOKEN)) as served:
         headers = {"X-Pgque-Token": TOKEN, "Content-Type": "application/json"}
         with served.client(headers=headers) as client:
             yield client
 
 
-def test_messages_are_read_a_page_at_a_time(ask, autoconn, queue):
+def test_messages_are_read_one_page_at_a_time(ask, autoconn, queue):
     send_many(autoconn, queue, 5)
     page = ask.get("/api/messages", params={"queue": queue, "limit": 2}).json()
     assert [row["payload"] for row in page["rows"]] == ["5", "4"]
@@ -38,7 +38,7 @@ def test_messages_are_read_a_page_at_a_time(ask, autoconn, queue):
     assert (whole["payload"], whole["type"]) == ("1", "default")
 
 
-def test_ids_are_text_for_a_page_would_round_them(ask, autoconn, queue, consumer):
+def test_ids_are_strings_because_javascript_would_round_them(ask, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     [message] = receive(autoconn, queue, consumer)
@@ -50,7 +50,7 @@ def test_ids_are_text_for_a_page_would_round_them(ask, autoconn, queue, consumer
     assert ask.get("/api/retry", params={"place": "77-77"}).json() == {"row": None}
 
 
-def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
+def test_the_size_of_a_page_is_limited(ask, autoconn, queue):
     send_many(autoconn, queue, 300)
     answer = ask.get("/api/messages", params={"queue": queue, "limit": 1_000_000})
     assert len(answer.json()["rows"]) == 200
@@ -73,13 +73,13 @@ def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
         ("purgeable", {"queue": "q", "days": "inf"}, "out of range"),
     ],
 )
-def test_a_bad_parameter_is_named(nowhere, path, params, words):
+def test_the_error_names_a_bad_parameter(nowhere, path, params, words):
     answer = nowhere.get(f"/api/{path}", params=params)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
 
-def test_an_unknown_queue_and_a_letter_that_is_gone_are_not_found(ask):
+def test_an_unknown_queue_and_a_missing_dead_letter_are_404(ask):
     for path in ("messages", "dead", "retries"):
         answer = ask.get(f"/api/{path}", params={"queue": "nobody"})
         assert answer.status_code == 404
@@ -88,20 +88,20 @@ def test_an_unknown_queue_and_a_letter_that_is_gone_are_not_found(ask):
     assert (answer.status_code, "77" in answer.json()["error"]) == (404, True)
 
 
-def test_a_server_that_does_not_answer_is_said(nowhere):
+def test_an_unreachable_database_is_reported(nowhere):
     answer = nowhere.get("/api/messages", params={"queue": "q"})
     assert answer.status_code == 503
     assert "/nowhere" in answer.json()["error"]
 
 
-def test_a_role_without_the_right_is_told_what_to_grant(serve, dsn, new_role):
+def test_a_role_without_the_right_learns_which_one_to_grant(serve, dsn, new_role):
     with serve(make_conninfo(dsn, user=new_role())).client() as client:
         answer = client.get("/api/messages", params={"queue": "q"})
     assert answer.status_code == 403
     assert "pgque_reader" in answer.json()["error"]
 
 
-def test_a_statement_that_takes_too_long_is_ended(ask, queue, autoconn, monkeypatch):
+def test_a_slow_statement_is_cancelled(ask, queue, autoconn, monkeypatch):
     monkeypatch.setattr("pgque.watching.browse.PATIENCE", 1)
     monkeypatch.setattr(
         "pgque.watching.browse._matches",
@@ -122,7 +122,7 @@ def test_dead_letters_are_replayed(ask, autoconn, dead):
     assert sorted(row["payload"] for row in newest) == ["2", "3"]
 
 
-def test_a_replay_that_fails_is_said(ask, autoconn, dead):
+def test_a_failed_replay_is_reported(ask, autoconn, dead):
     configure(autoconn, dead, disable_insert=True)
     answer = ask.post("/api/replay", json={"letters": letters(ask, dead)}).json()
     assert answer["replayed"] == 0
@@ -167,18 +167,18 @@ def test_dead_letters_are_purged_by_age(ask, autoconn, dead):
         ("purge", '{"queue": "' + "q" * LONGEST_BODY + '"}'),
     ],
 )
-def test_a_bad_change_is_refused_before_the_database_is_asked(nowhere, path, content):
+def test_a_bad_change_is_refused_before_the_database_is_queried(nowhere, path, content):
     assert nowhere.post(f"/api/{path}", content=content).status_code == 400
 
 
-def test_without_a_token_dead_letters_stay(serve, autoconn, dead):
+def test_without_a_token_dead_letters_are_kept(serve, autoconn, dead):
     with serve().client() as client:
         assert client.post("/api/purge", json={"queue": dead, "days": 0}).status_code == 403
         assert client.post("/api/replay-all", json={"queue": dead}).status_code == 403
     assert value(autoconn, "select count(*) from pgque.dead_letter") == 3
 
 
-def test_it_is_mounted_in_an_application(dsn, autoconn, queue):
+def test_the_dashboard_can_be_mounted_in_an_application(dsn, autoconn, queue):
     application = FastAPI()
     mounted = create_app(dsn, every=0.1)
     application.mount("/internal/queues", mounted)
@@ -209,7 +209,7 @@ def test_static_files_have_their_types(ask):
     assert ask.get("/static/%2e%2e/app.py").status_code == 404
 
 
-def test_a_private_page_says_so_to_who_may_know(serve):
+def test_a_private_dashboard_describes_itself_to_clients_with_the_token(serve):
     with serve(token=TOKEN, private=True).client(headers={"X-Pgque-Token": TOKEN}) as client:
         about = client.get("/api/about").json()
     assert (about["changes"], about["private"]) == (True, True)
@@ -227,7 +227,7 @@ def test_a_private_page_says_so_to_who_may_know(serve):
         ('{"letters": ["\\ud800"]}', "has to be a number"),
     ],
 )
-def test_json_that_python_cannot_hold_is_refused_in_words(ask, queue, sent, words):
+def test_json_that_python_cannot_parse_is_refused_with_an_explanation(ask, queue, sent, words):
     headers = {"Content-Type": "application/json"}
     answer = ask.post("/api/replay", content=sent, headers=headers)
     assert answer.status_code == 400
@@ -236,7 +236,7 @@ def test_json_that_python_cannot_hold_is_refused_in_words(ask, queue, sent, word
 
 @pytest.mark.parametrize("name", ["\\ud800", "\\u0000", "x" * 60_000])
 @pytest.mark.parametrize("path", ["replay-all", "purge"])
-def test_a_name_that_no_queue_can_have_is_refused_in_words(ask, name, path):
+def test_a_name_that_no_queue_can_have_is_refused_with_an_explanation(ask, name, path):
     answer = ask.post(
         f"/api/{path}",
         content=f'{{"queue": "{name}", "days": 1}}',
@@ -249,7 +249,7 @@ def test_a_name_that_no_queue_can_have_is_refused_in_words(ask, name, path):
 @pytest.mark.parametrize(
     "payload", ["[" * 100_000 + "]" * 100_000, "9" * 100_000, "NaN", "\\ud800"]
 )
-def test_any_payload_is_read(ask, autoconn, queue, payload):
+def test_any_payload_can_be_read(ask, autoconn, queue, payload):
     send(autoconn, queue, payload)
     [row] = ask.get("/api/messages", params={"queue": queue}).json()["rows"]
     whole = ask.get("/api/message", params={"queue": queue, "place": row["place"]}).json()["row"]

@@ -1,4 +1,4 @@
-"""One thread that takes samples, and the streams that show them (sampler.py, stream.py)."""
+"""The thread that takes samples, and the streams that show them (sampler.py, stream.py)."""
 
 import json
 import logging
@@ -40,7 +40,9 @@ def frames(answer):
             yield json.loads(line.removeprefix("data: "))
 
 
-def test_it_begins_when_somebody_looks_and_ends_when_nobody_has_for_long(make, dsn, monkeypatch):
+def test_sampling_starts_with_the_first_viewer_and_stops_some_time_after_the_last(
+    make, dsn, monkeypatch
+):
     sampler = make(dsn)
     assert sampler.state.number == 0
     with sampler.viewer():
@@ -54,7 +56,7 @@ def test_it_begins_when_somebody_looks_and_ends_when_nobody_has_for_long(make, d
         eventually(lambda: sampler.state.number > number)
 
 
-def test_it_can_go_on_while_nobody_looks(make, dsn, monkeypatch):
+def test_sampling_can_continue_without_viewers(make, dsn, monkeypatch):
     monkeypatch.setattr(sampler_module, "LINGER", 0.0)
     sampler = make(dsn, always=True)
     sampler.start()
@@ -62,7 +64,7 @@ def test_it_can_go_on_while_nobody_looks(make, dsn, monkeypatch):
 
 
 @directly
-def test_all_who_look_share_one_connection(make, dsn, autoconn):
+def test_all_viewers_share_one_connection(make, dsn, autoconn):
     sampler = make(dsn)
     with sampler.viewer(), sampler.viewer(), sampler.viewer():
         eventually(lambda: sampler.state.number > 2)
@@ -77,7 +79,7 @@ def test_all_who_look_share_one_connection(make, dsn, autoconn):
 
 
 class Waits(threading.Event):
-    """An event that remembers how long was waited for it, and does not wait."""
+    """An event that records the requested timeouts and does not wait."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +90,9 @@ class Waits(threading.Event):
         return super().wait(0)
 
 
-def test_it_rests_where_samples_take_long_and_not_after_a_slow_moment(make, dsn, monkeypatch):
+def test_the_sampler_rests_if_samples_are_slow_but_not_after_one_slow_sample(
+    make, dsn, monkeypatch
+):
     clock, took = 0.0, iter([0.01, 20.0, 0.01])
     plain = sampler_module.Eye.look
 
@@ -107,7 +111,7 @@ def test_it_rests_where_samples_take_long_and_not_after_a_slow_moment(make, dsn,
     assert waits.asked[:6] == [0.99, 0.09, 0.99, 0.09, 18.0, 18.0]
 
 
-def test_it_stops(make, dsn):
+def test_stop_ends_the_thread(make, dsn):
     before = len(threads())
     sampler = make(dsn, always=True)
     sampler.start()
@@ -118,7 +122,7 @@ def test_it_stops(make, dsn):
 
 
 @directly
-def test_a_server_that_is_lost_is_a_state_and_is_found_again(make, dsn, closed, caplog):
+def test_a_lost_server_is_reported_and_used_again_when_it_returns(make, dsn, closed, caplog):
     caplog.set_level(logging.WARNING, "pgque.dashboard")
     sampler = make(dsn)
     with sampler.viewer():
@@ -140,7 +144,7 @@ def test_a_server_that_is_lost_is_a_state_and_is_found_again(make, dsn, closed, 
     assert len([one for one in caplog.records if one.name == "pgque.dashboard"]) == 1
 
 
-def test_no_server_no_schema_and_no_right_are_said(make, empty_dsn, dsn, new_role):
+def test_a_missing_server_schema_or_right_is_reported(make, empty_dsn, dsn, new_role):
     words = {
         NOWHERE: "/nowhere",
         empty_dsn: "pgque install",
@@ -153,7 +157,7 @@ def test_no_server_no_schema_and_no_right_are_said(make, empty_dsn, dsn, new_rol
         assert word in sampler.state.error
 
 
-def test_a_mistake_of_our_own_does_not_end_it(make, dsn, monkeypatch, caplog):
+def test_an_internal_error_does_not_end_the_sampler(make, dsn, monkeypatch, caplog):
     monkeypatch.setattr("pgque.dashboard.frames.all_points", lambda view: 1 / 0)
     sampler = make(dsn)
     sampler.start()
@@ -162,7 +166,7 @@ def test_a_mistake_of_our_own_does_not_end_it(make, dsn, monkeypatch, caplog):
     eventually(lambda: sampler.state.view)
 
 
-def test_a_frame_is_made_once_for_all_who_look(make, dsn, monkeypatch):
+def test_a_frame_is_encoded_once_for_all_viewers(make, dsn, monkeypatch):
     sampler = make(dsn)
     sampler.start()
     eventually(lambda: sampler.state.view)
@@ -171,7 +175,7 @@ def test_a_frame_is_made_once_for_all_who_look(make, dsn, monkeypatch):
     assert sampler.encoded("q")[1] is not sampler.encoded(None)[1]
 
 
-def test_a_stream_brings_what_is_new(serve, autoconn, queue):
+def test_a_stream_sends_new_figures(serve, autoconn, queue):
     with (
         serve().client() as client,
         client.stream("GET", "/api/stream", params={"queue": queue}) as answer,
@@ -183,7 +187,7 @@ def test_a_stream_brings_what_is_new(serve, autoconn, queue):
         assert next(sent for sent in shown if sent) == 1
 
 
-def test_who_goes_is_not_looking_any_more(serve):
+def test_a_client_that_disconnects_is_no_longer_a_viewer(serve):
     served = serve()
     sampler = served.app.state.board.sampler
     with served.client() as client:
@@ -194,7 +198,7 @@ def test_who_goes_is_not_looking_any_more(serve):
         eventually(lambda: sampler.viewers == 0)
 
 
-def test_a_stream_ends_by_itself_so_that_a_server_can_stop(serve):
+def test_a_stream_ends_after_its_time_so_that_a_server_can_stop(serve):
     with (
         serve(stream_seconds=0.3).client() as client,
         client.stream("GET", "/api/stream") as answer,
@@ -212,7 +216,7 @@ def test_streams_end_when_the_server_stops(serve):
         eventually(lambda: board.sampler.viewers == 0)
 
 
-def test_what_was_kept_is_there_for_who_comes_later(serve, autoconn, queue, consumer):
+def test_the_history_is_available_to_later_viewers(serve, autoconn, queue, consumer):
     served = serve()
     sampler = served.app.state.board.sampler
     eventually(lambda: sampler.state.number > 3)

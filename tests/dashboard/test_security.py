@@ -1,4 +1,4 @@
-"""Who may ask, and who may change something (pgque/dashboard/security.py)."""
+"""Who can read, and who can change something (pgque/dashboard/security.py)."""
 
 import logging
 import re
@@ -66,12 +66,12 @@ def test_a_change_needs_the_right_token(with_token, path):
     assert code(in_the_url) == (403, "token")
 
 
-def test_the_right_token_is_right(with_token):
+def test_the_right_token_is_accepted(with_token):
     answer = with_token.post("/api/token", json={}, headers={"X-Pgque-Token": TOKEN})
     assert answer.json() == {"right": True}
 
 
-def test_nothing_is_changed_by_asking(with_token):
+def test_a_get_request_changes_nothing(with_token):
     for path in CHANGES:
         assert with_token.get(f"/api/{path}", headers={"X-Pgque-Token": TOKEN}).status_code == 405
 
@@ -86,29 +86,29 @@ def test_nothing_is_changed_by_asking(with_token):
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_another_site_changes_nothing_even_with_the_token(with_token, headers):
+def test_another_site_cannot_change_anything_even_with_the_token(with_token, headers):
     answer = with_token.post("/api/token", json={}, headers={"X-Pgque-Token": TOKEN, **headers})
     assert code(answer) == (403, "origin")
 
 
-def test_this_page_may(with_token):
+def test_the_dashboards_own_page_can_make_changes(with_token):
     own = str(with_token.base_url).rstrip("/")
     headers = {"X-Pgque-Token": TOKEN, "Origin": own, "Sec-Fetch-Site": "same-origin"}
     assert with_token.post("/api/token", json={}, headers=headers).status_code == 200
 
 
-def test_a_form_changes_nothing(with_token):
+def test_a_form_cannot_change_anything(with_token):
     headers = {"X-Pgque-Token": TOKEN}
     assert code(with_token.post("/api/token", data={"a": "b"}, headers=headers)) == (415, "type")
 
 
-def test_another_site_reads_nothing(read_only):
+def test_another_site_cannot_read_anything(read_only):
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert code(read_only.get("/api/about", headers=headers)) == (403, "origin")
 
 
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/about", "/nothing"])
-def test_a_name_that_was_made_to_lead_here_is_refused(read_only, path):
+def test_a_foreign_host_name_is_refused(read_only, path):
     for host in ("evil.test", "evil.test:80", "127.0.0.1.evil.test", "localhost@evil.test", ""):
         answer = read_only.get(path, headers={"Host": host})
         assert code(answer) == (421, "host")
@@ -116,33 +116,33 @@ def test_a_name_that_was_made_to_lead_here_is_refused(read_only, path):
         assert read_only.get(path, headers={"Host": host}).status_code in {200, 404}
 
 
-def test_names_can_be_allowed(private):
+def test_host_names_can_be_allowed(private):
     assert private.get("/", headers={"Host": "dash.test:8742"}).status_code == 200
     assert private.get("/", headers={"Host": "localhost"}).status_code == 421
 
 
-def test_host_names_are_taken_apart():
+def test_host_headers_are_parsed():
     hosts = ["A.test:80", "[::1]:80", "[::1]", "a.test", ""]
     assert [*map(host_name, hosts)] == ["a.test", "::1", "::1", "a.test", ""]
 
 
 @pytest.mark.parametrize("path", READS)
-def test_a_private_one_shows_nothing_without_its_token(private, path):
+def test_a_private_dashboard_shows_nothing_without_its_token(private, path):
     assert code(private.get(f"/api/{path}")) == (403, "token")
     assert code(private.get(f"/api/{path}?token={TOKEN}")) == (403, "token")
 
 
-def test_a_private_stream_needs_the_token_too(private):
+def test_a_private_stream_also_needs_the_token(private):
     assert code(private.get("/api/stream")) == (403, "token")
     assert private.get("/api/about", headers={"X-Pgque-Token": TOKEN}).json()["private"]
-    assert private.get("/").status_code == 200  # where the token is asked for
+    assert private.get("/").status_code == 200  # the page that asks for the token
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/static/main.js", "/api/about", "/nothing", "/api/messages"]
 )
 @pytest.mark.parametrize("host", ["localhost", "evil.test"])
-def test_every_answer_says_what_a_browser_may_do_with_it(read_only, path, host):
+def test_every_answer_restricts_the_browser(read_only, path, host):
     headers = read_only.get(path, headers={"Host": host}).headers
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'self'; script-src 'self'; style-src 'self'")
@@ -154,7 +154,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(read_only, path, host):
     assert headers["Cache-Control"] in {"no-store", "no-cache"}
 
 
-def test_nothing_of_the_page_comes_from_elsewhere_or_is_inline():
+def test_the_page_contains_nothing_inline_or_from_elsewhere():
     page = (STATIC / "index.html").read_text()
     assert re.findall(r"<script(?![^>]*\bsrc=)|\bstyle=|<style|\son\w+=|javascript:", page) == []
     for file in STATIC.iterdir():
@@ -174,17 +174,17 @@ def test_nothing_of_the_page_comes_from_elsewhere_or_is_inline():
         {"private": True},
     ],
 )
-def test_what_would_not_be_safe_is_refused(options):
+def test_unsafe_options_are_refused(options):
     with pytest.raises(PgqueInvalidArgument, match="token"):
         create_app(NOWHERE, **options)
 
 
-def test_a_bad_dsn_is_refused_before_anybody_looks():
+def test_a_bad_dsn_is_refused_at_the_start():
     with pytest.raises(PgqueError):
         create_app("no such thing")
 
 
-def test_no_token_and_no_password_is_told_or_logged(caplog):
+def test_tokens_and_passwords_are_neither_shown_nor_logged(caplog):
     caplog.set_level(logging.DEBUG)
     dsn = "host=/nowhere dbname=shop user=ada password=geheim"
     with serving(create_app(dsn, token=TOKEN)) as served, served.client() as client:

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: all its processes, its last lines, its end."""
+"""The demo as a user runs it: its processes, its output and its exit."""
 
 import contextlib
 import importlib
@@ -25,7 +25,7 @@ ROLES = {"ticker", "delays", "gates-1", "gates-2", "audit"}
 
 @dataclass
 class Demo:
-    """A running demo. All its processes carry its mark in their environment."""
+    """A running demo. A mark in the environment identifies its processes."""
 
     process: subprocess.Popen[bytes]
     mark: str
@@ -84,7 +84,7 @@ def schemas(dsn: str) -> set[str]:
         return {name for (name,) in rows}
 
 
-def test_every_flight_arrives_once(fresh_dsn, monkeypatch):
+def test_every_flight_is_counted_once(fresh_dsn, monkeypatch):
     with demo("--dsn", fresh_dsn, "--rate", "max") as running:
         status = running.wait()
         text = running.text()
@@ -113,7 +113,7 @@ def test_every_flight_arrives_once(fresh_dsn, monkeypatch):
     assert same(shown) == same(text), "run python docs/make_reference.py"
 
 
-def test_a_missing_schema_is_installed_and_said_so(empty_dsn):
+def test_a_missing_schema_is_installed_and_announced(empty_dsn):
     with demo("--dsn", empty_dsn, "--rate", "1000") as running:
         eventually(lambda: "sent 0/6,099" in running.text(), "the first line")
         os.killpg(running.process.pid, signal.SIGINT)
@@ -151,7 +151,7 @@ def test_a_killed_demo_leaves_no_process():
         eventually(lambda: running.processes() == [], "the end of all processes")
 
 
-def test_the_death_of_a_process_is_told(fresh_dsn):
+def test_the_death_of_a_process_is_reported(fresh_dsn):
     with demo("--dsn", fresh_dsn, "--rate", "100") as running:
         eventually(lambda: running.roles() == ROLES, "a process for each role")
         for process in running.processes():
@@ -164,7 +164,7 @@ def test_the_death_of_a_process_is_told(fresh_dsn):
     assert schemas(fresh_dsn) == {"pgque"}
 
 
-def test_two_demos_in_one_database_do_not_meet(fresh_dsn):
+def test_a_second_demo_in_the_same_database_is_refused(fresh_dsn):
     with demo("--dsn", fresh_dsn, "--rate", "100") as first:
         eventually(lambda: first.roles() == ROLES, "a process for each role")
         with demo("--dsn", fresh_dsn) as second:

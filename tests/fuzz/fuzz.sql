@@ -1,4 +1,4 @@
--- A digest of all that a user can see: rows, tables, functions, and the sequences that are state.
+-- A digest of everything that a user can see: rows, tables, functions, and sequences with state.
 create function races.digest() returns text language plpgsql as $$
 declare
     name regclass;

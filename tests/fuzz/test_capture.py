@@ -1,4 +1,4 @@
-"""What capture triggers write, for rows of any text, however the session reads literals."""
+"""Capture triggers write rows of any text correctly, however the session reads literals."""
 
 from urllib.parse import parse_qsl
 
@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from tests.fix_capture import Capture
 from tests.fix_engine import LONG
-from tests.fuzz.values import HUGE, PENDING, any_text, is_looked_at
+from tests.fuzz.values import HUGE, any_text
 from tests.fuzz.values import ODD_TEXTS as SOME_TEXTS
-
-pytestmark = pytest.mark.skipif(not is_looked_at("capture"), reason=PENDING.get("capture", ""))
 
 EXAMPLES = 300 if LONG else 40
 
@@ -26,9 +24,9 @@ texts = st.one_of(
 
 @pytest.fixture(params=["on", "off"])
 def table(capture: Capture, request: pytest.FixtureRequest) -> Capture:
-    """A table with a trigger of each encoding, in a session that reads literals one way or other.
+    """Return a table with a trigger of each encoding, for each way to read literals.
 
-    The session has this setting from its start: a function keeps what it has parsed.
+    The session has the setting from its start, because a function keeps its parsed body.
     """
     capture.run(f"set standard_conforming_strings = {request.param}")
     capture.run("set escape_string_warning = off")
@@ -54,7 +52,7 @@ def test_a_row_arrives_as_it_was_written(table: Capture, text: str | None) -> No
     assert as_json.row == {"id": 1, "said": text}
     fields = dict(parse_qsl(as_url.data, keep_blank_values=True))
     assert fields == {"id": "1", "said": text or ""}
-    # The statement's tail puts the row back, however the session that runs it reads literals.
+    # The captured SQL restores the row, however the session that runs it reads literals.
     own = table.run("show standard_conforming_strings").fetchone()
     for setting in ("on", "off"):
         table.run("delete from public.captured")
@@ -63,5 +61,5 @@ def test_a_row_arrives_as_it_was_written(table: Capture, text: str | None) -> No
         table.run(f"insert into public.captured {as_sql.data}")
         table.run(f"set standard_conforming_strings = {own[0] if own else 'on'}")
         found = table.run("select said from public.captured").fetchone()
-        assert found == (text,), f"written back with standard_conforming_strings {setting}"
+        assert found == (text,), f"restored with standard_conforming_strings {setting}"
         table.events()

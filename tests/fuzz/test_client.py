@@ -1,4 +1,7 @@
-"""Every method of the client with bad input: an answer or a PgqueError, and a live connection."""
+"""Every method of the client with bad input returns or raises a PgqueError.
+
+The connection survives.
+"""
 
 import inspect
 import math
@@ -28,13 +31,13 @@ EXAMPLES = 100 if LONG else 15
 NOT_CALLED = {"close": "it closes the connection"}
 
 BY_CLIENT = {
-    None: "found wrong before anything was sent",
+    None: "rejected before anything was sent",
     "22003": "a number out of range of its type",
-    "22P02": "a value of another type: what psycopg makes of it is no number, or no time",
-    "42846": "a value of another type, which has no cast to the one that is needed",
+    "22P02": "a value of another type, which psycopg sends as no valid number or time",
+    "42846": "a value of another type without a cast to the required one",
     "22021": "a character that PostgreSQL cannot store",
 }
-"""What may be raised beside what the SQL functions may raise, with the reason."""
+"""Further SQLSTATEs that the client may raise, with the reason."""
 
 live = {
     "queue": ["q", "q", "q", "x"],
@@ -93,7 +96,7 @@ def messages(ids: list[int]) -> st.SearchStrategy[Message]:
 
 
 def by_parameter(ids: list[int]) -> dict[str, st.SearchStrategy[Any]]:
-    """Values for each parameter of the client's methods, by its name."""
+    """Return values for each parameter of the client's methods, by name."""
     numbers_here = st.one_of(st.sampled_from(ids), numbers)
     text_names = ["queue", "consumer", "subconsumer", "type", "param", "reason", "key"]
     return {
@@ -122,7 +125,7 @@ def by_parameter(ids: list[int]) -> dict[str, st.SearchStrategy[Any]]:
 
 
 def methods() -> dict[str, inspect.Signature]:
-    """The public methods of the client."""
+    """Return the public methods of the client."""
     return {
         name: inspect.signature(function)
         for name, function in inspect.getmembers(PgqueClient, inspect.isfunction)
@@ -133,9 +136,9 @@ def methods() -> dict[str, inspect.Signature]:
 def arguments_of(
     signature: inspect.Signature, known: dict[str, st.SearchStrategy[Any]]
 ) -> st.SearchStrategy[dict[str, Any]]:
-    """Arguments by name; those that have a default may be left out, any may be of a wrong type.
+    """Return arguments by name. Optional ones may be missing, and any may have a wrong type.
 
-    Except messages and lists of reasons: what is neither is Python's own error.
+    Messages and reasons keep their type, because Python itself raises an error for wrong ones.
     """
     required, optional = {}, {}
     for name, parameter in signature.parameters.items():
@@ -163,7 +166,7 @@ def client(shared: Connection, world: dict[str, Any]) -> Iterator[PgqueClient]:
 
 
 def attempt(client: PgqueClient, name: str, arguments: dict[str, Any]) -> str:
-    """Call a method in a transaction that is undone; return the class of the error, or none."""
+    """Call a method and roll back. Return the class of the error, or an empty string."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -179,7 +182,7 @@ def attempt(client: PgqueClient, name: str, arguments: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(methods().keys() - NOT_CALLED.keys()))
-def test_p10_a_method_answers_or_raises_an_error_of_pgque(shared, world, client, name):
+def test_p10_a_method_returns_or_raises_a_pgque_error(shared, world, client, name):
     began = time.monotonic()
     ids = [world["c_batch"], world["a_batch"], world["dead"], world["tick"], *world["c_events"]]
     outcomes: Counter[str] = Counter()
@@ -199,7 +202,9 @@ def test_p10_a_method_answers_or_raises_an_error_of_pgque(shared, world, client,
         assert client.conn.execute("select 1").fetchone() == (1,), "the connection broke"
         client.conn.rollback()
         if kind:
-            assert value(shared, "select races.digest()") == before, "half a change"
+            assert value(shared, "select races.digest()") == before, (
+                "a failed call changed something"
+            )
 
     call()
     assert value(shared, "select races.digest()") == before
@@ -229,7 +234,7 @@ CONSUMER: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def test_the_parameters_of_a_consumer_are_all_tried():
+def test_all_parameters_of_a_consumer_are_tried():
     assert inspect.signature(pgque.Consumer).parameters.keys() == {"dsn", *CONSUMER}
 
 
@@ -240,7 +245,7 @@ def test_the_parameters_of_a_consumer_are_all_tried():
         optional={name: part for name, part in CONSUMER.items() if name not in ("queue", "name")},
     )
 )
-def test_p10_a_consumer_is_made_or_says_what_is_wrong(arguments):
+def test_p10_a_consumer_is_created_or_names_the_invalid_argument(arguments):
     try:
         consumer = pgque.Consumer("host=/nowhere", **arguments)
     except pgque.PgqueInvalidArgument as error:

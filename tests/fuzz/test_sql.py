@@ -1,4 +1,4 @@
-"""Every SQL function with bad input: success or a named error, and nothing half done (P10)."""
+"""Every SQL function with bad input: it succeeds, or fails with a named error and no change."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pgque import PgqueClient
 from tests.fix_engine import LONG, Connection, value
-from tests.fuzz.values import by_type, is_looked_at
+from tests.fuzz.values import by_type
 from tests.races import situation
 from tests.races.calls import CALLS, NOT_CALLED
 from tests.recording import record
@@ -21,13 +21,13 @@ EXAMPLES = 150 if LONG else 20
 DIGEST = (Path(__file__).parent / "fuzz.sql").read_text()
 
 TRIGGERS = {"jsontriga()", "logutriga()", "sqltriga()"}
-"""PostgreSQL refuses to call them; their arguments are in tests/test_capture.py."""
+"""PostgreSQL refuses direct calls; tests/test_capture.py covers their arguments."""
 
 ALLOWED = {
     "22023": "a bad argument, as the contract says",
-    "55P03": "receive_merged does not wait; nobody holds anything here, but it may say so",
+    "55P03": "receive_merged does not wait; allowed although no other session holds a lock here",
 }
-"""What may be raised beside the class PQ, with the reason."""
+"""SQLSTATEs outside class PQ that may be raised, with the reason."""
 
 SETTINGS = [
     "ticker_max_count",
@@ -40,16 +40,16 @@ SETTINGS = [
 ]
 
 MORE = {"set_queue_config(text,text,text)": 8}
-"""Functions with which more is tried, because several arguments must fit together."""
+"""Functions that get more examples, because several arguments must fit together."""
 
 SQL_OF_THE_CALLER = {
     "get_batch_cursor(bigint,text,integer)": {"42": "a cursor of that name is open"},
     "get_batch_cursor(bigint,text,integer,text)": {
-        "42": "extra_where is SQL of the admin's: it names what is not there, or no condition",
-        "22": "extra_where is SQL of the admin's: a value that does not fit",
+        "42": "extra_where is the admin's SQL: an unknown name, or not a condition",
+        "22": "extra_where is the admin's SQL: an invalid value",
     },
 }
-"""Classes of SQLSTATE that the one function that takes SQL may raise as well."""
+"""Further classes of SQLSTATE for the one function that takes SQL."""
 
 ARGUMENTS = """
     select format_type(t, null), p.proargnames[n]
@@ -61,7 +61,7 @@ ARGUMENTS = """
 
 @pytest.fixture(scope="module")
 def world(shared: Connection) -> dict[str, Any]:
-    """The situation of tests/races, and what is alive in it by type."""
+    """Set up the situation of tests/races. Return its valid values, by name and type."""
     shared.execute(situation.SCHEMA)
     shared.execute(DIGEST)
     facts = situation.prepare(shared)
@@ -94,7 +94,7 @@ def world(shared: Connection) -> dict[str, Any]:
 def mostly(
     world: dict[str, Any], name: str, strategy: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[Any]:
-    """What is there, nine times of ten: else no call would come further than the queue's name."""
+    """Draw a valid value nine times out of ten, or no call would get past the queue's name."""
     there = world["names"].get(name)
     if there is None:
         return strategy
@@ -108,9 +108,9 @@ def attempt(
     arguments: tuple[Any, ...],
     escapes: bool = False,
 ) -> str:
-    """Call a function in a transaction that is undone; return the SQLSTATE, or none.
+    """Call a function and roll back. Return the SQLSTATE, or an empty string.
 
-    With escapes, a backslash in a plain literal means what it did before PostgreSQL 9.1.
+    `escapes` turns standard_conforming_strings off, so that backslashes in plain literals escape.
     """
     casts = ", ".join(f"%s::{name}" for name in types)
     query = f"select * from pgque.{signature.partition('(')[0]}({casts})"
@@ -121,8 +121,7 @@ def attempt(
     try:
         conn.execute(query.encode(), arguments or None)
         assert situation.faults(conn) == []
-        if is_looked_at("read back"):
-            read_back(conn)
+        read_back(conn)
         return ""
     except psycopg.Error as error:
         state = error.sqlstate
@@ -135,14 +134,14 @@ def attempt(
 
 
 def read_back(conn: Connection) -> None:
-    """Whatever was accepted can still be read by whoever looks at all queues."""
+    """Check that the client can still read all queues and consumers."""
     client = PgqueClient(conn)
-    assert client.queue_info()
-    assert client.consumer_info()
+    client.queue_info()  # raises if a value cannot be read
+    client.consumer_info()
 
 
 @pytest.mark.parametrize("signature", sorted(CALLS.keys() - NOT_CALLED.keys() - TRIGGERS))
-def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signature):
+def test_p10_a_function_succeeds_or_fails_with_a_named_error(shared, world, signature):
     began = time.monotonic()
     parameters = shared.execute(ARGUMENTS, [signature]).fetchall()
     types = [name for name, _ in parameters]
@@ -164,7 +163,9 @@ def test_p10_a_function_succeeds_or_names_what_was_wrong(shared, world, signatur
         state = attempt(shared, signature, types, arguments, escapes=one_in_five == 4)
         outcomes[state or "success"] += 1
         if state:
-            assert value(shared, "select races.digest()") == before, "half a change"
+            assert value(shared, "select races.digest()") == before, (
+                "a failed call changed something"
+            )
 
     call()
     assert value(shared, "select races.digest()") == before

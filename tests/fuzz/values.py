@@ -1,7 +1,6 @@
-"""Bad input, by the type of the argument: what nobody means to send, and what lies at the edges."""
+"""Bad input by type of argument: nonsense, injections and edge cases."""
 
 import json
-import os
 from typing import Any
 
 from hypothesis import strategies as st
@@ -53,7 +52,7 @@ ODD_TEXTS = [
 
 
 class Huge(str):
-    """A long text that is short where it is printed."""
+    """A long text with a short repr."""
 
     def __repr__(self) -> str:
         return f"Huge({self[0]!r} * {len(self)})"
@@ -61,7 +60,7 @@ class Huge(str):
 
 HUGE = Huge("\u20ac" * 400_000)
 
-# What PostgreSQL itself takes as text: no NUL, no half of a surrogate pair.
+# Text that PostgreSQL accepts: no NUL and no lone surrogate.
 any_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=80)
 texts = st.one_of(st.sampled_from(ODD_TEXTS), st.sampled_from(INJECTIONS), any_text, st.just(HUGE))
 edges = [0, 1, -1, 2, 2**15, 2**31 - 1, -(2**31)]
@@ -106,21 +105,9 @@ jsons = [
     '{"a": "\\\\n\\\\\'"}',
 ]
 
-PENDING = {
-    "read back": "issue 9, D: rotation_period = 'infinity' breaks queue list for all queues",
-    "capture": "issue 9, D: standard_conforming_strings = off destroys what triggers write",
-}
-"""What is not looked at yet, and the fault that stands in the way. Take a line out when that is
-mended; PGQUE_FUZZ_ALL=1 looks at it all the same."""
-
-
-def is_looked_at(subject: str) -> bool:
-    """Whether the fuzzers look at a subject."""
-    return subject not in PENDING or os.environ.get("PGQUE_FUZZ_ALL") == "1"
-
 
 def arrays(element: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Empty, long, of several dimensions, with NULLs and with a lower bound of its own."""
+    """Draw arrays: empty, long, multidimensional, with NULLs or with another lower bound."""
     item = st.one_of(st.none(), element)
     return st.one_of(
         st.sampled_from(["{}", "{NULL}", "{{1,2},{3,NULL}}", "[5:6]={1,2}", "{{{1}}}"]),
@@ -130,7 +117,7 @@ def arrays(element: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def composite(ids: list[int]) -> st.SearchStrategy[str]:
-    """pgque.message as text; nack trusts its first field alone."""
+    """Draw a pgque.message as text. nack uses only its first field."""
     other = st.sampled_from(["", "1", '"a""b,c"'])
     return st.tuples(st.sampled_from(["", *map(str, ids), "-1", str(2**63 - 1)]), other).map(
         lambda two: f"({two[0]},,{two[1]},,,,,,,)"
@@ -138,7 +125,7 @@ def composite(ids: list[int]) -> st.SearchStrategy[str]:
 
 
 def by_type(live: dict[str, list[Any]], endless: bool) -> dict[str, st.SearchStrategy[Any]]:
-    """Values of each type, or NULL; live are those that mean something here, by type."""
+    """Return values of each type, or NULL. `live` holds the valid values by type."""
 
     def or_live(name: str, strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         known = live.get(name)

@@ -1,8 +1,8 @@
-"""A model of the engine, and a machine that holds the engine against it."""
+"""A model of the engine, and a state machine that checks the engine against it."""
 
 import pytest
 
-# What an assertion compared is said there too, and not in tests alone.
+# Let assertions in these modules show the compared values, as in test modules.
 pytest.register_assert_rewrite(
     *(
         f"tests.model.{module}"

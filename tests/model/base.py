@@ -1,4 +1,4 @@
-"""What all rules share: the queue, its model, what is open, and what holds after every step."""
+"""The base of all rules: the queue, its model, open transactions, and the invariants."""
 
 import itertools
 import sys
@@ -21,9 +21,9 @@ Condition = Callable[[Any], object]
 CHOICES: dict[str, list[tuple[str, Condition | None, dict[str, Any]]]] = {}
 
 GAVE_UP = "gave up"
-"""A call waited for a lock, or lost to another transaction: it counts as not made."""
+"""A call timed out on a lock or lost to another transaction. It counts as not made."""
 
-# How a transaction with an old snapshot may learn that a consumer or a batch is not what it was.
+# The errors that tell a transaction with an old snapshot of changes to a consumer or a batch.
 TOO_OLD = {SERIALIZATION_FAILURE, "PQ002", "PQ003", "PQ007", "PQ008", "PQ011", "PQ012"}
 
 VISIBLE = """
@@ -42,7 +42,7 @@ VISIBLE = """
 
 
 def seldom(kind: str, *, when: Condition | None = None, **arguments: Any) -> Callable[[F], F]:
-    """What a rule of that name does now and then, so that what is done all the time is not lost."""
+    """Add a step to a rule that picks one of its steps, so that common rules stay frequent."""
 
     def decorate(method: F) -> F:
         CHOICES.setdefault(kind, []).append((method.__name__, when, arguments))
@@ -52,7 +52,7 @@ def seldom(kind: str, *, when: Condition | None = None, **arguments: Any) -> Cal
 
 
 class Base(RuleBasedStateMachine):
-    """One queue and everything that happens to it."""
+    """One queue and the steps that all rules share."""
 
     world: ClassVar[World]
 
@@ -71,7 +71,7 @@ class Base(RuleBasedStateMachine):
         self.settings: dict[str, str | None] = {}
         self.configure("rotation_period", "1 microsecond")
 
-    # Small things
+    # Helpers
 
     def ask(self, query: str, *parameters: object) -> Any:
         return value(self.control, query, *parameters)
@@ -86,7 +86,7 @@ class Base(RuleBasedStateMachine):
             self.model.max_retries = 5 if setting is None else int(setting)
 
     def set_back(self, *params: str) -> None:
-        """A setting that stops everything has been seen to do so: that is enough."""
+        """Reset settings that stop the ticker, once a step has seen their effect."""
         for param in params:
             if self.settings.get(param) and not self.works and not self.world.blocked:
                 self.configure(param, None)
@@ -99,7 +99,7 @@ class Base(RuleBasedStateMachine):
         self.model.readers[name] = reader
         return reader
 
-    # What is done seldom
+    # Rules that pick one of several rare steps
 
     def choose(self, kind: str, data: st.DataObject) -> None:
         name, when, arguments = data.draw(st.sampled_from(CHOICES[kind]), label=kind)
@@ -128,7 +128,7 @@ class Base(RuleBasedStateMachine):
     def consult(
         self, number: int, call: Callable[[Connection], Any], *readers: Reader | None
     ) -> tuple[str | None, Any]:
-        """Make a consumer's call, in its transaction where one is open; an error ends that."""
+        """Make a consumer's call, in its transaction if one is open. An error rolls that back."""
         work = self.works.get(number)
         conn = self.world.workers[number]
         if work:
@@ -142,7 +142,9 @@ class Base(RuleBasedStateMachine):
             self.lose_work(number)
         if state == LOCK_NOT_AVAILABLE:
             held = any(w.held for r in readers if r for w in r.waiting.values())
-            assert held or self.works, f"waited for a lock that nobody holds: {self.world.refusal}"
+            assert held or self.works, (
+                f"waited for a lock that no session holds: {self.world.refusal}"
+            )
             return GAVE_UP, None
         if work and work.isolated and state in TOO_OLD:
             return GAVE_UP, None
@@ -159,17 +161,17 @@ class Base(RuleBasedStateMachine):
         self.model.roll_back(work)
 
     def is_in_doubt(self, holder: Holder, number: int) -> bool:
-        """Whether another transaction has changed it, which this one cannot see."""
+        """Return whether another open transaction has changed the holder."""
         return holder.changed_by not in (None, self.works.get(number))
 
     def is_contended(self, reader: Reader, number: int) -> bool:
         return any(reader in work.touched for n, work in self.works.items() if n != number)
 
-    # What always holds
+    # The invariants
 
     @invariant()
-    def what_is_visible_is_what_was_done(self) -> None:
-        """P3, P9, P10: positions, open batches, retries and dead letters are as the model says."""
+    def the_visible_state_matches_the_model(self) -> None:
+        """P3, P9, P10: positions, open batches, retries and dead letters match the model."""
         self.world.steps += 1
         self.model.clock += 1
         self.settle_waiting_ticker()
@@ -191,7 +193,7 @@ class Base(RuleBasedStateMachine):
         for name, (at, batch) in expected.items():
             if name.split(".")[0] not in uncertain:
                 assert found[name][1] == batch, f"open batch of {name}"
-                assert at is None or found[name][0] == at, f"place of {name}"
+                assert at is None or found[name][0] == at, f"position of {name}"
 
         waiting = {
             (reader.name, event_id, w.retry)
@@ -204,7 +206,7 @@ class Base(RuleBasedStateMachine):
         assert {tuple(row) for row in dead or () if row[0] not in uncertain} == letters
 
     def settle_waiting_ticker(self) -> None:
-        """The ticker that waited has ticked if it could: it sees what is committed now."""
+        """Take note if the waiting ticker has ticked. Its tick sees everything committed now."""
         thread = self.world.blocked
         if thread is None or self.world.still_waits():
             return
@@ -212,20 +214,20 @@ class Base(RuleBasedStateMachine):
         try:
             tick_id = thread.outcome()
         except psycopg.Error as error:
-            raise AssertionError(f"a ticker that waited could not tick: {error}") from error
+            raise AssertionError(f"a waiting ticker failed: {error}") from error
         if tick_id is None:
             self.must_not_be_due(self.model.ticks[-1])
         else:
             self.model.ticked(Tick(tick_id, self.model.now))
 
     def must_not_be_due(self, last: Tick) -> None:
-        """A tick is due when there is something new to see (P1: it is delivered)."""
+        """Check that no tick is due: new events are always ticked, or P1 would fail."""
         lag = self.settings.get("ticker_max_lag")
         if not lag and not self.is_on("ticker_paused") and not self.is_on("external_ticker"):
-            assert not self.model.has_news(last), "no tick, though there is something to see"
-            assert self.forced_after < last.id, "no tick, though one was forced"
+            assert not self.model.has_news(last), "no tick although there are new events"
+            assert self.forced_after < last.id, "no tick although one was forced"
 
-    # The end: everything is ended, ticked and drained, and the accounts must be equal
+    # The end: finish all transactions, tick, drain, and compare what each consumer got
 
     def teardown(self) -> None:
         try:
@@ -250,7 +252,7 @@ class Base(RuleBasedStateMachine):
             self.configure(param, None)
         self.take_all()
         while any(reader.waiting for reader in self.model.readers.values()):
-            # Nothing in the API makes time pass.
+            # Make all retries due: the API cannot advance time.
             self.control.execute("update pgque.retry_queue set ev_retry_after = now()")
             for reader in self.model.readers.values():
                 for waiting in reader.waiting.values():
@@ -259,7 +261,7 @@ class Base(RuleBasedStateMachine):
             assert self.ask("select pgque.maint_retry_events()") == len(due)
             self.model.commit(due, next(self.numbers))
             self.take_all()
-        self.what_is_visible_is_what_was_done()
+        self.the_visible_state_matches_the_model()
         self.model.settle_accounts()
 
     def take_all(self) -> None:
@@ -289,7 +291,7 @@ class Base(RuleBasedStateMachine):
         return True
 
     def span(self, conn: Connection, rows: list[Message]) -> tuple[int, int] | None:
-        """The two ticks between which a batch lies."""
+        """Return the two ticks that bound a batch."""
         return self.span_of(conn, rows[0].batch_id) if rows else None
 
     def span_of(self, conn: Connection, batch_id: int) -> tuple[int, int]:
@@ -298,7 +300,7 @@ class Base(RuleBasedStateMachine):
         assert row is not None
         return row[0], row[1]
 
-    # What was returned, held against the model
+    # Checks of returned batches against the model
 
     def check_received(
         self,

@@ -1,6 +1,7 @@
-"""Broken engines: each has one function with one mistake in it, such as somebody could make.
+"""Broken engines: in each, one function has one plausible mistake.
 
-The machine must find each of them. A text that is no longer in its function fails loudly.
+The machine must find each of them. If a function no longer contains the text to replace, an
+assertion fails.
 """
 
 from typing import NamedTuple
@@ -11,14 +12,12 @@ from tests.fix_engine import value
 
 
 class Variant(NamedTuple):
-    """Mistakes in one function: pairs of what is there and what is put in its place."""
+    """Mistakes in one function: pairs of the correct text and its replacement."""
 
     function: str
     changes: tuple[tuple[str, str], ...]
-    kind: str = ""
-    """The kind of step that it takes to see it: see PENDING in upsetting.py."""
     also: str = ""
-    """A statement that breaks what is not in the text of a function."""
+    """A statement that breaks something outside the function's text."""
 
 
 TICK_LOCK = "    perform pg_advisory_xact_lock(1885827446, q.queue_id);\n"
@@ -45,19 +44,19 @@ SHOW_NO_ERROR = """
 
 VARIANTS = {
     "a ticker without its lock": Variant("_take_tick", ((TICK_LOCK, ""),)),
-    "a ticker that reads its snapshot before it has the lock": Variant(
+    "a ticker that takes its snapshot before the lock": Variant(
         "_take_tick", ((TAKE_SNAPSHOT, ""), (TICK_LOCK, TAKE_SNAPSHOT + TICK_LOCK))
     ),
-    "a tick that believes to see its own transaction": Variant(
+    "a tick that treats its own transaction as visible": Variant(
         "_snapshot", ((" union all select pg_current_xact_id()", ""),)
     ),
-    "a tick that does not know of the youngest transactions": Variant(
+    "a tick that ignores the youngest transactions": Variant(
         "_snapshot", (("if after_xmax = xmax then", "if true then"),)
     ),
-    "a tick that does not wait for late commits": Variant(
+    "a ticker that ignores late commits": Variant(
         "_next_tick", (("where not pg_visible_in_snapshot(txid, snap)", "where false"),)
     ),
-    "a batch that reads the current child only": Variant(
+    "a batch that reads only the current child of the log": Variant(
         "_span_arms",
         (
             (
@@ -71,13 +70,13 @@ VARIANTS = {
     "a batch without late transactions": Variant(
         "_late", (("where pg_visible_in_snapshot(txid, later)", "where false"),)
     ),
-    "an ack without a fence": Variant(
+    "an ack that ignores the fencing token": Variant(
         "_find_batch", (("if c.cur_batch = batch_id then", "if c.cur_sub is not null then"),)
     ),
-    "an ack that does not move behind a part of a window": Variant(
+    "an ack that does not advance past part of a window": Variant(
         "_finish_batch", (("c.cur_place := c.cur_upto;", "null;"),)
     ),
-    "an ack of a part that finishes the whole window": Variant(
+    "an ack of part of a window that finishes all of it": Variant(
         "_finish_batch",
         (("if not pgque._same_place(c.cur_upto, c.cur_end) then", "if false then"),),
     ),
@@ -90,7 +89,7 @@ VARIANTS = {
             ),
         ),
     ),
-    "a position as it was at an old snapshot": Variant(
+    "a position read with an old snapshot": Variant(
         "_lock_position", (("            c := pgque._move(c);\n", "            null;\n"),)
     ),
     "a rotation that does not wait for the slowest consumer": Variant(
@@ -111,7 +110,7 @@ VARIANTS = {
             ),
         ),
     ),
-    "a rotation that forgets what was put back late": Variant(
+    "a rotation that forgets late redeliveries": Variant(
         "_log_has_unseen",
         (
             (
@@ -124,17 +123,17 @@ VARIANTS = {
         "_copy_ledger",
         (("select sub_queue, cur_next_tick from stands", "select null::int, null::bigint"),),
     ),
-    "a nack that never stops": Variant(
+    "a nack that never makes a dead letter": Variant(
         "_nack", (("if e.ev_retry < (", "if true or e.ev_retry < ("),)
     ),
-    "a nack of many that never stops": Variant(
+    "a nack_many that never makes dead letters": Variant(
         "_nack_many",
         (
             ("where ev_retry < max_retries", "where true"),
             ("where ev_retry >= max_retries\n            and", "where false and"),
         ),
     ),
-    "a retry that goes to everybody": Variant(
+    "a retry that is delivered to every consumer": Variant(
         "_append_retries",
         (("select ev_id, ev_time, $2, ev_owner,", "select ev_id, ev_time, $2, null,"),),
     ),
@@ -144,14 +143,14 @@ VARIANTS = {
     "a takeover that leaves the old id valid": Variant(
         "_take_over", (("dead.cur_batch := null;", "null;"),)
     ),
-    "a member that gives away what it holds when it leaves": Variant(
+    "a member that can leave while it holds a batch": Variant(
         "unregister_subconsumer",
         (("if c.cur_next_tick is not null and batch_handling = 0 then", "if false then"),),
     ),
-    "a ticker that trusts the clock's direction": Variant(
+    "a ticker that assumes the clock never goes back": Variant(
         "_is_past", ((" and at <= clock_timestamp()", ""),), "clock"
     ),
-    "a takeover that compares future times": Variant(
+    "a takeover that trusts times in the future": Variant(
         "_is_far", ((" or at >= pgque._from_now(span)", ""),), "clock"
     ),
     "an event sequence that is not advanced": Variant(
@@ -169,16 +168,16 @@ VARIANTS = {
         (("where behind.used >", "where false and behind.used >"),),
         "sequences",
     ),
-    "maint_retry_events that does not notice a restore": Variant(
+    "a maint_retry_events that does not notice a restore": Variant(
         "maint_retry_events", (("perform pgque._after_restore();", "null;"),), "restore"
     ),
-    "a reader from whom rows are hidden in silence": Variant(
+    "a reader whose rows are hidden without an error": Variant(
         "_is_past", (("select not (at >", "select not (at >"),), "row security", SHOW_NO_ERROR
     ),
-    "a switch of the ledger to a child that is not empty": Variant(
+    "a switch of the ledger to a non-empty child": Variant(
         "maint_rotate_ledger",
         (
-            (FILLED + " then\n        -- Written", "if false then\n        -- Written"),
+            (FILLED + " then\n        -- Sessions", "if false then\n        -- Sessions"),
             (
                 "elsif " + FILLED.removeprefix("if ") + " then\n        return 0;",
                 "elsif false then\n        return 0;",
@@ -189,26 +188,26 @@ VARIANTS = {
 }
 
 
-# What needs many things to come together, or long, is looked for with PGQUE_LONG=1 only.
+# Variants that need rare sequences of steps or a long search, and therefore PGQUE_LONG=1.
 RARE = {
-    "a nack of many that never stops",
-    "a nack that never stops",
-    "a tick that believes to see its own transaction",
-    "a ticker that reads its snapshot before it has the lock",
+    "a nack_many that never makes dead letters",
+    "a nack that never makes a dead letter",
+    "a tick that treats its own transaction as visible",
+    "a ticker that takes its snapshot before the lock",
     "a rotation that forgets late transactions",
-    "a rotation that forgets what was put back late",
+    "a rotation that forgets late redeliveries",
     "a rotation of the ledger that forgets the ends of open windows",
-    "a tick that does not know of the youngest transactions",
+    "a tick that ignores the youngest transactions",
 }
 
 
 def make_broken(dsn: str, variant: Variant) -> None:
-    """Put the mistakes of a variant into the engine of a database."""
+    """Apply the mistakes of a variant to the engine of a database."""
     with psycopg.connect(dsn, autocommit=True) as conn:
         name = f"pgque.{variant.function}"
         text = value(conn, "select pg_get_functiondef(%s::regproc)", name)
         for right, wrong in variant.changes:
-            assert text.count(right) == 1, f"{name} has not this once any more: {right}"
+            assert text.count(right) == 1, f"{name} must contain this text exactly once: {right}"
             text = text.replace(right, wrong)
         conn.execute(text.encode())
         if variant.also:

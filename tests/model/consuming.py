@@ -1,4 +1,4 @@
-"""Consumers: each call by itself, or in a transaction that stays open, is lost, or dies."""
+"""Consumers: calls in autocommit, or in transactions that stay open, roll back or are killed."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -16,7 +16,7 @@ recent = st.integers(0, 7)
 
 
 def whole_batch(conn: Connection, batch_id: int) -> list[Message]:
-    """get_batch_events as messages."""
+    """Return get_batch_events as messages."""
     rows = conn.execute(
         b"select ev_id, ev_type, ev_data, ev_retry, ev_time, ev_extra1, ev_extra2, ev_extra3, "
         b"ev_extra4 from pgque.get_batch_events(%s)",
@@ -29,7 +29,7 @@ class Consuming(Base):
     # Transactions
 
     def one_at_work(self, number: int) -> int:
-        """Some worker whose transaction is open."""
+        """Return a worker whose transaction is open."""
         return sorted(self.works)[number % len(self.works)]
 
     @rule(number=workers, isolation=isolations, snapshot=st.sampled_from([True, True, False]))
@@ -70,7 +70,7 @@ class Consuming(Base):
         how=st.sampled_from(["close", "terminate"]),
     )
     def worker_dies(self, number: int, how: str) -> None:
-        """Another one goes on with what was committed."""
+        """Kill a worker's connection. Others continue with the committed state."""
         number = self.one_at_work(number)
         self.world.kill(self.world.workers, number, how)
         self.lose_work(number)
@@ -78,7 +78,7 @@ class Consuming(Base):
     # Subscriptions
 
     def alone(self, query: str, *parameters: object) -> tuple[str | None, int | None]:
-        """Make a call by itself, which may have to wait for a consumer's or a producer's."""
+        """Make a call in autocommit. It may time out on a consumer's or a producer's lock."""
         state, result = self.world.attempt(
             lambda conn: value(conn, query, *parameters), self.control
         )
@@ -196,7 +196,7 @@ class Consuming(Base):
 
     @seldom("vary", number=workers, name=names)
     def next_batch(self, number: int, name: str) -> None:
-        """PgQ's way: a whole window as a batch, empty or not."""
+        """Use PgQ's API: a batch is a whole window, empty or not."""
         reader = self.model.readers.get(name)
 
         def call(conn: Connection) -> tuple[int | None, list[Message], tuple[int, int]]:
@@ -225,12 +225,12 @@ class Consuming(Base):
         if batch_id is None:
             assert not reader.batch
             assert reader.left is None
-            assert reader.at is model.newest, "no batch, though there is a window"
+            assert reader.at is model.newest, "no batch although a window is ready"
             return
         if reader.left is None:
             at = reader.at
             model.open_window(reader, span, merged=False)
-            assert reader.at is at, "a window was left out"
+            assert reader.at is at, "a window was skipped"
         model.took_all(
             reader, reader.batch.entries if reader.batch else reader.left, rows, batch_id
         )

@@ -1,4 +1,4 @@
-"""Consumers: ack, nack and their like, of batches that are open and of those that are not."""
+"""Consumers: ack, nack and similar calls, for batches that are open or not."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -28,7 +28,7 @@ class Finishing(Consuming):
     def consume(
         self, number: int, name: str, limit: int, merged: bool, first: int | None, nacks: str
     ) -> None:
-        """What a consumer does all the time: receive, again perhaps, nack one now and then, ack."""
+        """Do a consumer's usual work: receive, perhaps twice, sometimes nack, and ack."""
         if first:
             self.received(number, name, first, merged)
         rows = self.received(number, name, limit, merged)
@@ -43,7 +43,7 @@ class Finishing(Consuming):
         self.ack_by(number, batch_id, "ack")
 
     def held(self, batch_id: int, number: int) -> Held | None:
-        """Who holds an open batch, as far as this worker can see."""
+        """Return the holder of an open batch, as far as this worker can see."""
         found = self.model.find(batch_id)
         if found is None or self.is_in_doubt(found[1], number):
             return None
@@ -60,7 +60,7 @@ class Finishing(Consuming):
 
     @rule(number=workers, which=recent, call=st.sampled_from(["ack", "finish_batch", "or_fail"]))
     def ack(self, number: int, which: int, call: str) -> None:
-        """Of the open batch, or of an id that was finished, taken over or rolled back (P9)."""
+        """Ack an open batch, or an id that was finished, taken over or rolled back (P9)."""
         self.ack_by(number, self.recent_batch(which), call)
 
     def ack_by(self, number: int, batch_id: int, call: str) -> None:
@@ -79,7 +79,7 @@ class Finishing(Consuming):
         if state == GAVE_UP:
             return
         if state is None and acked == 1:
-            assert held, f"batch {batch_id} is not open, and was acked"
+            assert held, f"batch {batch_id} was acked although it is not open"
             with self.model.inside(self.works.get(number)):
                 self.model.ack(held[0], held[1])
             return
@@ -87,23 +87,24 @@ class Finishing(Consuming):
         assert not held or self.may_be_too_young(held[2], number)
 
     def maybe_readers(self, found: tuple[Reader, Holder] | None) -> list[Reader]:
-        """Whom a call with a batch id may touch: where it is void, whoever it belonged to."""
+        """Return the readers that a call may touch: all if the batch id is void."""
         return [found[0]] if found else list(self.model.readers.values())
 
     def entry_of(self, batch: Batch, event_id: int) -> Entry:
-        """The newest attempt, where an event is in a batch more than once."""
+        """Return the newest attempt if a batch contains an event more than once."""
         entries = [entry for entry in batch.entries if entry.event.id == event_id]
         return max(entries, key=lambda entry: entry.retry)
 
     def expect(self, state: str | None, held: Held | None, number: int, wrong: bool) -> bool:
-        """Whether a nack or the like was made; if it was not, then with the right SQLSTATE.
+        """Return whether a nack or similar call succeeded; check the SQLSTATE if it failed.
 
-        held is what was so before the call: an error undoes a batch that its transaction opened.
+        `held` is the state before the call, because an error undoes a batch that its transaction
+        opened.
         """
         if state == GAVE_UP:
             return False
         if held is None or state == "PQ003":
-            assert state == "PQ003", f"{state} of a batch that is not open"
+            assert state == "PQ003", f"{state} for a batch that is not open"
             assert held is None or self.may_be_too_young(held[2], number)
             return False
         assert state == ("PQ004" if wrong else None), self.world.refusal
@@ -126,7 +127,7 @@ class Finishing(Consuming):
                 self.model.nack(held[0], self.entry_of(held[2], event_id), due=delay == "0")
 
     def pick(self, batch_id: int, number: int, index: int) -> int:
-        """The id of some message of an open batch; of none where it is empty or not open."""
+        """Return a message id of the batch, or NO_MESSAGE if it is empty or not open."""
         held = self.held(batch_id, number)
         if held is None or not held[2].entries:
             return NO_MESSAGE
@@ -139,7 +140,7 @@ class Finishing(Consuming):
         self.nack_many_in(number, self.recent_batch(which), few, wrong)
 
     def nack_many_in(self, number: int, batch_id: int, few: set[int], wrong: bool) -> None:
-        """All or none (P10)."""
+        """Nack several messages: all of them or none (P10)."""
         wanted = {self.pick(batch_id, number, index) for index in few}
         wanted = wanted | {NO_MESSAGE} if wrong else wanted - {NO_MESSAGE}
         found = self.model.find(batch_id)
@@ -175,7 +176,7 @@ class Finishing(Consuming):
 
     @seldom("vary", number=workers, which=recent, few=st.sets(recent, max_size=4))
     def ack_part(self, number: int, which: int, few: set[int]) -> None:
-        """What was not handled comes again as it was: from its place, or as a retry is put back."""
+        """Ack part of a batch. The rest is redelivered unchanged, in place or as a retry."""
         batch_id = self.recent_batch(which)
         held = self.held(batch_id, number)
         if held is None or any(reader is held[0] for reader in self.unclear_readers(number)):

@@ -1,4 +1,4 @@
-"""The machine: all rules together, with calls that must be refused and change nothing."""
+"""The state machine: all rules, and calls that must fail without changing anything."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ NO_QUEUE = "no queue"
 NO_BATCH = 2**62
 MESSAGE = "row(1, null, null, null, null, null, null, null, null, null)::pgque.message"
 
-# Calls that must fail whatever the state is, each with its SQLSTATE.
+# Calls that must fail in every state, each with its SQLSTATE.
 REFUSED = [
     ("PQ001", "pgque.send('{no_queue}', 'x'::text)"),
     ("PQ001", "pgque.send_batch('{no_queue}', array['x']::text[])"),
@@ -75,11 +75,11 @@ class Machine(Upsetting):
         for member in ("a", "b"):
             self.register_member(member, False)
 
-    # What is done all the time
+    # Frequent steps
 
     @rule(number=producers)
     def send_alone(self, number: int) -> None:
-        """In a transaction of its own, if a producer is free."""
+        """Send in autocommit, if a producer has no open transaction."""
         free = [n for n in range(PRODUCERS) if n not in self.open]
         free = free or list(range(PRODUCERS))
         self.send_one(free[number % len(free)], "text")
@@ -101,8 +101,8 @@ class Machine(Upsetting):
         self.share_and_ack(number, member, limit, "0" if limit == 2 else None, None, "none")
 
     @rule()
-    def everybody_catches_up(self) -> None:
-        """Only then can a rotation empty anything."""
+    def every_consumer_catches_up(self) -> None:
+        """Drain all consumers. Only then can a rotation truncate a table."""
         for _ in list(self.works):
             self.commit_work(0)
         self.tick_once_more()
@@ -124,20 +124,20 @@ class Machine(Upsetting):
 
     @rule(number=producers, at_once=st.booleans())
     def retries_that_commit_late(self, number: int, at_once: bool) -> None:
-        """Everybody is past the tick that could not see them when they commit."""
+        """Commit retries after every consumer has passed the tick that could not see them."""
         if number in self.open or not self.model.due():
             return
         self.begin(number, READ_COMMITTED, "nothing")
         self.put_back_inside(number)
         self.send_alone(number + 1)
-        self.everybody_catches_up()
+        self.every_consumer_catches_up()
         if at_once:
             self.commit(sorted(self.open).index(number))
             self.rotate(3)
 
     @rule(number=workers, other=workers, name=st.sampled_from(["c", "d"]), limit=limits)
     def overtaken(self, number: int, other: int, name: str, limit: int) -> None:
-        """A transaction asks for a batch that another has acked since its snapshot was taken."""
+        """Receive with an old snapshot a batch that another transaction has acked since."""
         if number == other or number in self.works or other in self.works:
             return
         self.received(other, name, limit, False)
@@ -147,20 +147,20 @@ class Machine(Upsetting):
 
     @rule(number=producers, then=st.sampled_from(["nothing", "tick", "rotate"]))
     def commit_late(self, number: int, then: str) -> None:
-        """A tick counts an event that it cannot see; nothing else may be sent afterwards."""
+        """Commit an event after a tick that counted but could not see it; send nothing else."""
         if number in self.open:
             return
         self.begin(number, READ_COMMITTED, "send")
         self.tick_once_more()
         if then == "rotate":
-            self.everybody_catches_up()
+            self.every_consumer_catches_up()
         if then != "nothing" and number in self.open:
             self.commit(sorted(self.open).index(number))
             self.rotate(3) if then == "rotate" else self.tick_once_more()
 
     @rule(number=workers, name=st.sampled_from(["c", "d"]), windows=st.integers(2, 3))
     def fall_behind(self, number: int, name: str, windows: int) -> None:
-        """A consumer holds a batch, with more windows waiting behind it."""
+        """Hold a batch while more windows are ready after it."""
         for _ in range(windows):
             self.send_alone(number)
             self.tick_once_more()
@@ -173,7 +173,7 @@ class Machine(Upsetting):
         handling=st.sampled_from([0, 0, 1]),
     )
     def leave(self, number: int, member: str, limit: int, handling: int) -> None:
-        """A member holds a batch and is unregistered."""
+        """Unregister a member that holds a batch."""
         self.send_alone(number)
         self.tick_once_more()
         self.shared(number, member, limit, None, False)
@@ -187,11 +187,11 @@ class Machine(Upsetting):
     def rotate_ledger_once_more(self) -> None:
         self.rotate_ledger(2)
 
-    # What is refused
+    # Refused calls
 
     @seldom("manage", number=st.integers(0, len(REFUSED) - 1))
     def refuse(self, number: int) -> None:
-        """A failed call says what was wrong, and leaves nothing (P10)."""
+        """A failed call names its error and changes nothing (P10)."""
         expected, call = REFUSED[number]
         names = {"queue": self.queue, "no_queue": NO_QUEUE, "no_batch": NO_BATCH}
         query = f"select {call.format(message=MESSAGE, **names)}"
@@ -227,7 +227,7 @@ class Machine(Upsetting):
 
     @seldom("vary", when=lambda self: self.model.dead and not self.works)
     def replay(self) -> None:
-        """A dead letter is sent again, as a new event to everybody."""
+        """Replay a dead letter as a new event for all consumers."""
         if self.is_on("disable_insert"):
             return
         row = self.control.execute(
@@ -254,7 +254,7 @@ class Machine(Upsetting):
 def run(
     world: World, examples: int, steps: int, *, seed: int | None = None, **options: Any
 ) -> None:
-    """Run the machine on a database; raise what it finds."""
+    """Run the machine on a database. Raise the first failure."""
     machine = type("Machine", (Machine,), {"world": world})
     if seed is not None:
         machine = hypothesis.seed(seed)(machine)

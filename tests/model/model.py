@@ -1,12 +1,12 @@
-"""What must happen, in plain Python.
+"""The expected behaviour, in plain Python.
 
-The machine has one thread, so the order in which transactions commit is known, and with it what
-each tick may see: a tick's `sees` is the number of the last commit before it. What a window holds,
-what a consumer is owed, which batch id is good for what: all of it follows from that and from
-what the functions have returned. Nothing here knows tables or transaction ids.
+The machine has one thread, so it knows the order of commits, and therefore which events each tick
+sees: a tick's `sees` is the number of the last commit before it. The contents of a window, the
+events owed to a consumer and the state of a batch id follow from this and from the results of
+earlier calls. The model uses neither tables nor transaction ids.
 
-A consumer's transaction may stay open and be rolled back later. What is done in it is undone one
-by one (`Work.undo`), since others go on meanwhile with what it has not locked.
+A consumer's transaction may stay open and roll back later. Its changes are undone one by one
+(`Work.undo`), because others change the rows that it has not locked in the meantime.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.model.parts import (
 
 
 class Model:
-    """One queue: its log, its ticks and those who read it."""
+    """One queue: its log, its ticks and its readers."""
 
     def __init__(self, first_tick: int) -> None:
         self.now = 0
@@ -67,36 +67,38 @@ class Model:
 
     def ticked(self, tick: Tick) -> None:
         if self.ticks:
-            assert tick.id > self.ticks[-1].id, "a tick that does not move forward"
+            assert tick.id > self.ticks[-1].id, "a tick id that does not increase"
             assert tick.sees >= self.ticks[-1].sees
         self.ticks.append(tick)
         self.by_id[tick.id] = tick
 
     @property
     def newest(self) -> Tick:
-        """The newest tick that the transaction at work can see."""
+        """The newest tick that the current transaction can see."""
         if self.work and self.work.newest:
             return self.work.newest
         return self.ticks[-1]
 
     def thin(self, kept: set[int], current: set[int]) -> None:
-        """A rotation of the ledger keeps fewer ticks; those where somebody stands among them.
+        """Drop the ticks that a rotation of the ledger removed; each reader's tick must remain.
 
-        Between the copy to the current child and the end of the other one, a reader may already
-        follow the copies.
+        After ticks are copied to the current child, and until the other child is truncated, a
+        reader may already follow the copies.
         """
         self.copied = current if current != kept else set()
         self.ticks = [tick for tick in self.ticks if tick.id in kept]
         for reader in self.readers.values():
-            assert reader.at.id in kept, f"the tick at which {reader.name} stands was forgotten"
-            assert not reader.end or reader.end.id in kept, f"a window of {reader.name} has no end"
+            assert reader.at.id in kept, f"the tick of {reader.name}'s position was removed"
+            assert not reader.end or reader.end.id in kept, (
+                f"the end of {reader.name}'s open window was removed"
+            )
 
     def after(self, tick: Tick) -> list[Tick]:
-        """The ticks that follow one, as far as the transaction at work can see."""
+        """Return the later ticks that the current transaction can see."""
         return [t for t in self.ticks if tick.id < t.id <= self.newest.id]
 
     def next_of(self, tick: Tick) -> list[Tick]:
-        """The tick that follows; beside it the one that follows among copies, see `thin`."""
+        """Return the next tick, and the next one among the copies: see `thin`."""
         following = self.after(tick)
         if tick.id not in self.copied:
             return following[:1]
@@ -108,12 +110,12 @@ class Model:
         return bool(self.log) and self.log[-1].commit > tick.sees
 
     def between(self, earlier: Tick, later: Tick, reader: Reader | None) -> list[Entry]:
-        """What the later tick sees and the earlier one did not, of what this reader is to have."""
+        """Return the reader's entries that the later tick sees and the earlier one does not."""
         first = bisect_right(self.log, earlier.sees, key=lambda entry: entry.commit)
         last = bisect_right(self.log, later.sees, key=lambda entry: entry.commit)
         return [e for e in self.log[first:last] if e.owner is None or e.owner is reader]
 
-    # Changes that may have to be undone
+    # Changes that a rollback undoes
 
     @contextlib.contextmanager
     def inside(self, work: Work | None) -> Iterator[None]:
@@ -150,10 +152,10 @@ class Model:
     # Receiving
 
     def empty(self, reader: Reader) -> None:
-        """An empty result means that nothing is ready (P1, P6)."""
-        assert not reader.left, f"{reader.name}: {reader.left} was open and is not returned"
+        """Check that nothing is ready, because a call returned nothing (P1, P6)."""
+        assert not reader.left, f"{reader.name}: {reader.left} was open but was not returned"
         ready = self.between(reader.at, self.newest, reader)
-        assert not ready, f"{reader.name}: {ready} is ready and not returned"
+        assert not ready, f"{reader.name}: {ready} is ready but was not returned"
         assert self.newest.id >= reader.at.id
         if reader.at is not self.newest:
             self.put(reader, at=self.newest)
@@ -165,11 +167,11 @@ class Model:
             self.put(holder, left=None, batch=None)
 
     def open_window(self, reader: Reader, ticks: tuple[int, int], merged: bool) -> None:
-        """A batch was opened between these two ticks: nothing may lie before the first one."""
+        """Open a batch between these two ticks; it must not skip entries before the first one."""
         before, end = self.by_id[ticks[0]], self.by_id[ticks[1]]
         passed = self.between(reader.at, before, reader)
         assert before.id >= reader.at.id, f"{reader.name} moved back"
-        assert not passed, f"{reader.name}: {passed} was passed over"
+        assert not passed, f"{reader.name}: {passed} was skipped"
         assert end.id <= self.newest.id
         if not merged and not (self.work and self.work.isolated):
             assert end in self.next_of(before), "more than one window"
@@ -178,10 +180,10 @@ class Model:
     def took(
         self, holder: Holder, pool: list[Entry], rows: list[Message], limit: int
     ) -> list[Entry]:
-        """These rows were returned of what is in the pool: at most `limit`, and if there are."""
+        """Check that these rows of the pool were returned: as many as `limit` allows."""
         taken = match(pool, rows)
         assert len(rows) == min(limit, len(pool)), (
-            f"{holder.name}: {len(rows)} of {pool}, at most {limit} wanted"
+            f"{holder.name}: {len(rows)} of {pool} returned, limit {limit}"
         )
         (batch_id,) = {row.batch_id for row in rows}
         self.opened(holder, batch_id, taken)
@@ -190,16 +192,16 @@ class Model:
     def took_all(
         self, holder: Holder, pool: list[Entry], rows: list[Message], batch_id: int
     ) -> None:
-        """Exactly these rows are the batch."""
+        """Check that the batch is the whole pool."""
         taken = match(pool, rows)
         assert len(taken) == len(pool), f"{holder.name}: {rows} of {pool}"
         self.opened(holder, batch_id, taken)
 
     def opened(self, holder: Holder, batch_id: int, entries: list[Entry]) -> None:
-        """A batch of that extent was returned: the open one again, or one with a new id (P9)."""
+        """Check the id of a returned batch: the open one's, or a new one for new entries (P9)."""
         batch = holder.batch
         if batch and set(batch.entries) == set(entries):
-            assert batch_id == batch.id, "the open batch came under another id"
+            assert batch_id == batch.id, "the open batch was returned with another id"
             return
         assert batch_id not in self.known_batches, f"batch id {batch_id} was used before"
         self.known_batches.append(batch_id)
@@ -228,7 +230,7 @@ class Model:
         return None
 
     def ack(self, reader: Reader, holder: Holder, done: list[Entry] | None = None) -> None:
-        """The batch is finished, or only these entries of it and the rest stays in its place."""
+        """Finish the batch, or only these entries so that the rest stays in place."""
         assert holder.batch is not None
         assert holder.left is not None
         covered = holder.batch.entries if done is None else done
@@ -269,7 +271,7 @@ class Model:
         if event_id in reader.waiting:
             return False
         if entry in reader.nacked:
-            reader.again.add(event_id)  # it was put back in between: it comes twice
+            reader.again.add(event_id)  # already put back, so it is delivered twice
         waiting = Waiting(entry.event, retry, due, held=self.work)
         reader.waiting[event_id] = waiting
         self._undoable(partial(reader.waiting.pop, event_id, None))
@@ -298,7 +300,7 @@ class Model:
     # The end
 
     def settle_accounts(self) -> None:
-        """Everything was drained: each consumer has what it was owed, once (P1, P2, P3)."""
+        """Check, after draining, that each consumer got what it was owed, once (P1, P2, P3)."""
         for reader in self.readers.values():
             owed = {
                 e.event.id for e in self.log if e.owner is None and e.commit > reader.since.sees
@@ -308,7 +310,9 @@ class Model:
             assert not lost, f"{reader.name} never got {sorted(lost)}"
             assert not reader.waiting, f"{reader.name} still waits for {reader.waiting}"
             if not reader.sought:
-                assert not got - owed, f"{reader.name} got {sorted(got - owed)}, owed to nobody"
+                assert not got - owed, (
+                    f"{reader.name} got {sorted(got - owed)}, which it was not owed"
+                )
                 twice = [e for e in got - reader.again if reader.finished[e] != 1]
                 assert not twice, f"{reader.name} finished {twice} more than once"
                 both = (got & reader.buried) - reader.again
@@ -316,16 +320,16 @@ class Model:
 
 
 def match(pool: list[Entry], rows: list[Message]) -> list[Entry]:
-    """The entries of the pool that were returned; fails on any other, and on any disorder (P4)."""
+    """Return the entries of these rows. Fail on entries outside the pool or out of order (P4)."""
     ids = [row.msg_id for row in rows]
-    assert ids == sorted(ids), f"not by ev_id: {ids}"
+    assert ids == sorted(ids), f"not ordered by ev_id: {ids}"
     by_key: defaultdict[RowKey, list[Entry]] = defaultdict(list)
     for entry in pool:
         by_key[entry.key].append(entry)
     taken = []
     for row in rows:
         entries = by_key.get((row.msg_id, row.retry_count))
-        assert entries, f"{row.msg_id}/{row.retry_count} was returned, expected of {pool}"
+        assert entries, f"{row.msg_id}/{row.retry_count} was returned, expected one of {pool}"
         entry = entries.pop(0)
         event = entry.event
         event.created_at = event.created_at or row.created_at
@@ -341,5 +345,7 @@ def match(pool: list[Entry], rows: list[Message]) -> list[Entry]:
                 )
         for entry in taken:
             first = rest.get(entry.transaction, entry.event.id)
-            assert entry.event.id <= first, f"{entry} before {first} of the same transaction"
+            assert entry.event.id <= first, (
+                f"{entry} was returned before {first} of the same transaction"
+            )
     return taken

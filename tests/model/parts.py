@@ -1,4 +1,4 @@
-"""What the model is made of."""
+"""The parts of the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RowKey = tuple[int, int]
 
 @dataclass(eq=False)
 class Event:
-    """What was sent, and what must therefore be received."""
+    """An event as it was sent, and as it must be received."""
 
     id: int
     type: str | None
@@ -23,7 +23,7 @@ class Event:
 
 @dataclass(eq=False)
 class Entry:
-    """An event in the log: as it was sent, or as it was put back for one consumer."""
+    """An event in the log, either sent to all or put back for one consumer."""
 
     event: Event
     transaction: int
@@ -47,7 +47,7 @@ class Tick:
 
 @dataclass(eq=False)
 class Waiting:
-    """A retry. `held`: the open transaction that made it or puts it back."""
+    """A retry. `held` is the open transaction that made it or puts it back."""
 
     event: Event
     retry: int
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(eq=False)
 class Holder:
-    """Who can hold a batch: a consumer or a member of a group. `left`: what is not acked of it."""
+    """A consumer or a group's member, which can hold a batch. `left` is the unacked part."""
 
     name: str
     left: list[Entry] | None = None
@@ -74,12 +74,12 @@ class Holder:
 
 @dataclass(eq=False)
 class Member(Holder):
-    """Its `left` is the piece of a window that it was given."""
+    """A member of a group. Its `left` is its piece of a window."""
 
 
 @dataclass(eq=False)
 class Reader(Holder):
-    """A consumer or a group. It stands at a tick and is inside of the window that ends at `end`."""
+    """A consumer or a group. Its position is a tick; `end` is the end of its open window."""
 
     at: Tick = field(kw_only=True)
     end: Tick | None = None
@@ -115,7 +115,7 @@ class PutBack:
 
 @dataclass(eq=False)
 class Transaction:
-    """An open or prepared transaction of a producer: what its commit will bring."""
+    """An open or prepared transaction of a producer, with the items that its commit adds."""
 
     number: int
     isolation: str

@@ -1,4 +1,4 @@
-"""Producers: transactions of every kind that stay open while everything else goes on."""
+"""Producers: transactions of every kind that stay open during other steps."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -13,7 +13,7 @@ READ_COMMITTED = "read committed"
 isolations = st.sampled_from([READ_COMMITTED, "repeatable read", "serializable"])
 producers = st.integers(0, PRODUCERS - 1)
 
-# How an event can be sent: the call, and the type and payload that it is to have.
+# The ways to send an event: the call, and the expected type and payload.
 SINGLE = {
     "text": ("pgque.send(%(queue)s, %(text)s::text)", "default", "text"),
     "jsonb": ("pgque.send(%(queue)s, %(json)s::jsonb)", "default", "json"),
@@ -44,7 +44,7 @@ class Producing(Base):
         return self.world.producers[number]
 
     def one_open(self, number: int) -> int:
-        """Some producer whose transaction is open."""
+        """Return a producer whose transaction is open."""
         return sorted(self.open)[number % len(self.open)]
 
     def end(self, number: int, *, committed: bool) -> None:
@@ -128,7 +128,7 @@ class Producing(Base):
         assert len(ids) == len(made)
         own = transaction or Transaction(next(self.numbers), READ_COMMITTED)
         earlier = [item.event.id for item in own.items if isinstance(item, Entry)]
-        assert [*earlier, *ids] == sorted({*earlier, *ids}), "ids do not grow in a transaction"
+        assert [*earlier, *ids] == sorted({*earlier, *ids}), "ids do not increase in a transaction"
         used = {entry.event.id for entry in self.model.log}
         assert not used & set(ids), f"event ids {used & set(ids)} were used before"
         for event, event.id in zip(made, ids, strict=True):
@@ -137,7 +137,7 @@ class Producing(Base):
             self.model.commit(own.items, own.number)
 
     def lose(self, number: int) -> None:
-        """A serialization failure ends the transaction."""
+        """Return whether the call succeeded. A serialization failure ends the transaction."""
         assert self.open[number].isolation == "serializable"
         self.producer(number).execute("rollback")
         self.end(number, committed=False)
@@ -187,7 +187,7 @@ class Producing(Base):
     def prepare(self, number: int) -> None:
         number = self.one_open(number)
         if self.open[number].has_notified:
-            return  # who has ticked has notified, and cannot be prepared
+            return  # a tick notifies, and PREPARE TRANSACTION refuses that
         conn = self.producer(number)
         gid = f"{conn.info.dbname} {self.queue} {self.open[number].number}"
         state, _ = self.world.attempt(

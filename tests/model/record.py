@@ -1,7 +1,7 @@
-"""Figures of a run, kept in docs/reliability/model.json where PGQUE_RECORD=1 asks for it.
+"""Figures of a run, written to docs/reliability/model.json with PGQUE_RECORD=1.
 
-A run replaces what the one before it on that version of PostgreSQL has left. Run it with `-n 0`,
-for two processes would overwrite each other's figures.
+A run replaces the figures of the previous run on the same version of PostgreSQL. Use `-n 0`,
+because two processes would overwrite each other's figures.
 """
 
 import json
@@ -17,7 +17,7 @@ WANTED = os.environ.get("PGQUE_RECORD") == "1"
 
 
 def record(conn: Connection, subject: str, name: str | None, figures: dict[str, object]) -> None:
-    """Keep figures of a subject, under a name of its own where it has several."""
+    """Record the figures of a subject, by name if it has several."""
     if not WANTED:
         return
     server = value(conn, "show server_version").split()[0]
@@ -33,6 +33,6 @@ def record(conn: Connection, subject: str, name: str | None, figures: dict[str, 
 
 
 def command(test: str) -> str:
-    """How the run is repeated on the version of PostgreSQL beside which this is written."""
+    """Return the command that repeats the run on the same version of PostgreSQL."""
     long = "PGQUE_LONG=1 " if LONG else ""
     return f"{long}PGQUE_RECORD=1 .venv/bin/pytest -n 0 tests/model/{test}"

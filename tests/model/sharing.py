@@ -1,4 +1,4 @@
-"""Cooperative groups: members that join, share, take over, come back as zombies, and leave."""
+"""Cooperative groups: members join, share windows, take over, return as zombies, and leave."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -43,7 +43,7 @@ class Sharing(Finishing):
     ) -> list[Message]:
         group = self.group()
         if number in self.works and (group is None or member not in group.members):
-            return []  # that others join is seen when it is committed: by itself
+            return []  # members join only in autocommit, so that all sessions see it
 
         def call(conn: Connection) -> tuple[list[Message], tuple[int, int] | None]:
             rows = receive_coop(
@@ -76,7 +76,7 @@ class Sharing(Finishing):
         return rows
 
     def look_whether_joined(self, member: str) -> None:
-        """A call that gave up was undone with its registration."""
+        """Check that a call that gave up also undid its registration."""
         call = "select count(*) from pgque.get_consumer_info(%s) where consumer_name = %s"
         assert self.ask(call, self.queue, f"{GROUP}.{member}") == 0
 
@@ -114,7 +114,7 @@ class Sharing(Finishing):
             with self.model.inside(work):
                 following = self.model.after(group.at)[:1]
             if not following or not self.model.between(group.at, following[0], group):
-                return  # an empty piece is like none, but for the order in which siblings take over
+                return  # an empty piece would only change the order of takeovers
 
         def call(conn: Connection) -> tuple[int, list[Message], tuple[int, int]]:
             query = "select pgque.next_batch(%s, %s, %s)"

@@ -1,4 +1,4 @@
-"""Tickers and maintenance: from several connections, and inside of transactions that stay open."""
+"""Tickers and maintenance: on several connections, and inside transactions that stay open."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -36,7 +36,7 @@ SETTINGS = [
 
 class Ticking(Producing):
     def lock_may_be_held(self, but: Transaction | None = None) -> bool:
-        """Whether some transaction may hold the ticker's lock."""
+        """Return whether a transaction may hold the ticker's lock."""
         others = [*self.open.values(), *(t for _, t in self.prepared)]
         return bool(self.world.blocked) or any(t.may_hold_tick_lock for t in others if t is not but)
 
@@ -80,7 +80,7 @@ class Ticking(Producing):
 
     @rule(number=producers, form=forms)
     def tick_inside(self, number: int, form: str) -> None:
-        """A tick in a producer's transaction: seen when that commits, and blind to its events."""
+        """Tick in a producer's transaction. It commits with it and does not see its events."""
         if not self.open:
             return
         number = self.one_open(number)
@@ -118,7 +118,7 @@ class Ticking(Producing):
 
     @rule(number=producers)
     def ticker_waits(self, number: int) -> None:
-        """A ticker that waits for another's lock sees what is committed when it has it."""
+        """A ticker that waits for a lock sees everything committed when it gets the lock."""
         if not self.open or self.world.blocked:
             return
         if not self.lock_may_be_held():
@@ -141,7 +141,7 @@ class Ticking(Producing):
             self.waited_for_a_seek(state)
 
     def waited_for_a_seek(self, state: str | None) -> None:
-        """Who seeks holds the queue's history until it commits."""
+        """Check that the call timed out on a seek, which locks the history until its commit."""
         assert state == LOCK_NOT_AVAILABLE, self.world.refusal
         assert self.works, self.world.refusal
 
@@ -172,7 +172,7 @@ class Ticking(Producing):
     @seldom("maintain", setting=st.sampled_from(SETTINGS))
     def change_setting(self, setting: tuple[str, str | None]) -> None:
         if self.world.blocked:
-            return  # what the ticker decides upon is what it finds when it has the lock
+            return  # the waiting ticker would read the new setting
         state, _ = self.world.attempt(lambda _: self.configure(*setting), self.control)
         if state:
             self.waited_for_a_seek(state)
@@ -187,7 +187,7 @@ class Ticking(Producing):
 
     @seldom("maintain", when=lambda self: self.open, number=producers)
     def put_back_inside(self, number: int) -> None:
-        """Retries that go back to the log in a transaction that stays open: late commits too."""
+        """Put retries back in a transaction that stays open, so they also commit late."""
         number = self.one_open(number)
         own = self.open[number]
         conn = self.producer(number)

@@ -1,10 +1,4 @@
-"""What operators do to a database under pgque: clocks, sequences, row security, isolation.
-
-Each kind of step has a name. PENDING names those that the engine does not survive yet; take a line
-out when that is mended. PGQUE_MODEL_STEPS=clock,sequences makes them all the same.
-"""
-
-import os
+"""Actions of operators that disturb the engine: clocks, sequences, row security, isolation."""
 
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
@@ -17,32 +11,15 @@ from tests.model.sharing import Sharing
 from tests.model.ticking import Ticking
 from tests.model.world import LOCK_NOT_AVAILABLE
 
-PENDING = {
-    "clock": "issue 9, C1: a clock that was set back; no tick, no takeover",
-    "sequences": "issue 9, A5: sequences that were not moved",
-    "row security": "issue 9, A4: an empty window for a reader who may not see the rows",
-    "restore": "issue 9, A2 and A3: a restore that is not noticed; the step needs their merge",
-    "ledger": "issue 9, A7: a broken engine needs the text of the mended function",
-}
-"""Kinds of steps that are not made yet, and the fault that stands in their way."""
-
-ASKED_FOR = set(filter(None, os.environ.get("PGQUE_MODEL_STEPS", "").split(",")))
-
 READER = "pgque_reader"
-"""Who reads, but owns nothing: row security is about it."""
+"""A role that reads but owns nothing, so row security applies to it."""
 
 CLOCKS = ("-10 minutes", "0", "10 minutes")
-"""Where the server's clock can stand, beside the true time; no more than an hour from each other,
-which is the longest dead interval here."""
+"""Offsets of the server's clock, at most an hour apart: the longest dead interval here."""
 
 SEQUENCES = "select oid::regclass::text from pg_class where relkind = 'S' and relnamespace = %s"
 SETTINGS = ("pgque.ledger_child", "pgque.ledger_kept_bytes", "pgque.wake_flag")
-"""Sequences that hold a setting: nothing is numbered with them."""
-
-
-def is_made(kind: str) -> bool:
-    """Whether steps of this kind are made."""
-    return kind not in PENDING or kind in ASKED_FOR
+"""Sequences that store a setting instead of numbering rows."""
 
 
 class Upsetting(Ticking, Sharing):
@@ -59,9 +36,9 @@ class Upsetting(Ticking, Sharing):
 
     # Clocks
 
-    @seldom("upset", when=lambda self: is_made("clock"), to=st.sampled_from(CLOCKS))
+    @seldom("upset", to=st.sampled_from(CLOCKS))
     def set_clock(self, to: str) -> None:
-        """The clock cannot be set, but the stored times can be moved the other way."""
+        """Shift the stored times, because the clock itself cannot be set."""
         if self.world.blocked:
             return
         state, _ = self.world.attempt(lambda conn: self.shift(conn, to), self.control)
@@ -91,8 +68,8 @@ class Upsetting(Ticking, Sharing):
 
     @rule(number=workers, to=st.sampled_from(CLOCKS[:2]))
     def set_clock_and_go_on(self, number: int, to: str) -> None:
-        """What is sent after the clock was set back is ticked all the same."""
-        if not is_made("clock") or to == self.clock or not self.all_is_committed():
+        """Send after the clock was set back: the event must be ticked and received."""
+        if to == self.clock or not self.all_is_committed():
             return
         self.set_clock(to)
         self.send_alone_with(number)
@@ -100,18 +77,18 @@ class Upsetting(Ticking, Sharing):
         self.consume(number, "c", 5, False, None, "none")
 
     def send_alone_with(self, number: int) -> None:
-        """As a producer that has no transaction open."""
+        """Send as a producer without an open transaction."""
         self.send_one(number, "text")
 
     # Sequences
 
     @seldom(
         "upset",
-        when=lambda self: is_made("sequences") and self.all_is_committed(),
+        when=lambda self: self.all_is_committed(),
         count=st.sampled_from([0, 0, 1, 3]),
     )
     def lose_sequences(self, count: int) -> None:
-        """A restore or a logical replica left them out; some events are sent before the tick."""
+        """Restart the sequences, as after a restore without them; send events before the tick."""
         if self.is_on("disable_insert") or self.refuses_ticks():
             return
         for name in column(self.control, SEQUENCES, self.namespace()):
@@ -131,7 +108,7 @@ class Upsetting(Ticking, Sharing):
         return int(self.ask("select 'pgque'::regnamespace::oid::bigint"))
 
     def notice_sequences(self, sent: list[Event]) -> None:
-        """Maintenance and the next tick see to it that no id is handed out twice."""
+        """Check that maintenance and the next tick keep every id unique."""
         tick_id = tick(self.control, self.queue)
         log = self.ask("select queue_data_pfx from pgque.queue where queue_name = %s", self.queue)
         used = {entry.event.id for entry in self.model.log}
@@ -147,18 +124,18 @@ class Upsetting(Ticking, Sharing):
             self.model.ticked(Tick(tick_id, self.model.now))
         self.maint()
 
-    # Another life
+    # Restores
 
     @seldom(
         "upset",
-        when=lambda self: is_made("restore") and self.all_is_committed() and self.all_is_given(),
+        when=lambda self: self.all_is_committed() and self.all_is_given(),
         call=st.sampled_from(["ticker()", "ticker(%s)", "maint_retry_events()", "maint()"]),
     )
     def restore(self, call: str) -> None:
-        """The database has another identity, as after a restore: the first call must notice it.
+        """Change the database's identity, as a restore does: the first call must notice it.
 
-        Two ticks close one life of the log and begin the next. Transaction ids stay as they were,
-        since one cluster cannot have those of another: see the restored dumps of bench/chaos.
+        Two ticks close the log's old life and begin the new one. Transaction ids stay unchanged,
+        because one cluster cannot use another's: see the restored dumps of bench/chaos.
         """
         if self.is_on("disable_insert") or self.refuses_ticks():
             return
@@ -186,10 +163,10 @@ class Upsetting(Ticking, Sharing):
         self.kept_all_history = False
         if self.ask("select to_regclass('pgque.restore_report') is not null"):
             lost = self.ask("select count(*) from pgque.restore_report")
-            assert lost == 0, "the restore is said to have lost something"
+            assert lost == 0, "the restore report claims lost events"
 
     def all_is_given(self) -> bool:
-        """No consumer has a redelivery ahead in the log: a restore puts those back once more."""
+        """Return whether no redelivery is pending in the log: a restore would repeat it."""
         return all(
             holder.left is None and holder.batch is None
             for reader in self.model.readers.values()
@@ -203,12 +180,12 @@ class Upsetting(Ticking, Sharing):
 
     @seldom(
         "upset",
-        when=lambda self: is_made("row security") and self.all_is_committed(),
+        when=lambda self: self.all_is_committed(),
         number=workers,
         limit=limits,
     )
     def filter_rows(self, number: int, limit: int) -> None:
-        """Who is not given rows must be told so: an empty window would pass over them."""
+        """Receive while row security hides rows: an error is needed, or they would be skipped."""
         log = self.ask("select queue_data_pfx from pgque.queue where queue_name = %s", self.queue)
         reader = self.model.readers.get("c")
         if reader is None or reader.members:
@@ -245,7 +222,7 @@ class Upsetting(Ticking, Sharing):
     def rotate_around_an_isolated_consumer(
         self, number: int, other: int, times: int, isolation: str, before: bool
     ) -> None:
-        """An isolated consumer writes to both children of the ledger, whichever is current."""
+        """Rotate the ledger around an isolated consumer, which may write to either child."""
         if number == other or number in self.works or other in self.works:
             return
         self.world.upsets["isolated"] += 1

@@ -1,4 +1,4 @@
-"""The server as the machine sees it: its connections, and calls that may be refused."""
+"""The server as the machine sees it: its connections, and calls that may fail."""
 
 import contextlib
 import itertools
@@ -26,10 +26,10 @@ WAITING_OPTIONS = "-c client_min_messages=error"
 
 
 class World:
-    """Connections to one database, all in autocommit: transactions are begun in SQL.
+    """Connections to one database, all in autocommit mode: SQL statements begin transactions.
 
-    A call that would wait for a lock gives up after 10 ms, and counts as not made. The one that is
-    meant to wait has a connection, and a thread, of its own.
+    A call that waits for a lock gives up after 10 ms and counts as not made. The one call that may
+    wait runs in a separate thread and connection.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -37,14 +37,14 @@ class World:
         self.steps = 0
         self.examples = 0
         self.upsets: Counter[str] = Counter()
-        """How often each kind of thing was done that operators do: see upsetting.py."""
+        """How often each operator's action ran: see upsetting.py."""
         self.control = self.connect()
         self.second = self.connect()
         self.patient = self.connect(WAITING_OPTIONS)
         self.producers = [self.connect() for _ in range(PRODUCERS)]
         self.workers = [self.connect() for _ in range(WORKERS)]
         self.blocked: Thread | None = None
-        # Small enough that each call of maint_rotate_ledger does something.
+        # With 0 each call of maint_rotate_ledger rotates.
         self.control.execute("update pgque.config set ledger_max_bytes = 0")
 
     def connect(self, options: str = OPTIONS) -> Connection:
@@ -60,7 +60,7 @@ class World:
         return [self.control, self.second, *self.producers, *self.workers]
 
     def clear(self, queue: str) -> None:
-        """Whatever an example left open is rolled back, and its queue is dropped."""
+        """Roll back all open transactions of an example, and drop its queue."""
         for conn in self.every_connection():
             conn.execute("rollback")
         mine = "select gid from pg_prepared_xacts where database = current_database()"
@@ -81,7 +81,7 @@ class World:
     # Calls
 
     def attempt(self, call: Callable[[Connection], T], conn: Connection) -> tuple[str | None, Any]:
-        """None and what the call returns, or the SQLSTATE with which it was refused."""
+        """Return None and the call's result, or the SQLSTATE of its error and None."""
         try:
             return None, call(conn)
         except psycopg.Error as error:
@@ -89,10 +89,10 @@ class World:
             self.refusal = str(error)
             return error.sqlstate, None
 
-    # Connections that die
+    # Killed connections
 
     def kill(self, connections: list[Connection], number: int, how: str) -> None:
-        """End a connection, by its client or by the server, and put a new one in its place."""
+        """End a connection, from the client or the server, and replace it."""
         conn = connections[number]
         pid = conn.info.backend_pid
         if how == "terminate":
@@ -102,23 +102,23 @@ class World:
         eventually(lambda: value(self.control, gone, pid), "the end of a backend")
         connections[number] = self.connect()
 
-    # The ticker that waits
+    # The waiting ticker
 
     def wait_with(self, call: Callable[[Connection], Any]) -> None:
         assert self.blocked is None
         self.blocked = Thread(call, self.patient)
 
     def still_waits(self) -> bool:
-        """Whether the call waits for a lock; it has one, or has returned, otherwise."""
+        """Return whether the call still waits for a lock."""
         thread = self.blocked
         assert thread is not None
         eventually(lambda: not thread.is_alive() or is_blocked(self.control, self.patient))
         return thread.is_alive()
 
-    # What a failed call must not change
+    # The state that a failed call must not change
 
     def everything(self, queue: str) -> Any:
-        """What users can see of a queue, but for times."""
+        """Return everything that users can see of a queue, except times."""
         return value(
             self.control,
             "select json_build_array("

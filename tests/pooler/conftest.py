@@ -1,4 +1,4 @@
-"""A pooler of the module's own, and a database behind it."""
+"""A pooler for each module, and a database behind it."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ def pooler(server_dsn: str) -> Iterator[Pooler]:
 
 @pytest.fixture
 def pooled(direct_dsn: str, pooler: Pooler) -> str:
-    """The way through the pooler to the test's own database."""
+    """Return a DSN of the test's database through the pooler."""
     return pooler.dsn(direct_dsn)
 
 
 @pytest.fixture
 def direct(direct_dsn: str) -> Iterator[psycopg.Connection]:
-    """A connection past the pooler, in autocommit, to a database with a queue and a consumer."""
+    """Return a direct autocommit connection to a database with a queue and a consumer."""
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         client = pgque.PgqueClient(conn)
         client.create_queue("q")

@@ -1,7 +1,7 @@
-"""PgBouncer in transaction mode: everything works by polling, and nothing is left in a session.
+"""PgBouncer in transaction mode: the client polls and leaves no state in a session.
 
-Each transaction gets another backend than the one before. The tests of the client itself go
-through the pooler with PGQUE_TEST_POOLER=1.
+Each transaction gets a different backend than the previous one. With PGQUE_TEST_POOLER=1 the
+client's own tests run through the pooler as well.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def collect() -> Callable[[Consumer], list[Message]]:
 
 
 def left_in_sessions(pooled: str, direct: psycopg.Connection) -> list[str]:
-    """What a pooler's next client would find in the backends of this database."""
+    """Return the session state that the pooler's next client would inherit."""
     backends = value(
         direct,
         "select count(*) from pg_stat_activity "
@@ -117,7 +117,7 @@ def test_settings_of_a_handler_end_with_its_message_and_stay_out_of_the_pool(poo
     assert not [name for name in left if "search_path" in name or "tenant" in name]
 
 
-def test_a_handler_that_fails_and_one_that_writes(pooled, direct):
+def test_a_failed_handler_is_retried_and_each_message_is_written_once(pooled, direct):
     direct.execute("create table handled (id bigint)")
     consumer = Consumer(pooled, queue="q", name="c", retry_after=0)
     attempts: list[int] = []
@@ -134,7 +134,7 @@ def test_a_handler_that_fails_and_one_that_writes(pooled, direct):
     assert sorted(attempts) == sorted([*range(10), 3])
 
 
-def test_two_of_one_name_never_handle_at_the_same_time(pooled, direct):
+def test_two_consumers_of_one_name_never_handle_at_the_same_time(pooled, direct):
     inside = threading.Lock()
     handled: list[int] = []
 
@@ -152,7 +152,7 @@ def test_two_of_one_name_never_handle_at_the_same_time(pooled, direct):
     assert handled == sent
 
 
-def test_it_says_once_that_it_polls(pooled, direct, collect, caplog, monkeypatch):
+def test_polling_is_announced_once(pooled, direct, collect, caplog, monkeypatch):
     monkeypatch.setattr(wakeup, "_said", set())
     caplog.set_level(logging.INFO)
     for _ in range(2):
@@ -162,11 +162,11 @@ def test_it_says_once_that_it_polls(pooled, direct, collect, caplog, monkeypatch
             PgqueClient(direct).send("q", "x")
             eventually(lambda got=got: got)
     said = [r for r in caplog.records if "LISTEN" in r.getMessage()]
-    assert [(r.name, r.levelname) for r in said] == [("pgque.wire.wakeup", "WARNING")]
+    assert [(r.name, r.levelname) for r in said] == [("pgque.wakeup", "WARNING")]
     assert "pgque polls" in said[0].getMessage()
 
 
-def test_a_direct_connection_says_nothing(direct_dsn, direct, caplog, monkeypatch):
+def test_a_direct_connection_logs_nothing_about_polling(direct_dsn, direct, caplog, monkeypatch):
     monkeypatch.setattr(wakeup, "_said", set())
     ticker = Ticker(direct_dsn)
     with running(ticker):
@@ -174,8 +174,11 @@ def test_a_direct_connection_says_nothing(direct_dsn, direct, caplog, monkeypatc
     assert "LISTEN" not in caplog.text
 
 
-def test_several_tickers_take_no_lead_and_tick_once(pooled, direct_dsn, direct):
-    """None keeps a session's lock, which the pooler would hand on; a direct one leads beside."""
+def test_several_tickers_behind_a_pooler_do_not_tick_twice(pooled, direct_dsn, direct):
+    """Pooled tickers take no session lock, because the pooler would pass it on to other clients.
+
+    A ticker with a direct connection leads at the same time.
+    """
     tickers = [Ticker(pooled), Ticker(pooled), Ticker(direct_dsn)]
     with running(tickers[0]), running(tickers[1]), running(tickers[2]):
         eventually(lambda: all(ticker.leading for ticker in tickers))
@@ -185,11 +188,11 @@ def test_several_tickers_take_no_lead_and_tick_once(pooled, direct_dsn, direct):
             eventually(lambda n=n: value(direct, "select max(tick_event_seq) from pgque.tick") == n)
     seen = "select tick_event_seq from pgque.tick where tick_event_seq > 0 order by tick_id"
     assert column(direct, seen) == sorted(column(direct, seen))
-    eventually(lambda: column(direct, ADVISORY) == [])  # a server's end follows its client's
+    eventually(lambda: column(direct, ADVISORY) == [])  # a backend ends shortly after its client
 
 
-def test_a_database_whose_transactions_are_repeatable_read(pooled, direct, collect, caplog):
-    """No session there can be told otherwise, so each transaction is."""
+def test_a_repeatable_read_default_of_the_database_is_overridden(pooled, direct, collect, caplog):
+    """Behind a pooler the client cannot change the session, so it sets each transaction's level."""
     name = sql.Identifier(direct.info.dbname)
     direct.execute(
         sql.SQL("alter database {} set default_transaction_isolation = 'repeatable read'").format(
@@ -205,7 +208,7 @@ def test_a_database_whose_transactions_are_repeatable_read(pooled, direct, colle
     assert "READ COMMITTED" not in caplog.text
 
 
-def test_a_cancelled_ticker_loop_leaves_no_lock_to_others(pooled, direct):
+def test_a_cancelled_ticker_loop_leaves_no_lock(pooled, direct):
     with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as looping:
         loop = Thread(lambda: looping.execute("call pgque.ticker_loop()"))
         leader = "select detail from pgque.status() where component = 'ticker'"
@@ -217,9 +220,9 @@ def test_a_cancelled_ticker_loop_leaves_no_lock_to_others(pooled, direct):
 
 
 def test_a_borrowed_connection_runs_no_statement_that_another_client_prepared(pooled, direct):
-    """psycopg prepares what is run often, under names that each of its connections begins anew."""
+    """psycopg prepares frequent statements, and every connection uses the same names for them."""
     with contextlib.ExitStack() as stack:
-        for _ in range(4):  # in as many backends
+        for _ in range(4):  # each in a different backend
             other = stack.enter_context(psycopg.connect(pooled))
             other.execute("prepare _pg3_0 as select 1 where ($1 || $2 || $3) = 'never'")
     with psycopg.connect(pooled, autocommit=True, row_factory=dict_row) as conn:
@@ -232,10 +235,10 @@ def test_a_borrowed_connection_runs_no_statement_that_another_client_prepared(po
             batch = client.receive("q", "c")
         assert [message.msg_id for message in batch] == sent
         assert client.ack(batch[0].batch_id) == 1
-    assert conn.prepare_threshold is not None  # it is the application's
+    assert conn.prepare_threshold is not None  # the application's setting is unchanged
 
 
-def test_install_and_command_line(databases, pooler: Pooler):
+def test_install_and_the_command_line_work(databases, pooler: Pooler):
     dsn = databases.create()
     try:
         for _ in range(2):
@@ -247,7 +250,7 @@ def test_install_and_command_line(databases, pooler: Pooler):
         databases.drop(dsn)
 
 
-def test_the_demo_which_locks_its_session_refuses(pooled):
+def test_the_demo_refuses_a_pooler_because_it_locks_its_session(pooled):
     with pgque.connect(pooled) as client, pytest.raises(pgque.PgqueError, match="directly"):
         take_lock(client)
 
@@ -272,7 +275,7 @@ def restarting(own_server: Server) -> Server:
     return own_server
 
 
-def test_after_a_restart_of_the_server_behind_it_all_go_on(restarting, collect):
+def test_clients_continue_after_a_restart_of_the_server(restarting, collect):
     with (
         running_pooler(restarting.dsn, server_login_retry=1) as pooler,
         ClientPool(pooler.dsn(restarting.dsn)) as pool,

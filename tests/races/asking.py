@@ -1,4 +1,4 @@
-"""Two transactions, one of which may wait for the other: each is asked without being waited for."""
+"""Two transactions, one of which may block the other. Queries are sent without waiting."""
 
 import select
 import time
@@ -12,7 +12,7 @@ from tests.running import PATIENCE
 
 @dataclass(frozen=True)
 class Answer:
-    """What a statement came to: the rows as text, or an error."""
+    """The result of a statement: its rows as text, or its error."""
 
     rows: list[list[str | None]]
     sqlstate: str = ""
@@ -23,7 +23,7 @@ class Answer:
 
 
 class Asked:
-    """A connection on which statements run one at a time, in a transaction that `begin` opens."""
+    """A connection that runs one statement at a time without blocking this process."""
 
     def __init__(self, conn: Connection, observer: Connection) -> None:
         self.conn = conn
@@ -32,7 +32,7 @@ class Asked:
         self.observer = observer
 
     def run(self, statement: str) -> Answer:
-        """Run a statement that waits for nobody."""
+        """Run a statement that no other session blocks."""
         self.ask(statement)
         return self.answer()
 
@@ -40,17 +40,17 @@ class Asked:
         self.pg.send_query(statement.encode())
 
     def waits_for(self) -> list[int]:
-        """The processes in the way: another session, or autovacuum for a moment."""
+        """Return the blocking processes: the other session, or briefly autovacuum."""
         return value(self.observer, "select pg_blocking_pids(%s)", self.pid)
 
     def is_done(self, within: float = 0.0) -> bool:
-        """Whether the answer is there, or comes within so many seconds."""
+        """Return whether the answer arrives within this many seconds."""
         if self.pg.is_busy() and select.select([self.pg.socket], [], [], within)[0]:
             self.pg.consume_input()
         return not self.pg.is_busy()
 
     def finishes(self, beside: "Asked") -> bool:
-        """Wait for the answer, or until the other is seen to be in the way: whether it is there."""
+        """Wait for the answer or until `beside` blocks it. Return whether it has arrived."""
         end = time.monotonic() + PATIENCE
         pause = 0.004
         while not self.is_done(pause):
@@ -61,7 +61,7 @@ class Asked:
         return True
 
     def answer(self) -> Answer:
-        """The answer, now that nobody is in the way."""
+        """Wait for the answer of a statement that is no longer blocked."""
         end = time.monotonic() + PATIENCE
         while not self.is_done(0.01):
             assert time.monotonic() < end, f"still waits for {self.waits_for()}"
@@ -71,7 +71,7 @@ class Asked:
         return answers[-1]
 
     def answer_if_any(self) -> None:
-        """Let what was asked come to its end, if it has not."""
+        """Wait for the answer if a statement is still running."""
         if self.pg.transaction_status == TransactionStatus.ACTIVE:
             self.answer()
 

@@ -1,6 +1,6 @@
-"""How each public function is called in the prepared situation, and what a call means for delivery.
+"""A call of each public function in the prepared situation, and its effect on delivery.
 
-A new public function fails the tests until it has a call here, or a reason why it has none.
+The tests fail for a new public function until it has a call here, or a reason not to.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 class Call:
     """A statement, with facts of the situation in braces.
 
-    finishes: the consumer whose open batch is acked, or a part of it; repeats: whose events may
-    come once more; moves: whose place is another afterwards, so that nothing can be said of it.
+    finishes: the consumer whose open batch the call acks, at least in part. repeats: the consumer
+    whose events may be redelivered once. moves: the consumer whose position changes, so that its
+    deliveries cannot be checked.
     """
 
     statement: str
@@ -33,7 +34,7 @@ NOT_CALLED = {
     "uninstall()": "drops everything",
 }
 
-# Arguments where it is pgque.<name>(arguments).
+# Arguments of pgque.<name>(arguments), or a whole statement.
 CALLS: dict[str, list[Call]] = {
     # Produce
     "send(text,text)": [of("'q', 'x'::text")],
@@ -118,7 +119,10 @@ CALLS: dict[str, list[Call]] = {
     "touch_subconsumer(text,text,text)": [of("'q', 'g', 'a'")],
     # Queues, ticks, maintenance
     "create_queue(text)": [of("'new'"), of("'q'")],
-    "create_queue(text,jsonb)": [of("""'new', '{{"max_retries": 2}}'""")],
+    "create_queue(text,jsonb)": [
+        of("""'new', '{{"max_retries": 2}}'"""),
+        of("""'q', '{{"max_retries": 2}}'"""),
+    ],
     "drop_queue(text)": [of("'x'")],
     "drop_queue(text,boolean)": [of("'q', true")],
     "set_queue_config(text,text,text)": [
@@ -164,7 +168,7 @@ CALLS: dict[str, list[Call]] = {
 
 
 def statement(signature: str, call: Call, facts: dict[str, object]) -> str:
-    """The call as SQL, in the situation of which these are the facts."""
+    """Return the call as SQL, with the facts of the situation filled in."""
     text = call.statement.format(**facts)
     if text.startswith("insert"):
         return text
@@ -172,7 +176,7 @@ def statement(signature: str, call: Call, facts: dict[str, object]) -> str:
 
 
 def every_call() -> dict[str, tuple[str, Call]]:
-    """All calls by a name: the signature, with the arguments where it is called in several ways."""
+    """Return all calls by name: the signature, plus the arguments if it has several calls."""
     return {
         f"{signature} of {call.statement}" if len(calls) > 1 else signature: (signature, call)
         for signature, calls in CALLS.items()

@@ -1,4 +1,4 @@
-"""How long a race goes on."""
+"""The duration of a race."""
 
 import time
 from collections import Counter
@@ -10,7 +10,10 @@ SECONDS = 30 if LONG else 3
 
 
 class Done:
-    """Whether the time is over and all was done as often as is needed, or can never be."""
+    """Returns True once time is over and every needed count is exceeded.
+
+    If a count stays too low, it returns True after PATIENCE seconds more.
+    """
 
     def __init__(self) -> None:
         self.end = time.monotonic() + SECONDS

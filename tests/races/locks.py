@@ -1,8 +1,8 @@
-"""The locks that calls take, one after the other: seen by holding each of them in turn.
+"""The locks that calls take, and their order: found by holding each lock in turn.
 
-A call that waits for one lock has taken those that come before it. What it holds then is read from
-pg_locks; locks of rows are found by trying to lock them, and keys that were written and not
-committed by trying to write them.
+A call that waits for one lock already holds the earlier ones. pg_locks shows table locks and
+advisory locks. Row locks are found by trying to lock the rows, and uncommitted keys by trying to
+insert them.
 """
 
 from pathlib import Path
@@ -21,9 +21,9 @@ TUPLE_LOCKS = dict(
         strict=True,
     )
 )
-"""What waiting for a row looks like in pg_locks."""
+"""The modes of a tuple lock in pg_locks, which a session takes before it waits for a row."""
 
-# From the documentation: the modes of a table's lock, each with those that it shuts out.
+# From the documentation: each table lock mode with the modes that it conflicts with.
 TABLE_CONFLICTS = {
     "AccessShareLock": {"AccessExclusiveLock"},
     "RowShareLock": {"ExclusiveLock", "AccessExclusiveLock"},
@@ -45,7 +45,7 @@ STRONG_TABLE_LOCKS = {"ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "Ac
 
 
 class Lock(NamedTuple):
-    """One thing and how it is locked."""
+    """A locked object and the lock's mode."""
 
     name: str
     mode: str
@@ -60,19 +60,19 @@ class Lock(NamedTuple):
         for one, two in ((self.mode, other.mode), (other.mode, self.mode)):
             if one in TABLE_CONFLICTS:
                 return two in TABLE_CONFLICTS[one]
-        # Of the rest two ShareLocks alone go together.
+        # Of the other modes, only two ShareLocks are compatible.
         return not self.mode == other.mode == "ShareLock"
 
 
 class Point(NamedTuple):
-    """A lock for the third connection to hold: of what, and how it is taken."""
+    """A lock for the third connection to hold: the object and the statement that locks it."""
 
     name: str
     statement: str
 
 
 class Waiting(NamedTuple):
-    """Where a call waits: for this lock, holding those."""
+    """A waiting call: the lock that it wants and the locks that it holds."""
 
     call: str
     wanted: Lock
@@ -101,7 +101,7 @@ HELD = """
 
 
 def points(conn: Connection) -> list[Point]:
-    """Every lock for which a call might wait, each in its strongest and its weakest mode."""
+    """Return every lock that a call might wait for, in its strongest and its weakest mode."""
     found = [
         Point(name, f"select from {table} where {where} {mode}")
         for name, table, where in _rows(conn)
@@ -153,7 +153,7 @@ def points(conn: Connection) -> list[Point]:
 
 
 def _rows(conn: Connection) -> list[tuple[str, str, str]]:
-    """Rows that are locked by somebody: a name, the table, the condition."""
+    """Return the rows that calls lock: a name, the table, the condition."""
     rows = [("config", "pgque.config", "true")]
     rows += [
         (f"queue {name}", "pgque.queue", f"queue_id = {number}")
@@ -174,7 +174,7 @@ def _rows(conn: Connection) -> list[tuple[str, str, str]]:
 
 
 def look(conn: Connection, asked: Asked, call: str, point: Point) -> Waiting | None:
-    """Where a call waits now, at the point that is held; None if it does not wait any more."""
+    """Return how a call waits at the held point, or None if it no longer waits."""
     locks = conn.execute(HELD, [asked.pid]).fetchall()
     held = {Lock(name, mode) for granted, mode, name in locks if granted and name != "tuple"}
     wanted = [Lock(name, mode) for granted, mode, name in locks if not granted]

@@ -1,6 +1,6 @@
--- See locks.py: which locks a transaction holds, of those that pg_locks does not show.
+-- See locks.py: finds the locks of a transaction that pg_locks does not show.
 
--- The names that calls make, known already: so that they meet at the subscription.
+-- Creates the consumer names that calls use, so that calls first conflict at the subscription.
 create procedure races.know_names() language sql as $$
     insert into pgque.consumer (co_name) values ('new'), ('new.a'), ('g.new'), ('i.a') on conflict do nothing;
 $$;
@@ -9,7 +9,7 @@ create function races.held_rows() returns table (name text, mode text) language 
 declare
     rows text;
 begin
-    -- The weakest probe that finds a row locked tells how strongly it is.
+    -- The weakest probe that fails reveals the strength of a row's lock.
     foreach rows in array array[
         'select ''config'' as name from pgque.config t',
         'select ''queue '' || queue_name from pgque.queue t',
@@ -62,7 +62,7 @@ from races.facts
 join pgque.consumer n on n.co_name = 'c'
 join lateral (select jsonb_array_elements_text(f -> 'c_events' || '[4, 5]')) events (e) on true;
 
--- Kept, since what it is read from may be locked afterwards.
+-- A copy of the view, because the tables under the view may be locked later.
 create table races.keys (name text, statement text);
 
 create procedure races.list_keys() language sql as $$

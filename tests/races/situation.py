@@ -1,9 +1,9 @@
-"""The small world in which calls meet: what is set up, and what must hold afterwards.
+"""The situation in which calls race: its setup, and the conditions that must hold afterwards.
 
-Queue `q`: consumer `c` holds a batch and has a retry and dead letters, `i` is idle with events to
-come, `w` only watches; in group `g` member `a` holds a batch and `b` is idle. One child of the log
-may be emptied, and so may one of the ledger; events wait for a tick. Queue `x` is ticked from
-outside, and table `captured` has a trigger of each kind.
+Queue `q`: consumer `c` holds a batch and has a retry and dead letters. `i` is idle with unread
+events, and `w` never acts. In group `g`, member `a` holds a batch and `b` is idle. One child of the
+log can be truncated, and so can one of the ledger. Some events are not ticked yet. Queue `x` has an
+external ticker, and table `captured` has a trigger of each kind.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ SCHEMA = (Path(__file__).parent / "situation.sql").read_text()
 
 
 def prepare(conn: Connection) -> dict[str, Any]:
-    """Set the situation up anew, from nothing: the ids that calls need."""
+    """Set up the situation from scratch. Return the ids that calls need."""
     conn.execute("call races.prepare()")
     return facts(conn)
 
@@ -29,12 +29,12 @@ def facts(conn: Connection) -> dict[str, Any]:
 
 
 def faults(conn: Connection) -> list[str]:
-    """What is not as it has to be, whatever was called."""
+    """Return violations of the conditions that hold after any call."""
     return column(conn, "select fault from races.faults")
 
 
 def drain(conn: Connection) -> dict[str, list[int]]:
-    """Everything that is still to be delivered, by consumer; none for who is not subscribed."""
+    """Deliver everything that is left. Return the event ids by subscribed consumer."""
     conn.execute("update pgque.retry_queue set ev_retry_after = '-infinity'")
     conn.execute("update pgque.queue set queue_ticker_paused = false")
     conn.execute("select pgque.maint_retry_events()")
@@ -45,6 +45,6 @@ def drain(conn: Connection) -> dict[str, list[int]]:
         try:
             drained[consumer] = value(conn, "select races.drained(%s, %s)", consumer, member)
         except psycopg.Error as error:
-            # Unsubscribed, or made a group of, or out of one.
+            # The consumer is gone, or it became a group, or a group became a consumer.
             assert error.sqlstate in ("PQ002", "PQ007", "PQ008"), error
     return drained

@@ -1,7 +1,7 @@
--- See situation.py: the procedures that set it up, read it and look for faults.
+-- See situation.py: procedures that set up the situation, read it and check it.
 
 create schema races;
--- Whoever sets up anew would wait for it.
+-- Autovacuum would block the setup.
 do $$
 declare
     name regclass;
@@ -13,7 +13,7 @@ end
 $$;
 do $$
 begin
-    create role pgque_test_races in role pgque_user; -- of the cluster, so it may be there
+    create role pgque_test_races in role pgque_user; -- shared by the cluster, so it may exist
 exception
     when duplicate_object then null;
 end
@@ -26,7 +26,7 @@ create trigger logu before insert on races.captured for each row when (new.kind 
 create trigger sql before insert on races.captured for each row when (new.kind = 'sql')
     execute function pgque.sqltriga('q');
 
--- The queues stay, where they are there: to make them anew for each pair would fill the catalog.
+-- Existing queues stay: recreating them for each pair would bloat the catalog.
 create procedure races.clear() language plpgsql as $$
 declare
     q pgque.queue;
@@ -60,7 +60,7 @@ declare
 begin
     call races.clear();
     commit;
-    -- Everybody will have seen what is in this child.
+    -- All consumers will have passed the events in this child.
     update pgque.queue set queue_cur_table = 1 where queue_name = 'q';
     perform pgque.send_batch('q', '{old,older}'::text[]);
     commit;
@@ -76,12 +76,12 @@ begin
     perform pgque.nack(batch, row(min(e.ev_id), 0, '', '', 0, now(), '', '', '', '')::pgque.message, '0')
     from pgque.get_batch_events(batch) e;
     perform pgque.set_queue_config('q', 'max_retries', '0');
-    -- The later event first: dead letters are not in the order of events.
+    -- The later event dies first, so that dead letters do not follow the order of events.
     perform pgque.nack(batch, row(ev_id, 0, '', '', 0, now(), '', '', '', '')::pgque.message)
     from (select ev_id from pgque.get_batch_events(batch) order by ev_id desc limit 2) e;
     perform pgque.set_queue_config('q', 'max_retries', null), pgque.ack(batch);
     commit;
-    -- From here on the other child of the ledger is written to.
+    -- From here on writes go to the other child of the ledger.
     perform setval('pgque.ledger_child', 1);
     perform pgque.send_batch('q', '{four,five,six,seven,eight,nine}'::text[]);
     commit;
@@ -138,13 +138,13 @@ with position as (
     from pgque.subscriber s
     cross join lateral pgque._position(s.sub_id) p
 )
-select 'subscription without a place: ' || sub_id from position where cur_sub is null
+select 'a subscription without a position: ' || sub_id from position where cur_sub is null
 union all
-select 'a place that is not the newest: ' || sub_id || ', ' || cur_seq
+select 'a position that is not the newest: ' || sub_id || ', ' || cur_seq
 from position
 where cur_seq <> (select max(c.cur_seq) from pgque.cursor c where c.cur_sub = sub_id)
 union all
-select 'two places at once: ' || min(c.cur_sub) || ', ' || min(c.cur_seq)
+select 'two positions with one number: ' || min(c.cur_sub) || ', ' || min(c.cur_seq)
 from pgque.cursor c
 group by c.cur_sub, c.cur_seq
 having count(distinct c) > 1
@@ -156,15 +156,19 @@ where t.tick_id <> (select max(k.tick_id) from pgque.tick k where k.tick_queue =
 union all
 select 'a batch without a window: ' || cur_batch from position where cur_batch is not null and cur_next_tick is null
 union all
-select 'a batch of two: ' || cur_batch from position where cur_batch is not null group by cur_batch having count(*) > 1
+select 'a batch with two holders: ' || cur_batch
+from position
+where cur_batch is not null
+group by cur_batch
+having count(*) > 1
 union all
-select 'a place at no tick: ' || cur_tick
+select 'a position at a missing tick: ' || cur_tick
 from position
 where cur_tick is not null and not exists (
     select from pgque.tick where tick_queue = sub_queue and tick_id = cur_tick
 )
 union all
-select 'a member of no group: ' || s.sub_id
+select 'a member without a group: ' || s.sub_id
 from pgque.subscriber s
 where s.sub_group is not null and not exists (select from pgque.subscriber g where g.sub_id = s.sub_group)
 union all
@@ -178,7 +182,7 @@ from (
 ) kept (queue_id, what)
 where queue_id not in (select queue_id from pgque.queue)
 union all
-select 'a retry of nobody: ' || ev_id
+select 'a retry without an owner: ' || ev_id
 from pgque.retry_queue
 where ev_owner not in (select sub_id from pgque.subscriber)
 union all
@@ -190,10 +194,10 @@ from (
 ) t
 where tick_seq_after < earlier or pg_snapshot_xmax(tick_snapshot) < pg_snapshot_xmax(earlier_snapshot)
 union all
-select 'tables of the log: ' || n
+select 'a wrong number of log tables: ' || n
 from (select count(*) from pg_class where relnamespace = 'pgque'::regnamespace and relname ~ '^event_\d' and relkind in ('r', 'S')) t (n)
-where n <> 6 * (select count(*) from pgque.queue)
+where n <> 8 * (select count(*) from pgque.queue)
 union all
-select 'functions of the log: ' || n
+select 'a wrong number of log functions: ' || n
 from (select count(*) from pg_proc where pronamespace = 'pgque'::regnamespace and proname ~ '^_event_\d' and proname !~ '_(produce|consume)$') t (n)
 where n <> 7 * (select count(*) from pgque.queue);

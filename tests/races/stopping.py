@@ -1,8 +1,8 @@
-"""Calls that stop inside of a function: before a statement of its body, until they are let go.
+"""Calls that stop inside a function, before a statement of its body, until they are released.
 
-Every function of the engine is written anew in the test's database, with a stop before each of its
-statements. A session says at which of the stops that it passes it waits, for a lock that the
-observer holds; so another can do whatever it likes meanwhile, as if the first were slow there.
+In the test's database, every function of the engine gets a stop before each of its statements. A
+session chooses the stop at which it waits, for a lock that the observer holds. Another session can
+act in the meantime, as if the first one were slow.
 """
 
 import re
@@ -23,7 +23,7 @@ NO_STATEMENT = {"begin", "declare", "end", "exception", "elsif", "else", "when"}
 
 
 def with_stops(name: str, body: str) -> str:
-    """The body of a function in PL/pgSQL with a stop before each statement."""
+    """Return the body of a PL/pgSQL function with a stop before each statement."""
     return "".join(_tokens_and_stops(name, body))
 
 
@@ -39,7 +39,7 @@ def _tokens_and_stops(name: str, body: str) -> Iterator[str]:
             yield token
             continue
         if starts and word not in NO_STATEMENT:
-            # Not "perform", which would set FOUND.
+            # "if" instead of "perform", because "perform" would set FOUND.
             yield f"if races.stop('{name}:{line}') then end if; "
         declaring = word == "declare" or (declaring and word != "begin")
         cases += (word == "case") - (word == "end" and cases > 0)
@@ -50,7 +50,7 @@ def _tokens_and_stops(name: str, body: str) -> Iterator[str]:
 
 
 def insert_stops(conn: Connection) -> None:
-    """Let calls stop in every function of the engine; the one for a test's situation is made."""
+    """Insert stops into every function of the engine, and prepare the situation."""
     conn.execute(situation.SCHEMA)
     conn.execute(SCHEMA)
     situation.prepare(conn)
@@ -65,7 +65,7 @@ def insert_stops(conn: Connection) -> None:
 
 
 def stop_at(conn: Connection, number: int | None) -> None:
-    """Let the session wait at the stop of that number; None: only tell its stops as notices."""
+    """Make the session wait at the stop with this number. With None it only reports its stops."""
     conn.execute("create temp sequence if not exists passed")
     conn.execute("select setval('passed', 1, false)")
     conn.execute(f"set races.stop_at = '{number or 'none'}'".encode())

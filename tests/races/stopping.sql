@@ -1,6 +1,6 @@
--- See stopping.py: where a call stops inside of a function, and work whose effect is counted.
+-- See stopping.py: the stops inside functions, and work whose effect is counted.
 
--- The counter is of the session: to take a number from it needs no transaction id.
+-- The counter is a temporary sequence, so that counting needs no transaction id.
 create function races.stop(place text) returns boolean language plpgsql as $$
 begin
     if current_setting('races.stop_at', true) <> '' then
@@ -26,7 +26,7 @@ $$;
 create table races.sent (ev_id bigint);
 create table races.done (consumer text, ev_id bigint, attempt int);
 
--- The events that are there when a race begins.
+-- Records the events that exist when a race begins.
 create procedure races.begin() language plpgsql as $$
 begin
     truncate races.sent, races.done;
@@ -41,7 +41,7 @@ create function races.send(count int) returns void language sql as $$
     select unnest(pgque.send_batch('q', array(select n::text from generate_series(1, count) n)))
 $$;
 
--- Handles what is received as a consumer does: its effect and the ack are of one transaction.
+-- Receives and handles a batch like a consumer: the effect and the ack share a transaction.
 create function races.work(consumer text, member text, most int default 100) returns bigint language plpgsql as $$
 declare
     message pgque.message;
@@ -91,7 +91,7 @@ begin
             end loop;
         exception
             when sqlstate 'PQ002' or sqlstate 'PQ007' or sqlstate 'PQ008' then
-                null; -- unsubscribed, or made a group, or out of one
+                null; -- unsubscribed, became a group, or a group became a consumer
         end;
     end loop;
 end

@@ -1,4 +1,4 @@
-"""What ends in the middle: consumers that are killed, a server that crashes, a queue."""
+"""Sudden ends: a killed consumer, a crashed server, a dropped queue."""
 
 import psycopg
 
@@ -33,7 +33,9 @@ KILLED = """
 """
 
 
-def test_p1_p3_kill_9_of_a_consumer_between_handler_and_ack(autoconn, queue, consumer):
+def test_p1_p3_a_consumer_killed_between_handler_and_ack_gets_its_batch_again(
+    autoconn, queue, consumer
+):
     autoconn.execute("create table handled (msg_id bigint)")
     sent = send_many(autoconn, queue, 5)
     tick(autoconn, queue)
@@ -45,7 +47,7 @@ def test_p1_p3_kill_9_of_a_consumer_between_handler_and_ack(autoconn, queue, con
     assert value(autoconn, "select count(*) from handled") == 0
 
 
-def test_p1_a_server_that_crashes_loses_no_committed_event(own_server):
+def test_p1_a_server_crash_loses_no_committed_event(own_server):
     install(own_server.dsn)
     for table in ("q", "other"):
         with psycopg.connect(own_server.dsn, autocommit=True) as conn:
@@ -74,10 +76,10 @@ def test_p1_a_server_that_crashes_loses_no_committed_event(own_server):
         assert got + ids(messages) == sent[4:]
 
 
-def test_p5_drop_queue_against_consumers_senders_and_tickers_at_work(
+def test_p5_drop_queue_waits_for_consumers_producers_and_tickers(
     connect, autoconn, queue, consumer
 ):
-    """It waits for those that are at it, in the order in which they take their locks."""
+    """It takes the locks in the same order as they do, so none of them deadlocks."""
     send(autoconn, queue)
     tick(autoconn, queue)
     workers = [connect() for _ in range(3)]
@@ -95,7 +97,7 @@ def test_p5_drop_queue_against_consumers_senders_and_tickers_at_work(
     assert drop.outcome() == 1
 
 
-def test_p10_who_reads_a_batch_while_its_queue_is_dropped_hears_that_it_is_gone(
+def test_p10_reading_a_batch_of_a_dropped_queue_fails_with_batch_not_found(
     connect, autoconn, queue, consumer
 ):
     send(autoconn, queue)

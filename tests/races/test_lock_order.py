@@ -1,8 +1,8 @@
-"""No single call can deadlock with another: the locks that each takes, in which order, from runs.
+"""No call can deadlock with another one. The tests observe the order of the locks of each call.
 
-Each lock is held in turn, and every call is made beside it. Where a call waits, what it holds by
-then is written down. Two calls can deadlock only where one waits for what the other holds, and the
-reverse, with what they hold being compatible; that is looked for among all that was found.
+Each lock is held in turn while every call runs. If a call waits, the test records the locks that it
+holds by then. Two calls can deadlock only if each waits for a lock of the other and the locks that
+they hold are compatible. The tests search all recorded waits for such pairs.
 """
 
 import re
@@ -21,7 +21,7 @@ from tests.races.locks import ROW_MODES, Lock, Point, Waiting
 from tests.recording import record
 
 GIVE_UP = {"maint()", "maint_rotate_tables_step1(text)", "maint_rotate_ledger()"}
-"""Who waits for a table to himself only for a moment: see pgque._lock_briefly."""
+"""Calls that wait only briefly for an exclusive table lock: see pgque._lock_briefly."""
 
 ALIKE = (
     *("send(text,json", "send(text,text,", "send_batch(text,json", "send_batch(text,text"),
@@ -38,7 +38,7 @@ ORDER = (
     ("advisory 1885827446:",),
     ("pgque.event_",),
 )
-"""queue, member, group, the name, the ticker, the log with its sequence: see sql/batch."""
+"""The order: queue, member, group, name, ticker, the log with its sequence: see sql/batch."""
 
 
 def rank(lock: Lock) -> int | None:
@@ -53,14 +53,14 @@ def rank(lock: Lock) -> int | None:
 @pytest.fixture(scope="module")
 def observer(shared: Connection) -> Connection:
     shared.execute(situation.SCHEMA)
-    shared.execute("set jit = off")  # looking takes a hundred times as long with it
+    shared.execute("set jit = off")  # JIT makes the queries a hundred times slower
     shared.execute(locks.SCHEMA)
     return shared
 
 
 @pytest.fixture(scope="module")
 def waitings(observer: Connection) -> list[Waiting]:
-    """Where each call waits, and what it holds then."""
+    """Return every wait of every call, with the locks held at that point."""
     began = time.monotonic()
     dsn = observer.info.dsn
     found: list[Waiting] = []
@@ -86,18 +86,22 @@ def waitings(observer: Connection) -> list[Waiting]:
         "races",
         "order of locks",
         "tests/races/test_lock_order.py",
-        {"calls beside a lock": tried, "waits": len(found), "seconds": time.monotonic() - began},
+        {
+            "calls against a held lock": tried,
+            "waits": len(found),
+            "seconds": time.monotonic() - began,
+        },
     )
     return with_upgrades(found)
 
 
 def alike(name: str) -> bool:
-    """Other spellings of a call, and those that read a constant: not tried by default."""
+    """Return whether a call is skipped by default: a variant, or one that takes no locks."""
     return name.startswith(ALIKE)
 
 
 def chosen(points: list[Point], names_known: bool, queue: int) -> list[Point]:
-    """The points that are worth it: by default not the other queue's tables, which are alike."""
+    """Return the points to hold: by default without the tables of the other queue."""
     if names_known:
         return [point for point in points if "subscriber" in point.name]
     if LONG:
@@ -109,7 +113,7 @@ def chosen(points: list[Point], names_known: bool, queue: int) -> list[Point]:
 def beside(
     observer: Connection, holder: Asked, asked: Asked, name: str, text: str, point: Point
 ) -> list[Waiting]:
-    """Make a call while the lock is held: where it waits."""
+    """Make a call while the lock is held. Return its wait, if it waits."""
     found: list[Waiting] = []
     holder.run("begin")
     held = holder.run(point.statement)
@@ -131,7 +135,7 @@ def beside(
 
 
 def with_upgrades(waitings: list[Waiting]) -> list[Waiting]:
-    """Who waits for a row more strongly than before holds it as he wanted it before."""
+    """Add the weaker lock that a call already holds when it waits to upgrade a row lock."""
     weakest: dict[tuple[str, str], int] = {}
     for call, wanted, _ in waitings:
         if wanted.mode in ROW_MODES:
@@ -148,7 +152,7 @@ def with_upgrades(waitings: list[Waiting]) -> list[Waiting]:
 
 
 def together(one: Waiting, two: Waiting) -> bool:
-    """Whether two calls can have come so far at the same time."""
+    """Return whether two calls can reach these points at the same time."""
     return not any(a.shuts_out(b) for a in one.held for b in two.held)
 
 
@@ -157,7 +161,7 @@ def waits_for(one: Waiting, two: Waiting) -> bool:
 
 
 def rings(waitings: Iterable[Waiting]) -> list[tuple[Waiting, ...]]:
-    """Calls, two or three, each of which waits for what the next one holds."""
+    """Find cycles of two or three calls, each waiting for a lock that the next one holds."""
     distinct = {(w.wanted, w.held): w for w in waitings}
     states = list(distinct.values())
     after = {
@@ -179,14 +183,14 @@ def rings(waitings: Iterable[Waiting]) -> list[tuple[Waiting, ...]]:
     return found
 
 
-def test_p5_no_two_calls_nor_three_can_wait_for_each_other(waitings):
+def test_p5_no_two_or_three_calls_can_deadlock(waitings):
     assert len(waitings) > 500
     found = rings(waitings)
     assert not found, "\n".join(describe(ring) for ring in found[:10])
 
 
 def has_log(wanted: Lock, held: frozenset[Lock]) -> bool:
-    """Whether some table of the log of which one is wanted is held already: a log is one thing."""
+    """Return whether the call already holds a table of the wanted log, which counts as one."""
     log = re.match(r"pgque\.event_\d+", wanted.name)
     return log is not None and any(
         re.fullmatch(re.escape(log[0]) + r"(_\d)?", lock.name) for lock in held
@@ -197,7 +201,7 @@ def describe(ring: tuple[Waiting, ...]) -> str:
     return " <-> ".join(f"{w.call} wants {w.wanted} holding {sorted(w.held)}" for w in ring)
 
 
-def test_p5_locks_are_taken_in_the_order_that_is_written_down(waitings):
+def test_p5_locks_are_taken_in_the_documented_order(waitings):
     wrong = {
         f"{call} wants {wanted.name} and holds {lock.name}"
         for call, wanted, held in waitings
@@ -210,8 +214,8 @@ def test_p5_locks_are_taken_in_the_order_that_is_written_down(waitings):
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def test_the_waits_are_those_that_must_be(waitings):
-    """Else nothing would be seen by the tests above."""
+def test_the_expected_waits_are_observed(waitings):
+    """Otherwise the tests above would pass without seeing anything."""
     seen = defaultdict(set)
     for call, wanted, _ in waitings:
         seen[call].add(wanted.name.rstrip("0123456789:_ "))
@@ -220,6 +224,6 @@ def test_the_waits_are_those_that_must_be(waitings):
     assert {"subscriber g.b", "subscriber g"} <= seen[
         "receive_coop(text,text,text,integer,interval) of 'q', 'g', 'b'"
     ]
-    # For no name: it locks the queue's row, which drop_queue has by then with all before it.
+    # send waits for the log only: drop_queue holds the queue's row and every earlier lock by then.
     assert "pgque.event" in seen["send(text,text)"]
     assert {"name", "name -"} & seen["drop_queue(text,boolean)"]  # the key may be negative

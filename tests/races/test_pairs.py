@@ -1,9 +1,9 @@
-"""Every call beside every other: one transaction is open when the other's call comes.
+"""Every call against every other, while the first one's transaction is open.
 
-The first makes its call and stays open. The second's call goes through, waits or is refused; then
-the first commits, or rolls back. Afterwards the second must have an answer that the contract
-knows, and everything must be as if one had come after the other. By default a sample of the
-pairs, with PGQUE_LONG=1 all of them.
+The first transaction makes its call and stays open. The second one's call succeeds, waits or is
+refused. Then the first commits or rolls back. Afterwards the second must have a result that the
+contract allows, and the state must equal that of a serial execution. The default is a sample of the
+pairs; PGQUE_LONG=1 runs all of them.
 """
 
 import time
@@ -30,22 +30,22 @@ NAMED = {
     "PQ002": "the consumer is gone",
     "PQ003": "the batch is finished, or taken over",
     "PQ005": "the dead letter was replayed",
-    "PQ006": "the queue takes no more events",
+    "PQ006": "the queue refuses events now",
     "PQ007": "the consumer has become a group",
-    "PQ008": "the name is a normal consumer now, or works",
+    "PQ008": "the name is a normal consumer now, perhaps with an open batch",
     "PQ009": "the queue has consumers now",
     "PQ010": "the ticker is paused now",
     "PQ012": "the consumer holds a batch now",
 }
 ACKS = {"ack(bigint)", "finish_batch(bigint)"}
 BUSY = "55P03"
-"""What receive_merged says where receive would wait."""
+"""The error of receive_merged when receive would wait."""
 
 
 @pytest.fixture(scope="module")
 def observer(shared: Connection) -> Connection:
     shared.execute(situation.SCHEMA)
-    shared.execute("set jit = off")  # looking takes a hundred times as long with it
+    shared.execute("set jit = off")  # JIT makes the queries a hundred times slower
     return shared
 
 
@@ -60,7 +60,7 @@ def two(observer: Connection) -> Iterator[tuple[Asked, Asked]]:
 
 
 class Pair:
-    """One call in an open transaction, and another beside it."""
+    """One call in an open transaction, and a concurrent one."""
 
     def __init__(self, two: tuple[Asked, Asked], first: str, second: str, facts: Any) -> None:
         self.first, self.second = two
@@ -71,7 +71,7 @@ class Pair:
         self.answers: dict[str, Answer] = {}
 
     def run(self, end: str) -> None:
-        """The first ends so (commit, rollback); the second commits where it may, or rolls back."""
+        """Make both calls, and end both transactions with `end`: commit or rollback."""
         self.first.run("begin")
         self.answers["first"] = self.first.run(statement(*self.calls["first"], self.facts))
         self.second.run("begin")
@@ -92,7 +92,7 @@ class Pair:
         return "waited" if self.waited else "went through"
 
     def done(self) -> list[Call]:
-        """The calls that took effect: not those refused, nor an ack of a batch that is not open."""
+        """Return the calls that took effect: not refused ones or acks of a void batch."""
         return [
             self.calls[which][1]
             for which, answer in self.answers.items()
@@ -105,7 +105,7 @@ class Pair:
 
 
 def check_delivery(conn: Connection, pair: Pair) -> None:
-    """What is still delivered is all that was sent and not acked, and nothing twice."""
+    """Check that all unacked events are delivered, and none twice."""
     queue = pair.facts["queue"]
     if not column(conn, "select 1 from pgque.queue where queue_name = 'q'"):
         return
@@ -113,7 +113,7 @@ def check_delivery(conn: Connection, pair: Pair) -> None:
     sent = column(
         conn, f"select ev_id from pgque.event_{queue} where ev_owner is null and ev_id > 2"
     )
-    assert got["w"] == sorted(sent), f"the witness of {pair}"
+    assert got["w"] == sorted(sent), f"delivery to w after {pair}"
     dead = set(column(conn, "select ev_id from pgque.dead_letter"))
     finished = {call.finishes for call in pair.done()}
     repeated = {call.repeats for call in pair.done()}
@@ -121,20 +121,20 @@ def check_delivery(conn: Connection, pair: Pair) -> None:
     for consumer, batch in {"c": "c", "i": "", "g": "a"}.items():
         if consumer in moved or consumer not in got:
             continue
-        # What `c` had before its batch is done but for one retry.
+        # `c` finished its earlier events 4 and 5 as dead letters; event 3 is a retry.
         known = set(sent) - ({4, 5} if consumer == "c" else set())
         batch_events = set(pair.facts[f"{batch}_events"]) if batch else set()
         acked = batch_events if batch and batch in finished else set()
         lost = known - set(got[consumer]) - acked - dead - {3}
-        assert not lost, f"lost to {consumer} in {pair}: {lost}"
+        assert not lost, f"not delivered to {consumer} in {pair}: {lost}"
         twice = {n for n, count in Counter(got[consumer]).items() if count > 1}
         if batch in finished and batch not in repeated:
             twice |= set(got[consumer]) & acked
-        assert batch in repeated or not twice, f"twice to {consumer} in {pair}: {twice}"
+        assert batch in repeated or not twice, f"delivered twice to {consumer} in {pair}: {twice}"
 
 
 def chosen(first: str, one_of: int) -> list[str]:
-    """The calls to put beside this one, another sample for each."""
+    """Return the calls to run against this one, a different sample for each."""
     names = list(every_call())
     offset = names.index(first) % one_of
     return names[offset::one_of]
@@ -145,7 +145,7 @@ def test_every_public_function_has_a_call(shared):
 
 
 def test_every_call_succeeds_alone(observer, two):
-    """Else what it meets beside others says nothing."""
+    """Otherwise its results against other calls would mean nothing."""
     asked, _ = two
     facts = situation.prepare(observer)
     for name, (signature, call) in every_call().items():
@@ -157,7 +157,7 @@ def test_every_call_succeeds_alone(observer, two):
 
 
 @pytest.mark.parametrize("first", every_call())
-def test_p5_p10_beside_a_transaction_that_commits(observer, two, first):
+def test_p5_p10_calls_against_a_transaction_that_commits(observer, two, first):
     began = time.monotonic()
     outcomes: Counter[str] = Counter()
     for second in chosen(first, COMMITTED_ONE_OF):
@@ -172,8 +172,8 @@ def test_p5_p10_beside_a_transaction_that_commits(observer, two, first):
 
 
 @pytest.mark.parametrize("first", every_call())
-def test_p5_p10_beside_a_transaction_that_rolls_back(observer, two, first):
-    """The second then has the answer that it has alone: nobody was there."""
+def test_p5_p10_calls_against_a_transaction_that_rolls_back(observer, two, first):
+    """The second call then has the same result as without the first."""
     began = time.monotonic()
     outcomes: Counter[str] = Counter()
     facts = situation.prepare(observer)

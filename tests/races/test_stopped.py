@@ -1,10 +1,10 @@
-"""A call that waits between two statements of the engine, and another session's work meanwhile.
+"""A call waits between two statements of the engine while another session works.
 
-Each call runs once alone, which tells the stops that it passes. Then, for each of them, it waits
-there while its partner does all of its work, up to a lock that the first holds; then the first goes
-on. Whatever the interleaving, every consumer handles every event once, and the position that is
-read is the newest. By default a sample, with PGQUE_LONG=1 every stop of every call beside every
-partner; PGQUE_STOPS and PGQUE_TEST_SEED choose another sample.
+Each call first runs alone and reports the stops that it passes. Then it waits at one stop while its
+partner does all its work, or until the partner needs a lock that the call holds. Then the call
+continues. In every interleaving, each consumer handles each event once and reads its newest
+position. The default is a sample; PGQUE_LONG=1 runs every stop of every call against every partner.
+PGQUE_STOPS and PGQUE_TEST_SEED choose another sample.
 """
 
 import os
@@ -30,11 +30,11 @@ TOO_OLD = "40001"
 REFUSALS = {
     **NAMED,
     BUSY: "receive_merged does not wait",
-    "25P02": "so did the statement before",
-    "PQ011": "the history to which seek goes is kept no longer",
+    "25P02": "an earlier statement of the transaction failed",
+    "PQ011": "the history that seek needs is gone",
 }
 SAMPLE = int(os.environ.get("PGQUE_STOPS", "6"))
-"""So many runs of each call, unless all are wanted."""
+"""Runs of each call in a sample."""
 SEED = os.environ.get("PGQUE_TEST_SEED", "0")
 
 
@@ -52,6 +52,19 @@ def work(isolation: str, *statements: str) -> Transaction:
 
 
 MAKE_ROOM = "select setval('pgque.ledger_kept_bytes', 0)"
+EMPTY_THE_OTHER = """
+    do $$
+    declare
+        other text := 1 - pgque._ledger_child();
+    begin
+        while pg_relation_size('pgque.tick_' || other) > 0
+            or pg_relation_size('pgque.cursor_' || other) > 0
+        loop
+            perform pgque.maint_rotate_ledger(); -- copies, then truncates
+        end loop;
+    end
+    $$
+"""
 TURN = work(COMMITTED, MAKE_ROOM, "select pgque.maint_rotate_ledger()")
 FINISH = "select races.finish('c', {c_batch})"
 REFUSE = "select races.finish('c', {c_batch}, {c_event})"
@@ -80,7 +93,7 @@ CALLS = {
     "create_queue": "select pgque.create_queue('new')",
     "dlq_replay": "insert into races.sent select pgque.dlq_replay({dead})",
 }
-"""At both levels of isolation."""
+"""Calls that run at both isolation levels."""
 
 SWITCH = "select pgque.maint_rotate_ledger()"
 MAINTENANCE = {
@@ -129,9 +142,9 @@ PARTNERS = {
         work(COMMITTED, "select races.work('g', 'a', 2)"),
     ),
     "takeover": (work(COMMITTED, MEMBER), work(COMMITTED, MEMBER)),
-    "turns of the ledger": (TURN, TURN, TURN, work(COMMITTED, OTHER), TURN, TURN),
-    "a turn of the ledger": (TURN,),
-    "turns of the log": (
+    "rotations of the ledger": (TURN, TURN, TURN, work(COMMITTED, OTHER), TURN, TURN),
+    "one rotation of the ledger": (TURN,),
+    "rotations of the log": (
         work(COMMITTED, "select races.send(2)"),
         TICK,
         ROTATE,
@@ -140,7 +153,7 @@ PARTNERS = {
         ROTATE,
         ROTATE,
     ),
-    "everything at once": (
+    "mixed work": (
         work(COMMITTED, "select races.send(2)"),
         TICK,
         work(ISOLATED, FINISH),
@@ -162,7 +175,7 @@ PARTNERS = {
         TICK,
         work(COMMITTED, NEXT),
     ),
-    "comings and goings": (
+    "subscribing and unsubscribing": (
         work(COMMITTED, "select pgque.subscribe('q', 'new')"),
         TICK,
         work(COMMITTED, "select pgque.unsubscribe('q', 'new')"),
@@ -173,7 +186,7 @@ PARTNERS = {
 
 
 DEAD = {4, 5}
-"""Of `c`, before all this."""
+"""Dead letters of `c` in the prepared situation."""
 
 SUBSCRIBED = """
     select co_name
@@ -202,7 +215,7 @@ def stage(observer: Connection) -> Iterator["Stage"]:
 
 
 class Stage:
-    """One call that may be stopped, and its partner."""
+    """A call that may be stopped, and its partner."""
 
     def __init__(self, observer: Connection, first: Asked, second: Asked, holder: Asked) -> None:
         self.observer = observer
@@ -211,7 +224,7 @@ class Stage:
         first.conn.add_notice_handler(lambda n: self.notices.append(str(n.message_primary)))
 
     def clean_up(self) -> None:
-        """After a race that failed, so that the next does not."""
+        """Release all locks after a failed race, so that the next one can run."""
         self.holder.run("select pg_advisory_unlock_all()")
         for asked in (self.first, self.second):
             asked.answer_if_any()
@@ -225,12 +238,12 @@ class Stage:
         )
         self.observer.execute("call races.begin()")
         if name.startswith("switch"):
-            self.observer.execute("select pgque.maint_rotate_ledger()")
+            self.observer.execute(EMPTY_THE_OTHER)
             self.observer.execute(MAKE_ROOM)
         self.log: list[str] = []
 
     def stops(self, name: str) -> list[str]:
-        """Where the call passes, if it is alone."""
+        """Return the stops that the call passes when it runs alone."""
         self.prepare(name)
         self.notices.clear()
         stopping.stop_at(self.first.conn, None)
@@ -247,7 +260,7 @@ class Stage:
             self.check()
 
     def run(self, name: str, number: int, partner: str) -> None:
-        """Stop the call there, and let the partner do what it can."""
+        """Stop the call there, and run the partner's transactions."""
         self.prepare(name)
         stopping.stop_at(self.first.conn, number)
         self.holder.run(stopping.HOLD)
@@ -264,7 +277,7 @@ class Stage:
         self.end()
 
     def transact(self, transaction: Transaction) -> None:
-        """Run a transaction of the partner; the first goes on if the partner has to wait for it."""
+        """Run a transaction of the partner. The first call resumes if the partner waits for it."""
         self.second.run(f"begin isolation level {transaction.isolation}")
         for statement in transaction.statements:
             self.second.ask(statement.format(**self.facts))
@@ -284,7 +297,7 @@ class Stage:
             self.holder.run(stopping.RELEASE)
 
     def end(self) -> None:
-        """The first comes to its end, unless it has."""
+        """Wait for the first call and end its transaction, unless that is done."""
         if not self.ended:
             self.ended = True
             self.note("the first", self.first.answer(), FIRST[self.name].isolation)
@@ -305,6 +318,7 @@ class Stage:
             conn.execute("call races.work_off()")
             conn.execute(MAKE_ROOM)
             conn.execute("select pgque.maint_rotate_ledger()")
+            conn.execute(EMPTY_THE_OTHER)
         assert situation.faults(conn) == [], self.log
         sent = set(column(conn, "select ev_id from races.sent"))
         for name in column(conn, SUBSCRIBED):
@@ -315,7 +329,7 @@ class Stage:
 
 
 def runs(name: str, stops: list[str]) -> list[tuple[int, str]]:
-    """Where to stop beside whom: of the passes of one place the first and the last."""
+    """Return pairs of a stop and a partner: the first and the last pass of each place."""
     first = {place: n for n, place in reversed(list(enumerate(stops, 1)))}
     last = {place: n for n, place in enumerate(stops, 1)}
     numbers = sorted({*first.values(), *last.values()})
@@ -325,8 +339,8 @@ def runs(name: str, stops: list[str]) -> list[tuple[int, str]]:
     return random.Random(f"{SEED} {name}").sample(every, min(SAMPLE, len(every)))
 
 
-def test_the_switch_of_the_ledger_is_found_to_need_its_lock(stage):
-    """Without it an ack is forgotten: what these tests are there to find."""
+def test_a_switch_of_the_ledger_without_its_lock_is_found(stage):
+    """Without the lock an ack is lost, and these tests must find that."""
     name = "switch of the ledger"
     query = "select pg_get_functiondef('pgque.maint_rotate_ledger()'::regprocedure)"
     right = value(stage.observer, query)
@@ -334,14 +348,14 @@ def test_the_switch_of_the_ledger_is_found_to_need_its_lock(stage):
     stage.observer.execute(right.replace("'share'", "'access share'"))
     try:
         numbers = range(1, len(stage.stops(name)) + 1)
-        with pytest.raises(AssertionError, match="a place that is not the newest"):
+        with pytest.raises(AssertionError, match="a position that is not the newest"):
             stage.run_and_check(name, [(n, "acks, isolated, then not") for n in numbers])
     finally:
         stage.observer.execute(right)
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_p1_p3_p5_a_call_that_stops_anywhere(stage, name):
+def test_p1_p3_p5_a_call_may_stop_anywhere(stage, name):
     began = time.monotonic()
     stops = stage.stops(name)
     chosen = runs(name, stops)

@@ -1,4 +1,4 @@
-"""Everybody at once, on real connections, with real commits (all of sql/)."""
+"""All functions under concurrent load, on real connections with real commits (all of sql/)."""
 
 import itertools
 import os
@@ -39,7 +39,7 @@ def done() -> Done:
 
 
 class Producer:
-    """Sends in transactions of every kind; remembers what it has committed."""
+    """Sends in transactions of every kind, and records the committed events."""
 
     def __init__(self, conn: Connection, queue: str, number: int, done: Done) -> None:
         self.conn = conn
@@ -135,7 +135,7 @@ def keep_rotating(conn: Connection, queue: str, done: Done) -> int:
 def keep_receiving(
     conn: Connection, get: Callable[[Connection], list[Message]], seed: int, done: Done
 ) -> list[int]:
-    """Receive and ack, sometimes roll back; return the ids that were acked."""
+    """Receive and ack, sometimes roll back. Return the ids that were acked."""
     dice = random.Random(f"{SEED} {seed}")
     got: list[int] = []
     idle = False
@@ -145,7 +145,7 @@ def keep_receiving(
         if not batch:
             conn.rollback()
             continue
-        assert ids(batch) == sorted(set(ids(batch))), "by ev_id inside a batch"
+        assert ids(batch) == sorted(set(ids(batch))), "a batch is not ordered by ev_id"
         if dice.random() < 0.3:
             conn.commit()
         assert ack(conn, batch) == 1
@@ -157,11 +157,13 @@ def keep_receiving(
     return got
 
 
-def test_p1_p2_p4_p5_four_tickers_and_eight_producers_every_event_once(
+def test_p1_p2_p4_p5_every_event_is_delivered_once_under_concurrent_load(
     connect, autoconn, queue, done
 ):
-    """With rollbacks, savepoints, prepared, long and short transactions at every isolation level;
-    consumers that cut, merge and share; and rotation of log and ledger under all of them."""
+    """Eight producers use rollbacks, savepoints and prepared transactions at every isolation level.
+
+    Four tickers run, consumers split, merge and share windows, and the log and the ledger rotate.
+    """
     done.needed = {"sent": 100, "ticked": 10, "rotated": 3}
     subscribe(autoconn, queue, "whole", "cut", "merged")
     for member in "ab":
@@ -208,8 +210,10 @@ def test_p1_p2_p4_p5_four_tickers_and_eight_producers_every_event_once(
         assert (lost, twice, undone) == (set(), [], set()), f"{name}, seed {SEED}"
 
 
-def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, autoconn, queue, done):
-    """What a handler wrote in the transaction of its ack happened once for every event."""
+def test_p3_p9_members_that_die_take_over_or_return_as_zombies_handle_each_event_once(
+    connect, autoconn, queue, done
+):
+    """A handler's write in the transaction of its ack happens once for every event."""
     done.needed = {"zombies": 0}
     for member in "abcd":
         value(autoconn, "select pgque.subscribe_subconsumer(%s, 'group', %s)", queue, member)
@@ -228,7 +232,7 @@ def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, auto
         return sent
 
     def work(conn: Connection, member: str) -> tuple[int, int]:
-        """Handle with pauses long enough to be thought dead, and crash now and then."""
+        """Handle messages, sometimes pause for longer than the dead interval, sometimes crash."""
         dice = random.Random(f"{SEED} {member}")
         zombie = nacked = 0
         idle = False
@@ -242,7 +246,7 @@ def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, auto
                 time.sleep(0.03)
             fate = dice.random()
             if fate < 0.1:
-                continue  # died before the handler
+                continue  # crash before the handler
             try:
                 with conn.transaction():
                     for message in batch:
@@ -261,7 +265,7 @@ def test_p3_p9_members_that_die_take_over_and_come_back_as_zombies(connect, auto
                         done.times["zombies"] += 1
                         raise psycopg.Rollback
             except psycopg.Error as error:
-                # Its batch is void, and the one who took it over may have done the work already.
+                # Its batch is void, and the member that took it over may have done the work.
                 assert error.sqlstate in ("PQ003", "23505"), error
                 assert ack(conn, batch) == 0
                 conn.commit()
@@ -331,10 +335,10 @@ def test_p5_two_consumers_of_one_name_never_hold_the_same_message(
     assert sorted(got) == sent
 
 
-def test_p5_queues_and_subscriptions_come_and_go_under_load(connect, autoconn, queue, done):
-    """No deadlock, and no error but those that say that the queue or the consumer is gone."""
+def test_p5_queues_and_subscriptions_can_come_and_go_under_load(connect, autoconn, queue, done):
+    """There is no deadlock, and every error says that the queue or the consumer is gone."""
     gone = {"PQ001", "PQ002", "PQ003", "PQ007", "PQ008", "PQ009", "PQ012"}
-    gone |= {"PQ011"}  # a queue that was made after the moment to which somebody seeks
+    gone |= {"PQ011"}  # seek to a time before the queue was created
 
     def calls(conn: Connection, number: int) -> dict[str, int]:
         dice = random.Random(f"{SEED} {number}")

@@ -8,7 +8,7 @@ from tests.fix_engine import Connection
 
 
 class Routine(NamedTuple):
-    """A function or procedure and the types and names of what it takes."""
+    """A function or procedure, with the types and names of its parameters."""
 
     name: str
     kind: str
@@ -18,7 +18,7 @@ class Routine(NamedTuple):
     names: list[str]
 
     def call(self) -> sql.Composed:
-        """A statement that calls it, with a placeholder for each argument."""
+        """Return a statement that calls it, with a placeholder for each argument."""
         arguments = sql.SQL(", ").join(
             sql.SQL("%s::{}").format(sql.SQL(kind))  # type: ignore[arg-type]
             for kind in self.qualified
@@ -77,14 +77,14 @@ _BY_NAME: dict[str, Any] = {
 
 
 def routines(conn: Connection) -> list[Routine]:
-    """Every function and procedure, but those that a trigger or only the owner calls."""
+    """Return every function and procedure, except triggers and those that only the owner calls."""
     with conn.transaction():
         conn.execute("set local search_path = pg_catalog")
         return [Routine(*row) for row in conn.execute(_ROUTINES)]
 
 
 def arguments(routine: Routine, **given: Any) -> list[Any]:
-    """Arguments that mostly lead somewhere; `given` says what names of parameters stand for."""
+    """Return arguments that are mostly valid. `given` sets parameters by name."""
     made = []
     for kind, name in zip(routine.types, routine.names, strict=True):
         if name in given:

@@ -1,4 +1,4 @@
-"""Roles of a test's own, and where what was checked is written down."""
+"""Roles for a single test, and the record of the checks."""
 
 import contextlib
 import fcntl
@@ -27,9 +27,9 @@ _numbers = itertools.count(1)
 
 
 def record(section: str, conn: Connection, **figures: Any) -> None:
-    """Write what a test has checked into docs/reliability/security.json, with PGQUE_RECORD=1.
+    """Write the figures of a test to docs/reliability/security.json, with PGQUE_RECORD=1.
 
-    Called last in a test: what is written there was passed.
+    Call this last in a test, so that only passed checks are recorded.
     """
     if os.environ.get("PGQUE_RECORD") != "1":
         return
@@ -47,7 +47,7 @@ def record(section: str, conn: Connection, **figures: Any) -> None:
 
 @pytest.fixture
 def new_role(autoconn: Connection) -> Iterator[NewRole]:
-    """Create roles that may log in; they are dropped at the end with all that they were given."""
+    """Create roles that may log in. The fixture drops them, with their objects and grants."""
     made: list[str] = []
 
     def new_role(*member_of: str, name: str = "role") -> str:
@@ -71,7 +71,7 @@ def new_role(autoconn: Connection) -> Iterator[NewRole]:
 
 @pytest.fixture
 def log_in(dsn: str) -> Iterator[ActAs]:
-    """Connect, in autocommit, as a role."""
+    """Connect as a role, in autocommit mode."""
     opened: list[Connection] = []
 
     def log_in(role: str) -> Connection:
@@ -95,7 +95,7 @@ def revoke(conn: Connection, role: str, queue: str, privilege: str) -> int:
 
 @pytest.fixture
 def app(autoconn: Connection, queue: str, new_role: NewRole, log_in: ActAs) -> Connection:
-    """A connection of a role that may produce to `queue` and consume from it."""
+    """Return a connection of a role that may produce to `queue` and consume from it."""
     role = new_role(name="app")
     grant(autoconn, role, queue, "produce", "consume")
     return log_in(role)

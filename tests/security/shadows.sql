@@ -1,10 +1,10 @@
--- What an attacker puts in front of what the schema uses: in the schema lair and in pg_temp.
+-- An attacker's objects that shadow those that pgque uses, in the schema lair and in pg_temp.
 do $do$
 declare
     item record;
     body constant text := $$ begin raise warning 'ATTACKED as %', current_user; return null; end $$;
 begin
-    -- Every function of pg_catalog whose name stands before a bracket in one of pgque.
+    -- Every function of pg_catalog whose name precedes a parenthesis in a function of pgque.
     for item in
         select p.proname, pg_get_function_result(p.oid) as result,
             (

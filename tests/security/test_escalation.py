@@ -1,4 +1,4 @@
-"""Nobody gets more than he was given: not by calling, not by triggers, not by what he can read."""
+"""No role gains rights that it was not granted, by calling, by triggers or by reading."""
 
 import psycopg
 import pytest
@@ -32,7 +32,7 @@ RIGHTS = """
 
 
 def rights(conn: Connection, role: str) -> set[str]:
-    """All rights in and around the schema, but those of roles that other tests make meanwhile."""
+    """Return all rights in and around the schema, except those of other tests' roles."""
     known = {role, conn.info.user}
 
     def is_known(name: str) -> bool:
@@ -48,7 +48,7 @@ def rights(conn: Connection, role: str) -> set[str]:
 
 
 @pytest.mark.parametrize("group", ["pgque_reader", "pgque_writer", "pgque_user", "pgque_admin"])
-def test_p11_no_call_of_any_function_changes_who_may_what(autoconn, group, new_role, log_in):
+def test_p11_no_function_call_changes_any_rights(autoconn, group, new_role, log_in):
     role = new_role(group)
     conn = log_in(role)
     value(autoconn, "select pgque.create_queue('q')")
@@ -78,7 +78,7 @@ def test_p11_no_call_of_any_function_changes_who_may_what(autoconn, group, new_r
 
 
 @pytest.mark.parametrize("group", ["pgque_reader", "pgque_writer", "pgque_user", "pgque_admin"])
-def test_p11_no_role_can_give_or_take_rights_in_the_schema(autoconn, group, new_role, log_in):
+def test_p11_no_role_can_grant_or_revoke_rights_in_the_schema(autoconn, group, new_role, log_in):
     role = new_role(group)
     conn = log_in(role)
     before = rights(autoconn, role)
@@ -118,7 +118,7 @@ def test_p11_no_role_can_give_or_take_rights_in_the_schema(autoconn, group, new_
     assert rights(autoconn, role) == before
 
 
-def test_p11_default_privileges_of_a_role_do_not_reach_what_the_owner_makes(
+def test_p11_default_privileges_of_a_role_do_not_affect_objects_of_the_owner(
     autoconn, new_role, log_in
 ):
     role = new_role("pgque_admin")
@@ -135,8 +135,10 @@ def test_p11_default_privileges_of_a_role_do_not_reach_what_the_owner_makes(
     assert column(autoconn, owners) == [autoconn.info.user]
 
 
-def test_who_may_only_send_sees_no_payload_and_no_name(autoconn, queue, consumer, new_role, log_in):
-    secret = "the payload that nobody but readers sees"
+def test_a_role_that_may_only_send_sees_no_payload_and_no_name(
+    autoconn, queue, consumer, new_role, log_in
+):
+    secret = "a payload that only readers see"
     send(autoconn, queue, secret)
     tick(autoconn, queue)
     receive(autoconn, queue, consumer)
@@ -162,7 +164,7 @@ def test_who_may_only_send_sees_no_payload_and_no_name(autoconn, queue, consumer
             writer.execute(f"select * from {relation}".encode())
 
 
-def test_information_has_no_payload(autoconn, queue, consumer):
+def test_information_functions_return_no_payload(autoconn, queue, consumer):
     secret = "a payload"
     send(autoconn, queue, secret)
     tick(autoconn, queue)

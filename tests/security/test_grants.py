@@ -1,4 +1,4 @@
-"""Grants for single queues (sql/queue_grants): what a role can do with them, and how they end."""
+"""Grants for single queues (sql/queue_grants): the permitted and the refused calls of a role."""
 
 import uuid
 
@@ -29,7 +29,7 @@ from tests.running import eventually, running
 from tests.security.fix_security import grant, user
 
 
-def test_a_role_with_grants_walks_the_whole_street(app, autoconn, queue):
+def test_a_role_with_grants_can_use_every_call_of_a_consumer(app, autoconn, queue):
     subscribe(app, queue, "mine")
     assert value(app, "select pgque.subscribe(%s, 'mine')", queue) == 0
     sent = [
@@ -67,7 +67,7 @@ def test_a_role_with_grants_walks_the_whole_street(app, autoconn, queue):
     assert value(app, "select pgque.unsubscribe(%s, 'mine')", queue) == 0
 
 
-def test_a_group_of_a_role_with_grants(app, autoconn, queue):
+def test_a_role_with_grants_can_use_a_group(app, autoconn, queue):
     assert receive_coop(app, queue, "g", "a") == []
     assert value(app, "select pgque.subscribe_subconsumer(%s, 'g', 'b')", queue) == 1
     assert value(app, "select pgque.subscribe_subconsumer(%s, 'g', 'b')", queue) == 0
@@ -90,7 +90,7 @@ def test_a_group_of_a_role_with_grants(app, autoconn, queue):
     assert names == ["g", "g.a", "g.b", "new", "new.a"]
 
 
-def test_a_producer_cannot_consume_nor_a_consumer_produce(
+def test_a_producer_cannot_consume_and_a_consumer_cannot_produce(
     autoconn, queue, consumer, new_role, log_in
 ):
     producer, reader = new_role(), new_role()
@@ -124,7 +124,7 @@ CALLS_BY_QUEUE = """
 """.replace("\n", "|").split("|")
 
 
-def test_another_queue_looks_as_if_it_were_not_there(app, autoconn):
+def test_an_ungranted_queue_looks_like_a_missing_one(app, autoconn):
     value(autoconn, "select pgque.create_queue('other')")
     subscribe(autoconn, "other", "c")
     calls = [call.strip() for call in CALLS_BY_QUEUE if call.strip()]
@@ -146,7 +146,7 @@ def test_another_queue_looks_as_if_it_were_not_there(app, autoconn):
     assert "other" in column(autoconn, everything)
 
 
-def test_a_batch_of_another_role_is_not_there(app, autoconn, queue, new_role, log_in):
+def test_a_batch_of_another_role_looks_like_a_missing_one(app, autoconn, queue, new_role, log_in):
     neighbour = new_role(name="neighbour")
     grant(autoconn, neighbour, queue, "consume")
     other = log_in(neighbour)
@@ -202,9 +202,7 @@ def test_members_of_a_role_share_its_grants_and_its_consumers(autoconn, queue, n
     assert receive(one, queue, "ours") == []
 
 
-def test_a_role_that_does_not_inherit_has_its_grants_after_set_role(
-    autoconn, queue, new_role, log_in
-):
+def test_a_role_without_inherit_has_its_grants_after_set_role(autoconn, queue, new_role, log_in):
     team = new_role(name="team")
     grant(autoconn, team, queue, "produce")
     member = new_role()
@@ -220,7 +218,7 @@ def test_a_role_that_does_not_inherit_has_its_grants_after_set_role(
         send(conn, queue)
 
 
-def test_an_event_is_captured_with_a_grant(app, autoconn, queue, consumer):
+def test_a_trigger_captures_events_with_a_grant(app, autoconn, queue, consumer):
     autoconn.execute("create table public.item (id int primary key)")
     autoconn.execute(
         sql.SQL(
@@ -260,7 +258,7 @@ def test_a_client_and_a_consumer_work_unchanged(app, autoconn, dsn, queue):
                 dead = value(autoconn, "select count(*) from pgque.dead_letter")
                 return len(got) == 4 and dead == 1
 
-            eventually(arrived, "the messages")
+            eventually(arrived, "all messages")
         assert sorted(filter(None, got)) == ["answer", "one", "three", "two"]
         assert [info.queue_name for info in client.queue_info()] == [queue]
         assert [info.consumer_name for info in client.consumer_info()] == ["worker"]

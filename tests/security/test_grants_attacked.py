@@ -1,4 +1,4 @@
-"""Ways around the grants for single queues, each of which must lead nowhere."""
+"""Attempts to bypass the grants for single queues, all of which must fail."""
 
 import psycopg
 import pytest
@@ -21,7 +21,7 @@ from tests.security.fix_security import Connection, grant, record, user
 
 @pytest.fixture
 def attacker(autoconn, queue, new_role, log_in) -> Connection:
-    """A role with every grant for a queue of its own, that may make objects of its own."""
+    """Return a role with all grants for its own queue and with its own schema."""
     role = new_role(name="attacker")
     value(autoconn, "select pgque.create_queue('theirs')")
     grant(autoconn, role, "theirs", "produce", "consume")
@@ -73,20 +73,20 @@ STATEMENTS = [
 
 
 @pytest.mark.parametrize(
-    "place", ["directly", "in a function of the attacker's", "with names of the attacker's"]
+    "place", ["directly", "in the attacker's function", "with the attacker's search_path"]
 )
-def test_no_statement_leads_around_the_grants(
+def test_no_statement_bypasses_the_grants(
     attacker, autoconn, queue, consumer, new_role, log_in, place
 ):
     app = new_role(name="app")
     grant(autoconn, app, queue, "produce", "consume")
     subscribe(log_in(app), queue, "mine")
     parts = {"app": app, "attacker": user(attacker), "queue": queue}
-    if place == "with names of the attacker's":
+    if place == "with the attacker's search_path":
         attacker.execute("set search_path = lair, pg_temp, pg_catalog")
     for statement in STATEMENTS:
         text = statement.format(**parts)
-        if place == "in a function of the attacker's":
+        if place == "in the attacker's function":
             text = f"do $do$ begin execute $x${text}$x$; end $do$"
         with pytest.raises(psycopg.Error) as caught:
             attacker.execute(text.encode())
@@ -95,8 +95,8 @@ def test_no_statement_leads_around_the_grants(
     record(f"grants, {place}", autoconn, attacks=len(STATEMENTS), refused=len(STATEMENTS))
 
 
-def test_whoever_is_named_as_the_caller_the_current_user_counts(attacker, autoconn, queue):
-    """A view and a trigger of the attacker's on top, and the options of the session."""
+def test_the_current_user_counts_whatever_caller_is_named(attacker, autoconn, queue):
+    """The attacker tries views, a trigger and session options."""
     attacker.execute("create view lair.over as select * from pgque._call")
     attacker.execute("select set_config('pgque.caller', 'postgres', false)")
     update = f"update %s set called = 'insert_event', arguments = '{{{queue},t,x}}'"
@@ -113,8 +113,8 @@ def test_whoever_is_named_as_the_caller_the_current_user_counts(attacker, autoco
         )
 
 
-def test_an_answer_is_only_given_to_the_view_itself(attacker, autoconn):
-    """Not even to a trigger that the owner of the schema has made elsewhere."""
+def test_only_the_view_itself_gets_an_answer(attacker, autoconn):
+    """Even a trigger that the schema's owner creates on another view is refused."""
     autoconn.execute(
         "create view public.forged as select * from pgque._call; "
         "create trigger t instead of update on public.forged for each row "
@@ -124,8 +124,10 @@ def test_an_answer_is_only_given_to_the_view_itself(attacker, autoconn):
         attacker.execute("update public.forged set called = 'get_queue_info'")
 
 
-def test_a_view_over_the_call_counts_whoever_uses_it(attacker, autoconn, queue, new_role, log_in):
-    """Rights on the relation are the view owner's; the caller is who runs the statement."""
+def test_a_view_over_the_call_view_does_not_change_the_caller(
+    attacker, autoconn, queue, new_role, log_in
+):
+    """The view's owner provides the rights on the relation, but the caller is the current user."""
     attacker.execute("create view lair.over as select * from pgque._call")
     attacker.execute("grant select, update on lair.over to public")
     nobody = log_in(new_role())
@@ -133,10 +135,10 @@ def test_a_view_over_the_call_counts_whoever_uses_it(attacker, autoconn, queue, 
         nobody.execute("update lair.over set called = 'insert_event', arguments = '{theirs,t,x}'")
 
 
-def test_within_a_security_definer_function_its_owner_is_the_caller(
+def test_the_owner_of_a_security_definer_function_is_the_caller(
     attacker, autoconn, queue, consumer, new_role, log_in
 ):
-    """Of whoever calls: neither does he lend his grants, nor does he need any."""
+    """The role that calls the function neither lends its grants nor needs any."""
     app = new_role(name="app")
     grant(autoconn, app, queue, "produce")
     for name in (queue, "theirs"):
@@ -157,10 +159,10 @@ def test_within_a_security_definer_function_its_owner_is_the_caller(
     assert payloads(receive(attacker, "theirs", "own")) == ["x"]
 
 
-def test_a_wrapper_of_a_global_role_works_for_whom_it_is_meant(
+def test_a_wrapper_of_a_global_role_works_for_any_caller(
     autoconn, queue, consumer, new_role, log_in
 ):
-    """As before there were grants: the caller of the wrapper needs no right of pgque."""
+    """The caller of the wrapper needs no rights in pgque, just as without grants."""
     owner = new_role("pgque_writer", "pgque_reader", name="owner")
     autoconn.execute(
         sql.SQL(
@@ -182,10 +184,10 @@ def test_a_wrapper_of_a_global_role_works_for_whom_it_is_meant(
         assert value(caller, "select api.ack(%s)", batch[0][1]) == 1
 
 
-def test_a_statement_prepared_as_one_role_asks_again_as_another(
+def test_a_prepared_statement_is_checked_again_for_another_role(
     attacker, autoconn, queue, consumer, new_role
 ):
-    """A pooler's session goes from role to role; plans stay."""
+    """A pooler's session changes roles while its plans stay."""
     writer = new_role("pgque_writer", "pgque_reader", name="writer")
     roles = {"writer": writer, "attacker": user(attacker)}
     autoconn.execute("prepare s(text) as select pgque.send($1, 'x'::text)")
@@ -205,7 +207,7 @@ def test_a_statement_prepared_as_one_role_asks_again_as_another(
     assert len(drain(autoconn, queue, consumer)) == 8
 
 
-def test_a_batch_id_that_was_guessed_is_of_no_use(attacker, autoconn, queue, consumer):
+def test_a_guessed_batch_id_is_useless(attacker, autoconn, queue, consumer):
     send(autoconn, queue)
     tick(autoconn, queue)
     batch = receive(autoconn, queue, consumer)

@@ -1,4 +1,4 @@
-"""How grants for single queues are given, read and taken back (sql/queue_grants)."""
+"""How grants for single queues are made, listed and revoked (sql/queue_grants)."""
 
 import psycopg
 import pytest
@@ -10,7 +10,7 @@ from tests.fix_engine import ack, column, receive, refused, send, subscribe, tic
 from tests.security.fix_security import grant, revoke, user
 
 
-def test_a_revoke_counts_from_its_commit_also_for_prepared_statements(app, autoconn, queue):
+def test_a_revoke_takes_effect_at_its_commit_even_for_prepared_statements(app, autoconn, queue):
     subscribe(app, queue, "mine")
     app.execute("prepare s as select pgque.send($1, 'x'::text)")
     app.execute("prepare r as select * from pgque.receive($1, 'mine')")
@@ -32,7 +32,7 @@ def test_a_revoke_counts_from_its_commit_also_for_prepared_statements(app, autoc
     assert ack(app, batch) == 1
 
 
-def test_a_queue_made_again_has_no_grants_and_a_dropped_one_leaves_nothing(app, autoconn, queue):
+def test_a_recreated_queue_has_no_grants_and_a_dropped_one_leaves_nothing(app, autoconn, queue):
     subscribe(app, queue, "mine")
     functions = "select count(*) from pg_proc where proname ~ '^_event_\\d+_'"
     value(autoconn, "select pgque.drop_queue(%s, true)", queue)
@@ -44,9 +44,7 @@ def test_a_queue_made_again_has_no_grants_and_a_dropped_one_leaves_nothing(app, 
         send(app, queue)
 
 
-def test_a_role_cannot_be_dropped_before_its_grants_and_then_leaves_nothing(
-    autoconn, queue, new_role
-):
+def test_a_role_can_be_dropped_only_after_its_grants_and_leaves_nothing(autoconn, queue, new_role):
     role = new_role()
     grant(autoconn, role, queue, "produce", "consume")
     name = sql.Identifier(role)
@@ -62,7 +60,7 @@ def test_a_role_cannot_be_dropped_before_its_grants_and_then_leaves_nothing(
         send(autoconn, queue)
 
 
-def test_a_grant_follows_a_role_that_is_renamed(autoconn, queue, new_role):
+def test_a_grant_follows_a_renamed_role(autoconn, queue, new_role):
     role = new_role()
     grant(autoconn, role, queue, "produce")
     names = (sql.Identifier(role), sql.Identifier(f"{role}_new"))
@@ -72,7 +70,7 @@ def test_a_grant_follows_a_role_that_is_renamed(autoconn, queue, new_role):
     autoconn.execute(sql.SQL("alter role {1} rename to {0}").format(*names))
 
 
-def test_what_is_granted_can_be_read(autoconn, queue, new_role):
+def test_grants_can_be_listed(autoconn, queue, new_role):
     value(autoconn, "select pgque.create_queue('another')")
     one, two = sorted(new_role() for _ in range(2))
     grant(autoconn, two, queue, "produce")
@@ -95,15 +93,15 @@ def test_what_is_granted_can_be_read(autoconn, queue, new_role):
         ("no such role", "queue", "consume", "42704", "role not found: no such role"),
         (None, "queue", "consume", "42704", "role not found: <NULL>"),
         ("public", "queue", "consume", "42704", "role not found: public"),
-        ("pgque_user", "queue", "consume", "22023", "grants for a queue are not for pgque_user"),
-        ("pgque_reader", "queue", "produce", "22023", "not for pgque_reader"),
-        ("the owner", "queue", "produce", "22023", "grants for a queue are not for"),
+        ("pgque_user", "queue", "consume", "22023", "grants of role pgque_user"),
+        ("pgque_reader", "queue", "produce", "22023", "of role pgque_reader"),
+        ("the owner", "queue", "produce", "22023", "cannot change queue grants of role"),
         ("pg_monitor", "missing", "produce", "PQ001", "queue not found: missing"),
         ("pg_monitor", None, "produce", "PQ001", "queue not found: <NULL>"),
     ],
 )
 @pytest.mark.parametrize("function", ["grant_queue", "revoke_queue"])
-def test_p10_what_cannot_be_granted(
+def test_p10_invalid_grants_are_refused_by_name(
     shared, shared_queue, function, role, queue_name, privilege, state, text
 ):
     grantee = shared.info.user if role == "the owner" else role
@@ -112,7 +110,7 @@ def test_p10_what_cannot_be_granted(
         shared.execute(f"select pgque.{function}(%s, %s, %s)".encode(), [grantee, name, privilege])
 
 
-def test_an_owner_who_may_not_grant_roles_says_what_to_do(databases, new_role):
+def test_an_owner_who_may_not_grant_roles_gets_a_hint(databases, new_role):
     owner, app = new_role(name="owner"), new_role(name="app")
     dsn = databases.create()
     try:

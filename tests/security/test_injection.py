@@ -1,4 +1,4 @@
-"""SQL in every text that a caller hands over: it is a name or a value, and never run."""
+"""SQL in every text that a caller passes: pgque treats it as a name or a value, never as SQL."""
 
 import psycopg
 import pytest
@@ -43,7 +43,7 @@ ATTACKS = [
     "(1,2)",
     f"pgque_q' union select {DROP} --",
 ]
-# What says that a text was read as SQL: a fault in its grammar, or a name that is not there.
+# Errors that show that a text was parsed as SQL: a syntax error or an unknown name.
 AS_SQL = ("42601", "42P01", "42883", "42703", "42P02", "42704", "42602", "42622", "3F000")
 
 
@@ -54,7 +54,7 @@ def victim(autoconn: Connection) -> Connection:
 
 
 @pytest.mark.parametrize("name", [attack for attack in ATTACKS if len(attack.encode()) <= 57])
-def test_a_queue_of_any_name_is_a_queue(shared, name):
+def test_a_queue_may_have_any_name(shared, name):
     victim = shared
     victim.execute("create table if not exists public.victim as select 1 as id")
     consumer = name
@@ -85,8 +85,8 @@ def test_a_queue_of_any_name_is_a_queue(shared, name):
     assert value(victim, "select id from public.victim") == 1
 
 
-def test_sql_in_every_text_argument_of_every_function_is_not_run(victim):
-    """From the catalog, as the owner."""
+def test_sql_in_text_arguments_of_every_function_is_never_run(victim):
+    """The functions come from the catalog, and the owner calls them."""
     for name in ("q", "r"):
         value(victim, "select pgque.create_queue(%s)", name)
     subscribe(victim, "q", "c")
@@ -116,10 +116,10 @@ def test_sql_in_every_text_argument_of_every_function_is_not_run(victim):
     assert faults == []
     assert tried > 60 * 6
     assert value(victim, "select id from public.victim") == 1
-    record("sql in text arguments", victim, attacks=tried, run=0)
+    record("SQL in text arguments", victim, attacks=tried, run=0)
 
 
-def test_sql_in_what_a_role_with_grants_asks_for_is_not_run(victim, queue, new_role, log_in):
+def test_sql_in_the_calls_of_a_role_with_grants_is_never_run(victim, queue, new_role, log_in):
     role = new_role()
     grant(victim, role, queue, "produce", "consume")
     app = log_in(role)
@@ -146,7 +146,7 @@ def test_sql_in_what_a_role_with_grants_asks_for_is_not_run(victim, queue, new_r
     assert value(victim, "select id from public.victim") == 1
 
 
-def test_extra_where_is_sql_for_the_admin_alone_and_with_his_rights(
+def test_extra_where_is_sql_for_the_admin_only_and_runs_with_the_admins_rights(
     victim, queue, consumer, new_role, log_in
 ):
     send(victim, queue)
@@ -167,8 +167,8 @@ def test_extra_where_is_sql_for_the_admin_alone_and_with_his_rights(
     assert value(victim, "select id from public.victim") == 1
 
 
-def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
-    """Every dynamic statement, by function: a new one has to be looked at and named here."""
+def test_only_these_functions_run_dynamic_sql(shared):
+    """A function with a new dynamic statement must be reviewed and added here."""
     dynamic = (
         "select distinct regexp_replace(proname, '^_event_\\d+_', '_event_') from pg_proc "
         "where pronamespace = 'pgque'::regnamespace and prosrc ~* '\\mexecute\\M' "
@@ -200,8 +200,8 @@ def test_only_these_functions_run_sql_that_somebody_hands_over(shared):
 
 
 @pytest.mark.parametrize("attack", ATTACKS if LONG else ATTACKS[:6])
-def test_trigger_arguments_but_expressions_are_names(victim, queue, attack):
-    """Expressions are run, see below: the owner of the table wrote them."""
+def test_trigger_arguments_except_expressions_are_names(victim, queue, attack):
+    """Expressions do run, because the owner of the table wrote them: see the next test."""
     victim.execute("create table public.item (id int primary key)")
     trigger = "create trigger t after insert on public.item for each row execute function "
     for argument in (attack, f"ignore={attack}", f"pkey={attack}"):
@@ -220,7 +220,7 @@ def test_trigger_arguments_but_expressions_are_names(victim, queue, attack):
     assert value(victim, "select id from public.victim") == 1
 
 
-def test_an_expression_of_a_trigger_has_the_rights_of_whoever_changes_the_table(
+def test_a_trigger_expression_runs_with_the_rights_of_the_role_that_changes_the_table(
     victim, queue, new_role, log_in
 ):
     owner = new_role("pgque_writer", name="owner")

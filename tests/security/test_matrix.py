@@ -1,7 +1,7 @@
 """Every role against every object of the schema, from the catalog.
 
-What may be done is written down here, and nothing else may be: a new function or table that is not
-named below is nobody's but the owner's and the admin's, or a test fails.
+The lists below contain all privileges. A test fails if a role has others, or if a new public
+function is not listed. New private functions must belong to the owner and the admin only.
 """
 
 import itertools
@@ -112,7 +112,7 @@ FUNCTIONS = f"select {SIGNATURE} from pg_proc where pronamespace = 'pgque'::regn
 
 
 def callers_of(signature: str) -> set[str]:
-    """The roles that may execute a function."""
+    """Return the roles that may execute a function."""
     may = set()
     for text, roles in (
         (WRITER_OR_USER, {"writer", "both", "admin", "user"}),
@@ -135,7 +135,7 @@ def callers_of(signature: str) -> set[str]:
 
 @pytest.fixture
 def busy_dsn(dsn: str, autoconn: psycopg.Connection, queue: str, new_role: NewRole) -> str:
-    """A database in which all that is made later has been made: queues, grants, another install."""
+    """Return a database with everything that is created later: queues, grants, a second install."""
     grantee = new_role()
     autoconn.execute("select pgque.create_queue('before')")
     value(autoconn, "select pgque.grant_queue(%s, 'before', 'consume')", grantee)
@@ -148,7 +148,7 @@ def busy_dsn(dsn: str, autoconn: psycopg.Connection, queue: str, new_role: NewRo
     return dsn
 
 
-def test_p11_every_role_may_execute_what_is_written_here_and_nothing_else(
+def test_p11_every_role_may_execute_the_listed_functions_and_no_others(
     busy_dsn, autoconn, new_role: NewRole
 ):
     names = {role: new_role(*groups) for role, groups in ROLES.items()}
@@ -160,7 +160,7 @@ def test_p11_every_role_may_execute_what_is_written_here_and_nothing_else(
     }
     assert {name for name in found if not name.startswith("_")} == {
         name for name in named if not name.startswith("_")
-    }, "a public function that is new, or gone, belongs into the lists above"
+    }, "update the lists above for new and removed public functions"
     assert named <= set(found)
     assert sum(bool(OF_A_QUEUE.match(name)) for name in found) == 3 * 7 + 2
     wrong = []
@@ -186,7 +186,7 @@ def expected_on(relation: str, kind: str, role: str, privilege: str) -> bool:
     return relation in TABLES_OF_READERS or EVENTS.fullmatch(relation) is not None
 
 
-def test_p11_every_role_may_read_what_is_written_here_and_write_nothing(
+def test_p11_every_role_may_read_the_listed_relations_and_write_none(
     busy_dsn, autoconn, new_role: NewRole
 ):
     names = {role: new_role(*groups) for role, groups in ROLES.items()}
@@ -224,7 +224,7 @@ def test_p11_every_role_may_read_what_is_written_here_and_write_nothing(
     record("relations", autoconn, relations=len(relations), roles=len(ROLES), checked=len(asked))
 
 
-def test_p11_the_types_are_for_those_who_call_with_them(busy_dsn, autoconn, new_role: NewRole):
+def test_p11_only_roles_that_pass_a_type_may_use_it(busy_dsn, autoconn, new_role: NewRole):
     usage = (
         "select typname from pg_type t where typnamespace = 'pgque'::regnamespace "
         "and typtype <> 'b' and has_type_privilege(%s, t.oid, 'usage')"
@@ -234,7 +234,7 @@ def test_p11_the_types_are_for_those_who_call_with_them(busy_dsn, autoconn, new_
         assert set(column(autoconn, usage, new_role(*groups))) == expected, role
 
 
-def test_p11_no_role_may_make_anything_in_the_schema(busy_dsn, autoconn, new_role: NewRole):
+def test_p11_no_role_may_create_objects_in_the_schema(busy_dsn, autoconn, new_role: NewRole):
     for groups in ROLES.values():
         role = new_role(*groups)
         assert not value(autoconn, "select has_schema_privilege(%s, 'pgque', 'create')", role)
@@ -285,7 +285,7 @@ PUBLIC_GRANTS = """
 """
 
 
-def test_p11_nothing_is_for_public_whatever_the_default_privileges_say(databases, new_role):
+def test_p11_public_has_no_privileges_whatever_the_default_privileges(databases, new_role):
     grantee = new_role()
     dsn = databases.create()
     try:
@@ -312,7 +312,7 @@ def test_p11_nothing_is_for_public_whatever_the_default_privileges_say(databases
         databases.drop(dsn)
 
 
-def test_another_installation_changes_no_grant(dsn, autoconn, queue):
+def test_a_second_installation_changes_no_grant(dsn, autoconn, queue):
     acls = (
         "select proacl::text || oid::regprocedure from pg_proc "
         "where pronamespace = 'pgque'::regnamespace "

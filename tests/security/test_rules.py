@@ -1,6 +1,6 @@
 """Rules for every function, table and type of the schema, from the catalog.
 
-What create_queue and grant_queue make is among them.
+They include the objects that create_queue and grant_queue create.
 """
 
 import secrets
@@ -12,21 +12,21 @@ from tests.fix_engine import Connection, column, value
 from tests.security.fix_security import record
 
 CALLERS_RIGHTS = {
-    # What runs with the rights of its caller, and is meant for callers: see sql/queue_grants.
+    # Public functions that run with the caller's rights: see sql/queue_grants.
     *("send", "send_batch", "insert_event", "subscribe", "unsubscribe", "receive", "seek"),
     *("receive_merged", "ack", "ack_or_fail", "ack_part", "nack", "nack_many", "receive_coop"),
     *("receive_coop_merged", "touch_subconsumer", "subscribe_subconsumer"),
     *("unsubscribe_subconsumer", "get_queue_info", "get_consumer_info"),
     *("get_queue_wait", "get_consumer_wait"),
-    # SQL of the caller's, which must not have other rights than his.
+    # Functions that run the caller's SQL, which must have the caller's rights.
     *("get_batch_cursor", "jsontriga", "logutriga", "sqltriga"),
-    # Commits, and what only the owner may do.
+    # The first one commits. Only the owner may call the second one.
     *("ticker_loop", "uninstall"),
-    # Reads nothing.
+    # This one reads nothing.
     "version",
 }
 ONLY_READ = {
-    # Functions that promise a planner that they change nothing.
+    # Functions that promise the planner to change nothing.
     "immutable": {
         *(
             "version",
@@ -52,7 +52,7 @@ NEVER_IN_READERS = r"\m(insert into|update|delete from|nextval|setval|truncate|f
 
 @pytest.fixture(scope="module")
 def schema(databases, template):
-    """A connection to a database with queues, one of them granted."""
+    """Return a connection to a database with two queues and grants for one of them."""
     dsn = databases.create(template)
     with psycopg.connect(dsn, autocommit=True) as conn:
         value(conn, "select pgque.create_queue('one')")
@@ -78,7 +78,7 @@ def test_every_function_has_a_comment(schema: Connection):
 
 
 def test_every_table_view_sequence_and_type_has_a_comment(schema: Connection):
-    """But what an identity column makes."""
+    """Sequences of identity columns are exempt."""
     relations = (
         "select c.oid::regclass::text from pg_class c "
         "where c.relnamespace = 'pgque'::regnamespace and c.relkind in ('r', 'v', 'S', 'p', 'm') "
@@ -95,7 +95,7 @@ def test_every_table_view_sequence_and_type_has_a_comment(schema: Connection):
     assert column(schema, types) == []
 
 
-def test_p11_every_security_definer_function_has_exactly_this_search_path(schema: Connection):
+def test_p11_every_security_definer_function_has_the_pinned_search_path(schema: Connection):
     path = "'search_path=pg_catalog, pg_temp' = any (coalesce(p.proconfig, '{}'))"
     assert column(schema, FUNCTIONS + f"p.prosecdef and not {path}") == []
     other = "exists (select from unnest(p.proconfig) s where s like 'search_path=%%')"
@@ -108,7 +108,7 @@ def test_p11_every_security_definer_function_has_exactly_this_search_path(schema
     )
 
 
-def test_p11_public_functions_are_security_definer_or_meant_to_be_the_callers(schema: Connection):
+def test_p11_public_functions_are_security_definer_or_listed_as_invoker(schema: Connection):
     public = "select distinct proname from pg_proc p where pronamespace = 'pgque'::regnamespace "
     invoker = column(schema, public + "and not prosecdef and proname !~ '^_'")
     assert set(invoker) == CALLERS_RIGHTS
@@ -123,8 +123,8 @@ def test_p11_every_function_and_relation_has_explicit_grants(schema: Connection)
     assert column(schema, relations) == []
 
 
-def test_no_function_is_called_safer_than_it_is(schema: Connection):
-    """Volatile is always right; immutable and stable are promises, each of them given here."""
+def test_no_function_claims_a_wrong_volatility(schema: Connection):
+    """Volatile is always right. Immutable and stable are promises, all listed here."""
     kinds = (
         "select distinct provolatile::text, regexp_replace(proname, '^_event_\\d+_', '_event_') "
         "from pg_proc p where pronamespace = 'pgque'::regnamespace and provolatile <> 'v'"
@@ -145,7 +145,7 @@ def test_no_function_is_called_safer_than_it_is(schema: Connection):
     assert column(schema, FUNCTIONS + "p.proleakproof") == []
 
 
-def test_p7_what_is_called_per_batch_plans_for_indexes_and_never_compiles(schema: Connection):
+def test_p7_functions_called_per_batch_use_indexes_and_no_jit(schema: Connection):
     callers = (
         "p.prosecdef and p.proname not in ('_insert_event', '_append_batch', '_open_batch', "
         "'_share') or p.proname in ('receive', 'receive_merged', 'receive_coop', "

@@ -1,8 +1,8 @@
-"""Objects of an attacker's that would be found first, were a name in the schema not pinned.
+"""An attacker's objects on the search path, which an unqualified name in the schema would find.
 
-He has every right short of the owner's, a schema of his own, and what is temporary. His operators,
-functions, aggregates, types and tables say under whose name they were called: his own is his own
-affair, the owner's would be the end of the walls.
+The attacker has every right except the owner's, plus a schema and temporary objects. The attacker's
+operators, functions, aggregates, types and tables report the role that runs them. Running as the
+attacker is harmless; running as the owner would be a privilege escalation.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ PATHS = ("lair, pg_temp, pg_catalog, pgque", "pg_temp, lair, pgque, pg_catalog")
 
 @pytest.fixture(params=PATHS if LONG else PATHS[:1])
 def attacker(request, autoconn, new_role, log_in) -> Connection:
-    """An admin of pgque in whose sessions his own objects come first."""
+    """Return a connection of an admin whose own objects come first on the search path."""
     role = new_role("pgque_admin", name="attacker")
     autoconn.execute(sql.SQL("create schema lair authorization {}").format(sql.Identifier(role)))
     conn = log_in(role)
@@ -54,7 +54,7 @@ def nothing_runs_as_the_owner(conn: Connection, owner: str):
     assert attacks == []
 
 
-def test_p11_every_function_is_called_and_no_foreign_code_runs_with_its_rights(attacker, autoconn):
+def test_p11_no_function_runs_foreign_code_with_its_rights(attacker, autoconn):
     owner = autoconn.info.user
     value(autoconn, "select pgque.create_queue('q')")
     subscribe(autoconn, "q", "c")
@@ -64,7 +64,7 @@ def test_p11_every_function_is_called_and_no_foreign_code_runs_with_its_rights(a
     called = routines(autoconn)
     may = "select has_function_privilege(%s, %s::regprocedure, 'execute')"
     reached = refused = 0
-    skipped = ("ticker_loop", "drop_queue")  # one runs for a slot, the other ends the queue
+    skipped = ("ticker_loop", "drop_queue")  # one never returns, the other drops the queue
     with nothing_runs_as_the_owner(attacker, owner):
         for routine in called:
             signature = f"pgque.{routine.name}({','.join(routine.types)})"
@@ -86,8 +86,8 @@ def test_p11_every_function_is_called_and_no_foreign_code_runs_with_its_rights(a
     record("search_path attack", autoconn, calls=reached, definers=len(definers), attacked=0)
 
 
-def test_p11_the_whole_street_is_walked_as_ever_under_a_hostile_path(attacker, autoconn):
-    """What runs with the caller's own rights may fall into his own traps: so the owner sends."""
+def test_p11_all_calls_work_as_usual_with_a_hostile_search_path(attacker, autoconn):
+    """Functions with the caller's rights may call the traps, so `_insert_event` sends instead."""
     owner = autoconn.info.user
     with nothing_runs_as_the_owner(attacker, owner):
         run = lambda query, *given: value(attacker, f"select pgque.{query}", *given)  # noqa: E731
@@ -119,8 +119,8 @@ def test_p11_the_whole_street_is_walked_as_ever_under_a_hostile_path(attacker, a
         assert run("drop_queue('q', true)") == 1
 
 
-def test_the_traps_are_found_by_a_function_that_is_not_pinned(attacker, autoconn):
-    """Else the tests above would prove nothing."""
+def test_a_function_without_a_pinned_search_path_calls_the_traps(attacker, autoconn):
+    """Otherwise the tests above would prove nothing."""
     autoconn.execute(
         "create function pgque.unpinned(queue text) returns boolean language plpgsql "
         "security definer as $$ begin return octet_length(queue) = 1; end $$; "
@@ -131,8 +131,8 @@ def test_the_traps_are_found_by_a_function_that_is_not_pinned(attacker, autoconn
     assert any(f"ATTACKED as {autoconn.info.user}" in text for text in heard)
 
 
-def test_p11_what_is_the_callers_own_affair_is_used_by_no_function_of_the_owner(autoconn):
-    """send and its like run under the path of whoever calls: his shadows, under his name."""
+def test_p11_no_function_of_the_owner_calls_one_with_the_callers_search_path(autoconn):
+    """send and similar functions use the caller's search path, so they may call its traps."""
     own = column(
         autoconn,
         "select distinct proname from pg_proc where pronamespace = 'pgque'::regnamespace "
@@ -144,5 +144,5 @@ def test_p11_what_is_the_callers_own_affair_is_used_by_no_function_of_the_owner(
         "select proname from pg_proc where pronamespace = 'pgque'::regnamespace "
         "and (prosecdef or proname ~ '^_') and prosrc ~ %s"
     )
-    # Capture triggers run with the rights of whoever changes the table.
+    # Capture triggers run with the rights of the role that changes the table.
     assert column(autoconn, users, called) == ["_capture"]

@@ -26,15 +26,15 @@ def options(function: ast.CreateFunctionStmt) -> dict[str, Any]:
     return {option.defname: option.arg for option in function.options}
 
 
-def test_every_file_is_read_by_the_parser():
+def test_the_parser_can_read_every_file():
     statements = sum(len(parse_sql(file.read_text())) for file in sql_files())
     assert statements > 300
     assert all(file.read_text().strip() in script() for file in sql_files())
-    # Begin and commit, for the roles alone, and with what refuses a newer schema before all else.
+    # The script adds two pairs of begin and commit, a block for the roles, a lock and a check.
     assert len(parse_sql(script())) == statements + 7
 
 
-def test_every_function_is_made_in_the_schema_and_can_be_made_again():
+def test_every_function_is_in_the_schema_and_can_be_replaced():
     names = set()
     for name, function in functions():
         assert name.startswith("pgque."), name
@@ -44,7 +44,7 @@ def test_every_function_is_made_in_the_schema_and_can_be_made_again():
 
 
 class Names(Visitor):  # type: ignore[misc]
-    """Collects what a statement calls or reads without saying from which schema."""
+    """Collects the names in a statement that have no schema."""
 
     def __init__(self) -> None:
         self.unqualified: list[str] = []
@@ -75,7 +75,7 @@ def unqualified(statement: str) -> list[str]:
 
 
 def expressions(tree: Any) -> Iterator[str]:
-    """Every statement or expression in the tree of a PL/pgSQL function."""
+    """Yield every statement and expression in the tree of a PL/pgSQL function."""
     if isinstance(tree, dict):
         if "PLpgSQL_expr" in tree:
             yield tree["PLpgSQL_expr"]["query"]
@@ -93,10 +93,10 @@ def as_statement(expression: str) -> str:
     return f"select {expression.split(':=', 1)[-1]}"
 
 
-def test_what_runs_under_the_path_of_its_caller_names_every_schema(shared: Connection):
-    """Functions and types of PostgreSQL's own included; operators are the caller's own affair.
+def test_functions_with_the_callers_search_path_qualify_every_name(shared: Connection):
+    """This includes PostgreSQL's own functions and types, but not operators.
 
-    Capture triggers are left out: names in their expressions are the table owner's.
+    Capture triggers are exempt, because the table's owner writes the names in their expressions.
     """
     checked = 0
     for name, function in functions():
@@ -110,17 +110,19 @@ def test_what_runs_under_the_path_of_its_caller_names_every_schema(shared: Conne
         if given["language"].sval == "sql":
             statements = [body]
         else:
-            # This parser has no catalog, in which it could look up a type.
+            # The parser has no catalog to look up the type.
             tree = parse_plpgsql(RawStream()(function).replace("pgque.message", "record"))
             statements = [as_statement(text) for text in expressions(tree)]
         if public == "ticker_loop":
             assert statements
-            continue  # the admin's, and it commits, so that no path can be pinned
+            continue  # for the admin only; it commits, so it cannot pin a search path
         for statement in statements:
             checked += 1
             assert unqualified(statement) == [], (name, statement)
     assert checked > 30
-    record("names in what runs under the caller's path", shared, statements=checked, unqualified=0)
+    record(
+        "names resolved with the caller's search_path", shared, statements=checked, unqualified=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,11 @@ def test_what_runs_under_the_path_of_its_caller_names_every_schema(shared: Conne
         ("with q as (select 1 as n) select pg_catalog.abs(n) from q", []),
     ],
 )
-def test_the_rule_would_find_a_name(statement: str, found: list[str]):
+def test_the_rule_finds_unqualified_names(statement: str, found: list[str]):
     assert sorted(unqualified(statement)) == sorted(found)
 
 
-def test_the_schema_that_is_installed_is_the_text_that_was_read(shared: Connection):
+def test_the_installed_functions_are_those_in_the_files(shared: Connection):
     names = {name for name, _ in functions()}
     installed = value(
         shared,
@@ -147,7 +149,7 @@ def test_the_schema_that_is_installed_is_the_text_that_was_read(shared: Connecti
 
 
 def plain_literals(text: str) -> Iterator[str]:
-    """Literals without E, those in the bodies of functions and in literals within literals too."""
+    """Yield literals without E, including those in function bodies and nested in literals."""
     for token in scan(text):
         written = text[token.start : token.end + 1]
         if token.name == "SCONST" and written.startswith("$"):
@@ -162,7 +164,7 @@ def plain_literals(text: str) -> Iterator[str]:
 
 
 def test_no_plain_literal_has_a_backslash():
-    """It would mean something else where standard_conforming_strings is off: E'' never does."""
+    """It would change its meaning if standard_conforming_strings is off, unlike in E''."""
     found = [
         (file.name, literal)
         for file in sql_files()
@@ -181,5 +183,5 @@ def test_no_plain_literal_has_a_backslash():
         (r"do $a$ begin execute 'select ''\d'''; end $a$", [r"'select ''\d'''", r"'\d'"]),
     ],
 )
-def test_the_rule_would_find_a_literal(text: str, found: list[str]):
+def test_the_rule_finds_literals(text: str, found: list[str]):
     assert list(plain_literals(text)) == found

@@ -1,4 +1,4 @@
-"""plpgsql_check over every PL/pgSQL function, and the exceptions that were looked at."""
+"""plpgsql_check on every PL/pgSQL function, with reviewed exceptions."""
 
 import re
 import secrets
@@ -18,17 +18,17 @@ ACCEPTED = [
     (
         ".*",
         r"warning: .*" + LITERAL,
-        "a literal or a text that was put together, read by the input function of its type",
+        "a literal or a composed text, converted by the input function of its type",
     ),
     (
         r"_event_\d+_near",
         'warning: .*cast "text" value to "bigint" type',
-        "there is no cast from xid8 to bigint but by way of text",
+        "the only cast from xid8 to bigint is through text",
     ),
     (
         "_span",
         'warning: .*cast "xid8" value to "pgque.place" type',
-        "a row of two columns is assigned to a composite variable, which is taken apart",
+        "a row of two columns is assigned to a composite variable by column",
     ),
     (
         "_events",
@@ -43,40 +43,40 @@ ACCEPTED = [
     (
         "_pass_over_nothing",
         "warning extra: control reached end of function without RETURN",
-        "the loop is left by its returns only",
+        "only a return ends the loop",
     ),
     (
         "_snapshot",
         'warning extra: never read variable "fixed"',
-        "its initialization fixes what age() counts from",
+        "its initialization fixes the transaction id from which age() counts",
     ),
     (
         "get_batch_cursor",
         "compatibility: obsolete setting of refcursor",
-        "the caller names the cursor: that is what the function is for",
+        "the caller names the cursor by design",
     ),
     (
         "start|stop|status",
         'error: (schema "cron"|relation "cron.job") does not exist',
-        "behind a look whether pg_cron is installed",
+        "runs only if pg_cron is installed",
     ),
     (
         "_append_retries|_rebase_ticks|_retry_unseen_redeliveries|_truncate_child|_log_has_unseen"
         "|_copy_ledger|maint_rotate_ledger|_lock_briefly|drop_queue|create_queue"
         "|_append_batch|_unticked_for|_advance_event_ids|_report_lost_events",
         "security: text type variable is not sanitized",
-        "names made by create_queue from the id of a queue, which only the owner can write",
+        "names that create_queue made from a queue's id, which only the owner can write",
     ),
     (
         "grant_queue|revoke_queue|_make_log|_make_log_function|_make_force_sequence|_grant_log"
         "|_make_history_sequence",
         "security: text type variable is not sanitized",
-        "the name of a log or of its function, made from the id of a queue; the role is %I",
+        "the name of a log or its function, made from a queue's id; the role is quoted with %I",
     ),
     (
         "_replace_config",
         'error: record "new" has no field "schema_version"',
-        "a trigger of pgque.config alone, which the checker does not know",
+        "a trigger only on pgque.config, which the checker does not know",
     ),
     (
         "set_queue_config",
@@ -86,17 +86,16 @@ ACCEPTED = [
     (
         "_capture|_capture_row|_capture_values",
         "security: the expression is not SQL injection safe",
-        "runs the trigger's own expressions with the rights of whoever changes the table",
+        "runs the trigger's expressions with the rights of the role that changes the table",
     ),
 ]
-PERFORMANCE = re.compile(
-    "Hidden casting|routine is marked as VOLATILE"
-)  # casts of integers; and volatile on purpose: a snapshot of its own for each statement
+# Casts of integers, and functions that are volatile on purpose: each statement gets a new snapshot.
+PERFORMANCE = re.compile("Hidden casting|routine is marked as VOLATILE")
 
 
 @pytest.fixture(scope="module")
 def checked(databases, template):
-    """A connection to a database with plpgsql_check and every kind of generated function."""
+    """Return a connection to a database with plpgsql_check and all kinds of generated functions."""
     dsn = databases.create(template)
     with psycopg.connect(dsn, autocommit=True) as conn:
         available = "select count(*) from pg_available_extensions where name = 'plpgsql_check'"
@@ -130,7 +129,7 @@ FOUND = """
 """
 
 
-def test_plpgsql_check_finds_nothing_but_what_is_accepted_here(checked: Connection):
+def test_plpgsql_check_finds_only_accepted_warnings(checked: Connection):
     found = checked.execute(FOUND).fetchall()
     used = set()
     unexpected = []
@@ -146,7 +145,7 @@ def test_plpgsql_check_finds_nothing_but_what_is_accepted_here(checked: Connecti
         if not reasons:
             unexpected.append((function, text))
     assert not unexpected, "\n".join(map(str, unexpected))
-    assert used == set(range(len(ACCEPTED))), "an exception that is not needed any more"
+    assert used == set(range(len(ACCEPTED))), "an exception is no longer needed"
     functions = (
         "select count(*) from pg_proc p join pg_language l on l.oid = p.prolang "
         "where l.lanname = 'plpgsql' and pronamespace = 'pgque'::regnamespace"
@@ -171,7 +170,7 @@ def test_plpgsql_check_finds_nothing_but_what_is_accepted_here(checked: Connecti
         ("declare unused int; begin return; end", 'unused variable "unused"'),
     ],
 )
-def test_plpgsql_check_would_find_a_fault(checked: Connection, body: str, message: str):
+def test_plpgsql_check_finds_faults(checked: Connection, body: str, message: str):
     with checked.transaction(force_rollback=True):
         checked.execute(
             f"create function pgque._faulty(queue text) returns void language plpgsql "

@@ -1,4 +1,4 @@
-"""A queue in the midst of its work, and what every consumer is still to be given of it."""
+"""A queue in the middle of its work, and the check that every consumer gets the rest."""
 
 import itertools
 from typing import Any
@@ -29,11 +29,11 @@ DEAD = "select ev_id, dl_reason, ev_data from pgque.dead_letter order by ev_id"
 
 
 class Backlog:
-    """Made in one life of a database; `check` looks in the next one that nothing is lost.
+    """Work set up before a move of the database; `check` verifies afterwards that nothing is lost.
 
-    `ahead` has done all, `half` a part of a batch and holds another part, `retrying` waits for
-    three messages again and has one dead letter, `behind` was given nothing, and of the group `g`
-    the member `a` holds a piece that it never acks in this life.
+    `ahead` has finished everything. `half` has acked part of a batch and holds another part.
+    `retrying` has three pending retries and one dead letter. `behind` has received nothing. In
+    group `g`, member `a` holds a piece that it does not ack before the move.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -62,27 +62,27 @@ class Backlog:
         self._send(conn, "not ticked")
         self.dead = conn.execute(DEAD).fetchall()
         assert len(self.dead) == 1
-        # The end of these is for the test to decide; nobody is to hear of them before.
+        # The test decides how this transaction ends. Its event stays invisible until then.
         self.open = psycopg.connect(dsn)
         self.undecided = {send(self.open, "q", "never committed"): "never committed"}
         self.conn = conn
 
     def prepare(self, name: str) -> int:
-        """Send in a transaction that is prepared: its event's id."""
+        """Send in a prepared transaction. Return the event's id."""
         with psycopg.connect(self.conn.info.dsn) as producer:
             sent = send(producer, "q", name)
             producer.execute(f"prepare transaction '{name}'".encode())
             return sent
 
     def leave(self) -> None:
-        """End this life's connections, the open transaction with them."""
+        """Close all connections, including the one with the open transaction."""
         self.open.close()
         self.conn.close()
 
     def check(self, conn: Connection, committed: dict[int, str] | None = None) -> dict[str, int]:
-        """See that everybody gets the rest once, and what is sent now; return the figures."""
+        """Check that every consumer gets the rest and new events, once. Return the figures."""
         self.sent |= committed or {}
-        self._send(conn, "in the next life")
+        self._send(conn, "after the move")
         settle(conn, "q")
         assert receive(conn, "q", "half", 5) == self.held
         assert ack(conn, self.held) == 1
@@ -93,13 +93,13 @@ class Backlog:
         assert conn.execute(DEAD).fetchall() == self.dead
         value(conn, "select pgque.maint_retry_events()")
         settle(conn, "q")
-        figures = {"given": 0, "lost": 0, "twice": 0}
+        figures = {"delivered": 0, "lost": 0, "delivered twice": 0}
         for _ in range(2):
             for consumer, acked in self.acked.items():
                 got = self._drain_group(conn) if consumer == "g" else drain(conn, "q", consumer, 3)
-                figures["given"] += len(got)
+                figures["delivered"] += len(got)
                 figures["lost"] += len(self.sent.keys() - acked - set(ids(got)))
-                figures["twice"] += len(got) - len(set(ids(got)) - acked)
+                figures["delivered twice"] += len(got) - len(set(ids(got)) - acked)
                 assert sorted(ids(got)) == sorted(self.sent.keys() - acked), consumer
                 assert payloads(got) == [self.sent[message.msg_id] for message in got]
                 acked |= set(ids(got))
@@ -114,7 +114,7 @@ class Backlog:
     def _take(
         self, conn: Connection, consumer: str, count: int, *, again: int = 0, dead: int = 0
     ) -> None:
-        """Receive and ack, all but the first `again`, which wait to be given again."""
+        """Receive and ack. The first messages become dead letters (`dead`) or retries (`again`)."""
         batch = receive(conn, "q", consumer, count)
         assert len(batch) == count
         for message in batch[: again + dead]:

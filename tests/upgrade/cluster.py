@@ -1,4 +1,4 @@
-"""A throw-away cluster whose programs are run one by one, as an administrator would."""
+"""A throw-away cluster, managed through its programs like an administrator does."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 
 def programs(version: int, home: Path) -> Path:
-    """The folder with the programs of a version; where nobody else may run them, of a copy."""
+    """Return the folder of a version's programs, or of a copy that the account may run."""
     if version == 15:
         return DEBIAN
     binaries = find_binaries(version)
@@ -29,7 +29,7 @@ def programs(version: int, home: Path) -> Path:
 
 
 class Cluster:
-    """A cluster in a folder of its own: `init` or copy it, `start` it, `stop` it."""
+    """A cluster in its own folder: `init` or copy it, `start` it, `stop` it."""
 
     def __init__(self, version: int, home: Path, name: str) -> None:
         self.programs = programs(version, home)
@@ -40,11 +40,11 @@ class Cluster:
         self.running = False
 
     def run(self, program: str, *arguments: object) -> str:
-        """Run a program as the account that owns the cluster; return what it says."""
+        """Run a program as the account that owns the cluster. Return its output."""
         identity: dict[str, Any] = {}
         if account := find_account():
             identity = {"user": account.uid, "group": account.gid, "extra_groups": []}
-        log = self.folder / f"{program}.out"  # not a pipe, which a server would keep open
+        log = self.folder / f"{program}.out"  # a file, because a server would keep a pipe open
         with log.open("w+") as out:
             done = subprocess.run(
                 [str(self.programs / program), *map(str, arguments)],

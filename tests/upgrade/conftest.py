@@ -1,4 +1,4 @@
-"""Throw-away clusters, stopped at the end."""
+"""Throw-away clusters, stopped at the end of a test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ has_15 = pytest.mark.skipif(not DEBIAN.is_dir(), reason="PostgreSQL 15 is not in
 
 @pytest.fixture
 def new_cluster(home: Path) -> Iterator[Callable[..., Cluster]]:
-    """Make clusters of a version, by default the one that is tested; none is started yet."""
+    """Create clusters of a version, by default the tested one, without starting them."""
     made: list[Cluster] = []
 
     def new(name: str, version: int | None = None) -> Cluster:

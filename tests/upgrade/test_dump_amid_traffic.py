@@ -1,4 +1,4 @@
-"""A dump that is made while producers send, a ticker ticks and a consumer acks."""
+"""A dump made while producers send, a ticker ticks and a consumer acks."""
 
 import contextlib
 import itertools
@@ -19,7 +19,7 @@ OF_ONE_TRANSACTION = 3
 
 
 class Producer:
-    """Sends in transactions of three events, every fifth of which is rolled back."""
+    """Sends in transactions of three events. Every fifth transaction rolls back."""
 
     def __init__(self, dsn: str, name: str, enough: threading.Event) -> None:
         self.committed: list[int] = []
@@ -38,7 +38,7 @@ class Producer:
                     self.committed += sent
 
 
-def test_p1_p2_p3_a_dump_amid_traffic(new_cluster):
+def test_p1_p2_p3_a_dump_during_traffic_loses_and_repeats_nothing(new_cluster):
     source = new_cluster("old").init().start()
     target = new_cluster("new").init().start()
     with source.connect() as admin:
@@ -64,9 +64,9 @@ def test_p1_p2_p3_a_dump_amid_traffic(new_cluster):
             committed = {ev_id for producer in producers for ev_id in producer.committed}
             done = list(handled)
             last = done[-1].batch_id
-            eventually(lambda: handled[-1].batch_id > last, "the ack of what was handled")
+            eventually(lambda: handled[-1].batch_id > last, "the ack of the handled messages")
             conn = restore(source, target, format_="custom")
-            # At the latest when it had been restored, the dump had been made.
+            # The dump's snapshot is older than this point.
             perhaps = set(ids(list(handled)))
         finally:
             enough.set()
@@ -87,10 +87,10 @@ def check(conn: psycopg.Connection, committed: set[int], done: set[int], perhaps
     assert sorted(behind) == [*logged, after]
     rest = ids(drain(conn, "q", "c", 70))
     figures = {
-        "given": len(behind) + len(rest),
+        "delivered": len(behind) + len(rest),
         "lost": len(set(logged) - perhaps - set(rest)),
-        "twice": len(rest) - len(set(rest) - done),
+        "delivered twice": len(rest) - len(set(rest) - done),
     }
-    assert (figures["lost"], figures["twice"]) == (0, 0)
+    assert (figures["lost"], figures["delivered twice"]) == (0, 0)
     tests = "tests/upgrade/test_dump_amid_traffic.py"
-    record(conn, "upgrades", "pg_dump amid traffic", tests, figures)
+    record(conn, "upgrades", "pg_dump during traffic", tests, figures)

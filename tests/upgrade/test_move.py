@@ -1,6 +1,6 @@
-"""A database that moves: dumped and restored, upgraded in place, or served by another server.
+"""A database that moves: by dump and restore, pg_upgrade, or promotion of a replica.
 
-Whatever was under way goes on in the next life: nothing is lost, nothing given twice.
+Work in progress continues after the move. Nothing is lost and nothing is delivered twice.
 """
 
 import psycopg
@@ -29,7 +29,7 @@ def use_up_transaction_ids(conn: psycopg.Connection, count: int) -> None:
 
 
 def restore(source: Cluster, target: Cluster, *, format_: str) -> psycopg.Connection:
-    """Dump with the programs of the one, restore with those of the other."""
+    """Dump with the source's programs and restore with the target's."""
     dump = target.folder / "dump"
     dump.write_bytes(b"")
     dump.chmod(0o666)
@@ -49,7 +49,7 @@ def restore(source: Cluster, target: Cluster, *, format_: str) -> psycopg.Connec
     return target.connect("restored")
 
 
-slow = pytest.mark.skipif(not LONG, reason="much like the others: PGQUE_LONG=1")
+slow = pytest.mark.skipif(not LONG, reason="similar to the others: PGQUE_LONG=1 runs it")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,9 @@ slow = pytest.mark.skipif(not LONG, reason="much like the others: PGQUE_LONG=1")
         pytest.param(16, 18, "custom"),
     ],
 )
-def test_p2_p3_a_dump_goes_on_in_a_younger_cluster(new_cluster, old, new, format_):
+def test_p2_p3_work_continues_after_a_dump_and_restore_in_a_new_cluster(
+    new_cluster, old, new, format_
+):
     source = new_cluster("old", old).init().start()
     target = new_cluster("new", new).init().start()
     with source.connect() as admin:
@@ -86,9 +88,9 @@ def test_p2_p3_a_dump_goes_on_in_a_younger_cluster(new_cluster, old, new, format
         pytest.param(15, 16, marks=[has_15, slow]),
     ],
 )
-def test_p2_p3_pg_upgrade_goes_on(new_cluster, before, after):
+def test_p2_p3_work_continues_after_pg_upgrade(new_cluster, before, after):
     old = new_cluster("old", before).init().start()
-    # pg_upgrade asks for the same checksums: 18 makes them by default, those before it do not.
+    # pg_upgrade needs the same checksum setting. Only 18 enables checksums by default.
     new = new_cluster("new", after).init(*["--no-data-checksums"] * (after >= 18))
     with old.connect() as admin:
         use_up_transaction_ids(admin, 5000)
@@ -106,8 +108,8 @@ def test_p2_p3_pg_upgrade_goes_on(new_cluster, before, after):
 
 
 @pytest.mark.parametrize("version", [pytest.param(15, marks=[has_15, slow]), None])
-def test_p2_p3_a_promoted_replica_goes_on(new_cluster, version):
-    """With a transaction that was prepared before and is committed after."""
+def test_p2_p3_work_continues_on_a_promoted_replica(new_cluster, version):
+    """One transaction is prepared before the promotion and committed after it."""
     primary = new_cluster("primary", version).init().start()
     install(primary.dsn())
     backlog = Backlog(primary.dsn())
@@ -119,8 +121,10 @@ def test_p2_p3_a_promoted_replica_goes_on(new_cluster, version):
     here = backlog.conn.execute("select pg_current_wal_lsn()").fetchone()[0]
     with standby.connect() as conn:
         replayed = "select pg_last_wal_replay_lsn() >= %s"
-        eventually(lambda: conn.execute(replayed, [here]).fetchone()[0], "the stream")
-    primary.stop("immediate")  # with a transaction that has sent and is open
+        eventually(
+            lambda: conn.execute(replayed, [here]).fetchone()[0], "replication to the standby"
+        )
+    primary.stop("immediate")  # while a transaction that has sent is open
     backlog.leave()
     standby.run("pg_ctl", "-D", standby.data, "-w", "promote")
     with standby.connect() as conn:

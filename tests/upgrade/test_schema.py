@@ -1,7 +1,7 @@
-"""`pgque install` on an older schema: it becomes what a fresh one is, and stops nobody.
+"""`pgque install` on an older schema: the result equals a fresh one, and it blocks no client.
 
-There has been one version so far, so the next one is made up here: a copy of the engine with a
-step that changes tables, logs and functions in each of the ways that a step may.
+Only one version exists so far, so the tests make up the next one: a copy of the engine with a step
+that changes tables, logs and functions in every way that a step may.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ STEP = """\
 create table pgque.colour (name text primary key);
 alter table pgque.queue add column queue_colour text not null default 'grey';
 create index queue_colour on pgque.queue (queue_colour);
-drop function pgque._sequence_seen(text); -- its argument has another name
+drop function pgque._sequence_seen(text); -- its parameter has a new name
 do $$
 declare
     log text;
 begin
     for log in select queue_data_pfx from pgque.queue loop
-        for child in 0 .. 2 loop -- first: then the column is the child's own, as in a new queue
+        for child in 0 .. 2 loop -- before the parent, so that the column is local
             execute format('alter table %s_%s add column ev_colour text', log, child);
         end loop;
         execute format('alter table %s add column ev_colour text', log);
@@ -78,7 +78,7 @@ CHANGES = {
 
 @pytest.fixture
 def use_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Install the next version from here on."""
+    """Return a function that makes the next version the one to install."""
 
     def use() -> None:
         folder = tmp_path / "sql"
@@ -128,14 +128,14 @@ def test_a_fresh_install_and_an_upgraded_one_dump_identically(databases, use_nex
         add_queues(fresh)
         assert dump(upgraded) == dump(fresh) != before
         assert [schema_version(dsn) for dsn in (upgraded, fresh)] == [NEXT, NEXT]
-        assert install(upgraded) == NEXT  # the step is not done again
+        assert install(upgraded) == NEXT  # the step does not run again
         assert dump(upgraded) == dump(fresh)
     finally:
         databases.drop(upgraded)
         databases.drop(fresh)
 
 
-def test_the_script_upgrades_as_install_does_and_never_goes_back(dsn, autoconn, use_next):
+def test_the_script_upgrades_like_install_and_never_downgrades(dsn, autoconn, use_next):
     older = script().encode()
     use_next()
     for _ in range(2):
@@ -148,7 +148,7 @@ def test_the_script_upgrades_as_install_does_and_never_goes_back(dsn, autoconn, 
     assert dump(dsn) == after
 
 
-def test_a_step_that_fails_leaves_the_older_schema(dsn, autoconn, use_next):
+def test_a_failed_step_leaves_the_older_schema(dsn, autoconn, use_next):
     before = dump(dsn)
     autoconn.execute("create table pgque.colour (name text)")
     use_next()
@@ -160,24 +160,24 @@ def test_a_step_that_fails_leaves_the_older_schema(dsn, autoconn, use_next):
     assert install(dsn) == NEXT
 
 
-def test_every_step_that_ships_leads_to_a_version_of_its_own():
+def test_every_shipped_step_has_its_own_version():
     assert list(module.upgrade_files()) == list(range(2, SCHEMA_VERSION + 1))
 
 
-def test_p2_p3_what_is_under_way_goes_on_after_an_upgrade(direct_dsn, use_next):
+def test_p2_p3_work_in_progress_continues_after_an_upgrade(direct_dsn, use_next):
     backlog = Backlog(direct_dsn)
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         use_next()
         upgrade = Thread(install, direct_dsn)
-        # The transaction that has sent uses the table that is to be changed.
+        # The open transaction holds a lock on a table that the step changes.
         backlog.open.commit()
         backlog.leave()
         assert upgrade.outcome() == NEXT
         backlog.check(conn, backlog.undecided)
 
 
-def test_p5_nobody_is_stopped_by_installations(direct_dsn, use_next, caplog):
-    """A producer, a consumer, a group and a ticker, over installations and an upgrade."""
+def test_p5_installations_block_no_client(direct_dsn, use_next, caplog):
+    """A producer, a consumer, a group and a ticker run during installations and an upgrade."""
     caplog.set_level(logging.WARNING)
     with psycopg.connect(direct_dsn, autocommit=True) as conn:
         PgqueClient(conn).create_queue("q")
@@ -219,7 +219,7 @@ def test_p5_nobody_is_stopped_by_installations(direct_dsn, use_next, caplog):
     assert [record.getMessage() for record in caplog.records] == []
 
 
-def test_p5_a_long_transaction_holds_up_the_upgrade_alone(direct_dsn, use_next):
+def test_p5_a_long_transaction_delays_only_the_upgrade(direct_dsn, use_next):
     with (
         psycopg.connect(direct_dsn) as long,
         psycopg.connect(direct_dsn, autocommit=True) as conn,
@@ -232,22 +232,22 @@ def test_p5_a_long_transaction_holds_up_the_upgrade_alone(direct_dsn, use_next):
         use_next()
         upgrade = Thread(install, direct_dsn)
         for n in range(4):
-            eventually(lambda: is_waiting(conn), "the upgrade waits")
-            client.send("q", n)  # returns although the upgrade waits before it in the queue
+            eventually(lambda: is_waiting(conn), "the lock wait of the upgrade")
+            client.send("q", n)  # not blocked by the waiting upgrade
             client.ticker("q")
         assert upgrade.is_alive()
         long.commit()
         assert upgrade.outcome() == NEXT
 
 
-def test_p5_a_queue_that_is_made_during_an_upgrade_is_of_the_new_kind(connect, use_next):
-    """Its maker has begun with the older function, and waits within it."""
+def test_p5_a_queue_created_during_an_upgrade_has_the_new_schema(connect, use_next):
+    """create_queue starts with the older function and waits inside it."""
     upgrading, making = connect(), connect(autocommit=True)
     use_next()
     upgrading.execute("begin")
     install(upgrading)
     queue = Thread(lambda: value(making, "select pgque.create_queue('q')"))
-    eventually(lambda: is_blocked(upgrading, making), "the wait")
+    eventually(lambda: is_blocked(upgrading, making), "the lock wait of create_queue")
     upgrading.commit()
     assert queue.outcome() == 1
     assert value(making, "select pgque.send('q', 'x'::text)") == 1
@@ -262,7 +262,7 @@ def is_waiting(conn: psycopg.Connection) -> bool:
     )
 
 
-def test_an_upgrade_that_waits_for_too_long_says_for_what(direct_dsn, use_next, monkeypatch):
+def test_an_upgrade_that_waits_too_long_names_the_cause(direct_dsn, use_next, monkeypatch):
     monkeypatch.setattr(alone, "_LOCK_ATTEMPTS", 2)
     with psycopg.connect(direct_dsn) as long:
         value(long, "select pgque.create_queue('q')")
@@ -272,10 +272,10 @@ def test_an_upgrade_that_waits_for_too_long_says_for_what(direct_dsn, use_next, 
     assert schema_version(direct_dsn) == SCHEMA_VERSION
 
 
-# An older client and a newer schema, and the reverse
+# An older client with a newer schema, and the reverse
 
 
-def test_an_older_client_is_told_when_it_connects(dsn, use_next, monkeypatch):
+def test_an_older_client_is_refused_when_it_connects(dsn, use_next, monkeypatch):
     use_next()
     install(dsn)
     monkeypatch.setattr(module, "SCHEMA_VERSION", SCHEMA_VERSION)
@@ -293,7 +293,7 @@ def test_an_older_client_is_told_when_it_connects(dsn, use_next, monkeypatch):
     assert schema_version(dsn) == NEXT
 
 
-def test_an_older_client_on_a_connection_that_it_has_goes_on(dsn, conn, use_next, queue, consumer):
+def test_an_older_client_continues_on_an_existing_connection(dsn, conn, use_next, queue, consumer):
     client = PgqueClient(conn)
     client.send(queue, "before")
     conn.commit()
@@ -322,7 +322,9 @@ def test_a_newer_client_works_with_an_older_schema(dsn, use_next, queue, consume
     assert schema_version(dsn) == SCHEMA_VERSION
 
 
-def test_what_an_older_schema_has_not_is_named_with_the_remedy(autoconn, dsn, queue, consumer):
+def test_a_function_missing_in_an_older_schema_is_named_with_the_remedy(
+    autoconn, dsn, queue, consumer
+):
     autoconn.execute("drop function pgque.nack_many(bigint, bigint[], interval, text[])")
     with pgque.connect(dsn, autocommit=True) as client:
         with pytest.raises(pgque.PgqueSchemaMissing, match="pgque install"):

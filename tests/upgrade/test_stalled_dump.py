@@ -1,4 +1,4 @@
-"""A pg_dump that is held between its snapshot and its locks, while log and ledger rotate."""
+"""A pg_dump held between its snapshot and its locks while the log and the ledger rotate."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ GROUP = "select pgque.register_subconsumer('q', 'g', %s)"
 
 @pytest.fixture(scope="module")
 def clusters() -> Iterator[list[Cluster]]:
-    """The old cluster, some thousand transactions older than the new one."""
+    """Return two clusters; the old one has used thousands of transaction ids more."""
     known = wanted_version() if wanted_version() in (15, 16, 18) else 18
     with tempfile.TemporaryDirectory(prefix="pgque-test-", dir=temporary_in()) as home:
         Path(home).chmod(0o711)
@@ -59,7 +59,7 @@ def clusters() -> Iterator[list[Cluster]]:
 
 @pytest.fixture
 def origin(clusters: list[Cluster]) -> Iterator[Connection]:
-    """A database of the old cluster with a table, `gate`, which pg_dump locks before all others."""
+    """Return a database of the old cluster; pg_dump locks its table `gate` before all others."""
     with clusters[0].connect() as admin:
         admin.execute("create database origin")
     with clusters[0].connect("origin") as conn:
@@ -75,7 +75,7 @@ def origin(clusters: list[Cluster]) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def stalled(origin: Connection, dumping: Callable[[], int]) -> Iterator[None]:
-    """Run the block while a dump has its snapshot and waits for its first lock."""
+    """Run the block while a dump has its snapshot but waits for its first lock."""
     waiting = (
         "select exists (select from pg_locks l join pg_class c on c.oid = l.relation "
         "where c.relname = 'gate' and not l.granted and l.mode = 'AccessShareLock')"
@@ -83,13 +83,13 @@ def stalled(origin: Connection, dumping: Callable[[], int]) -> Iterator[None]:
     with psycopg.connect(origin.info.dsn) as gate:
         gate.execute("lock table gate in access exclusive mode")
         thread = Thread(dumping)
-        eventually(lambda: value(origin, waiting), "the dump waits")
+        eventually(lambda: value(origin, waiting), "the lock wait of the dump")
         yield
     assert thread.outcome() == 0
 
 
 class Dumps:
-    """Dumps the old cluster's database and restores it."""
+    """Dumps and restores the old cluster's database."""
 
     def __init__(self, clusters: list[Cluster]) -> None:
         self.clusters = clusters
@@ -98,7 +98,7 @@ class Dumps:
         self.options = ["--format=custom", f"--file={self.file}"]
 
     def pg_dump(self, name: str) -> Callable[[], int]:
-        """A plain pg_dump; rotation recognises one by its application_name."""
+        """Return a run of pg_dump with this application_name, by which rotation recognises it."""
 
         def run() -> int:
             return subprocess.run(
@@ -110,7 +110,7 @@ class Dumps:
         return run
 
     def pgque_dump(self) -> int:
-        os.environ["PGAPPNAME"] = "nobody knows it"
+        os.environ["PGAPPNAME"] = "unknown program"
         try:
             program = str(self.old.programs / "pg_dump")
             return dump(self.old.dsn("origin"), self.options, program=program)
@@ -139,7 +139,7 @@ def dumps(clusters: list[Cluster]) -> Dumps:
 
 
 class Work:
-    """Consumers that did a part before the dump's snapshot, and all of it before its locks."""
+    """Consumers that finish part of their work before the dump's snapshot, the rest after it."""
 
     def __init__(self, conn: Connection) -> None:
         subscribe(conn, "q", "c", "held", "retrying", "idle")
@@ -164,12 +164,12 @@ class Work:
         self.all = {*self.first, *self.second}
 
     def rest(self) -> None:
-        """Do the rest of it, all but what `idle` was given."""
+        """Finish the work of all consumers except `idle`."""
         conn = self.conn
         value(conn, "select pgque.maint_retry_events()")
         ack(conn, self.batch)
         ack(conn, self.piece)
-        tick(conn, "q")  # no more: the transaction at the gate is open
+        tick(conn, "q")  # one tick: settle() would wait for the transaction on the gate
         for name in ("c", "held", "retrying"):
             drain(conn, "q", name)
         for member in "abab":
@@ -177,7 +177,7 @@ class Work:
                 ack(conn, batch)
 
     def left(self, conn: Connection) -> dict[str, set[int]]:
-        """What each consumer is given in the restored database."""
+        """Return the events that each consumer receives in the restored database."""
         value(conn, "select pgque.maint()")
         settle(conn, "q")
         got = {name: set(ids(drain(conn, "q", name))) for name in ("c", "held", "retrying", "idle")}
@@ -206,8 +206,8 @@ WHERE = ["same cluster", "other cluster"]
 @pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize("rotation", ROTATIONS)
 @pytest.mark.parametrize("kind", ["pg_dump", "pgque dump"])
-def test_p1_p3_a_stalled_dump_holds_everything(dumps, origin, kind, rotation, where):
-    """Rotation recognises pg_dump; whatever its name, pgque dump locks first."""
+def test_p1_p3_a_stalled_dump_is_complete(dumps, origin, kind, rotation, where):
+    """Rotation recognises pg_dump by name and waits. `pgque dump` takes a lock first instead."""
     work = Work(origin)
     with stalled(origin, dumps.pg_dump("pg_dump") if kind == "pg_dump" else dumps.pgque_dump):
         work.rest()
@@ -225,7 +225,7 @@ def test_p1_p3_a_stalled_dump_holds_everything(dumps, origin, kind, rotation, wh
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_p1_a_dump_without_its_ledger_repeats_and_loses_nothing(dumps, origin, where):
+def test_p1_a_dump_without_its_ledger_repeats_events_but_loses_none(dumps, origin, where):
     work = Work(origin)
     with stalled(origin, dumps.pg_dump("backup")):
         work.rest()
@@ -245,7 +245,7 @@ def test_p1_a_dump_without_its_ledger_repeats_and_loses_nothing(dumps, origin, w
 
 
 @pytest.mark.parametrize("where", WHERE)
-def test_p1_a_dump_without_a_part_of_its_log_says_so(dumps, origin, where):
+def test_p1_a_restored_dump_without_part_of_its_log_reports_the_loss(dumps, origin, where):
     work = Work(origin)
     with stalled(origin, dumps.pg_dump("backup")):
         work.rest()
@@ -276,7 +276,7 @@ def test_p1_a_dump_without_a_part_of_its_log_says_so(dumps, origin, where):
         assert len(column(conn, "select 1 from pgque.restore_report")) == len(reported)
 
 
-def test_rotation_goes_on_after_the_dump(dumps, origin):
+def test_rotation_resumes_after_the_dump(dumps, origin):
     work = Work(origin)
     with stalled(origin, dumps.pg_dump("pg_dump")):
         work.rest()

@@ -1,4 +1,4 @@
-"""Transaction ids past 2^31, 2^32 and so on: the 32 bits of PostgreSQL's own rows wrap round."""
+"""Transaction ids past 2^31, 2^32 and 2^62, where the 32-bit ids of PostgreSQL's rows wrap."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ from tests.upgrade.backlog import Backlog
 from tests.upgrade.cluster import Cluster
 
 SEGMENT = 1 << 20  # transactions in one file of pg_xact
-FARTHEST = 3 << 29  # PostgreSQL stops when the oldest id lies 2^31 back
+FARTHEST = 3 << 29  # PostgreSQL refuses ids more than 2^31 past the oldest one
 SPAN = 150
 
 
@@ -34,7 +34,7 @@ def next_id(conn: Connection) -> int:
 
 
 def jump(cluster: Cluster, to: int) -> None:
-    """Let the cluster's next transaction have this id, after everything was frozen."""
+    """Freeze everything, and set the id of the cluster's next transaction."""
     with cluster.connect() as conn:
         conn.execute("alter database template0 allow_connections true")
     for database in ("postgres", "template0", "template1"):
@@ -51,7 +51,7 @@ def jump(cluster: Cluster, to: int) -> None:
 
 
 def go_near(cluster: Cluster, boundary: int) -> None:
-    """Come to a little before the boundary, as far at a time as PostgreSQL bears."""
+    """Jump to just before the boundary, in steps that PostgreSQL allows."""
     while True:
         with cluster.connect() as conn:
             now = next_id(conn)
@@ -61,7 +61,7 @@ def go_near(cluster: Cluster, boundary: int) -> None:
 
 
 def cross(cluster: Cluster, boundary: int) -> dict[int, str]:
-    """Send, tick, rotate, receive and nack across the boundary, with a transaction open over it."""
+    """Send, tick, rotate and receive across the boundary, with a transaction open across it."""
     sent: dict[int, str] = {}
     got: list[int] = []
     slow = psycopg.connect(cluster.dsn())
@@ -92,7 +92,7 @@ def cross(cluster: Cluster, boundary: int) -> dict[int, str]:
 
 
 def nack_in_a_large_batch(conn: Connection) -> dict[int, str]:
-    """Where an event is looked for by halves of its window's transaction ids."""
+    """Nack in a large batch, where a binary search over transaction ids finds the event."""
     settle(conn, "q")
     subscribe(conn, "q", "large")
     sent = [send(conn, "q", "first"), *send_many(conn, "q", 2500), send(conn, "q", "last")]
@@ -115,7 +115,7 @@ def cluster(new_cluster: Callable[..., Cluster]) -> Cluster:
     return new_cluster("cluster").init().start(autovacuum="off")
 
 
-def test_p1_p3_traffic_and_a_backlog_across_2_to_the_31_and_32(cluster):
+def test_p1_p3_traffic_and_a_backlog_survive_transaction_ids_past_2_31_and_2_32(cluster):
     install(cluster.dsn())
     backlog = Backlog(cluster.dsn())
     backlog.leave()
@@ -128,8 +128,8 @@ def test_p1_p3_traffic_and_a_backlog_across_2_to_the_31_and_32(cluster):
         record(conn, "upgrades", "xids past 2^31 and 2^32", "tests/upgrade/test_xids.py", figures)
 
 
-def test_p1_p3_ids_that_are_sixty_three_bits_long(cluster):
-    """Twice such an id is more than a bigint holds."""
+def test_p1_p3_transaction_ids_of_63_bits_work(cluster):
+    """Twice such an id overflows a bigint."""
     install(cluster.dsn())
     backlog = Backlog(cluster.dsn())
     backlog.leave()

@@ -1,4 +1,4 @@
-"""The reference of the command line: each command's help, and the output of an example."""
+"""Makes the command line reference: the help of each command, and the output of an example."""
 
 from __future__ import annotations
 
@@ -19,23 +19,20 @@ from pgque.embedded.binaries import find_binaries
 
 HEAD: Final = """# Reference: command line
 
-<!-- Made by docs/make_reference.py, which runs the examples one after the other. -->
+<!-- Made by docs/make_reference.py, which ran the examples in order. -->
 
-Install the command line with `pip install 'pgque[cli]'`. Each command has `--help`.
+Install it with the extra `cli`: `pip install 'pgque[cli]'`. Each command has `--help`.
 `pgque --install-completion` adds completion of commands and options to bash, zsh, fish or
-PowerShell (`--show-completion` prints the script). `--dsn` or `PGQUE_DSN` selects the database, as
-a libpq connection string or URL. libpq takes missing parameters from `PGHOST` and similar
-variables, service files and `.pgpass`.
+PowerShell (`--show-completion` prints what it would install). Set the database with `--dsn` or
+`PGQUE_DSN`, as a libpq connection string or URL. libpq fills in anything you leave out, for example
+from `PGHOST`, service files and `.pgpass`.
 
-| Exit status | Meaning |
-|--:|---|
-| 0 | Success. `dev`, `ticker` and `worker` also end with 0 after SIGTERM and Ctrl-C. |
-| 1 | An error: one line on standard error. `pgque --debug COMMAND` shows the traceback. |
-| 2 | A wrong call: one line, which names the `--help` to read. |
-| 130 | Ctrl-C. |
-| 141 | The program that reads the output has ended, such as `head -1` in a pipe. |
-
-[`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their own exit statuses.
+Exit status: 0 for success; 1 after an error, reported as one line on standard error
+(`pgque --debug COMMAND` shows the traceback); 2 for a usage error, also one line, which names the
+`--help` that explains more; 130 after Ctrl-C; 141 if the reader of its output has gone, as with
+`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) define their
+own. Commands that run until stopped (`dev`, `ticker`, `worker`) exit with 0 after SIGTERM or
+Ctrl-C.
 """
 
 EXAMPLES: Final = {
@@ -75,10 +72,10 @@ EXAMPLES: Final = {
     "pgque demo": ["pgque demo --rate max"],
     "pgque uninstall": ["pgque uninstall --yes"],
 }
-"""Examples in the order in which they run. The page uses the order of the help."""
+"""In the order of execution. The page follows the order of the help."""
 
 PICTURES: Final = {"pgque top": "top.svg"}
-"""Pictures for commands that print nothing, made by other scripts."""
+"""Pictures of commands that print nothing, made by docs/make_top.py."""
 
 LINES: Final = '{"order": 3}\n{"order": 4}\n'
 
@@ -103,7 +100,7 @@ APART: Final = {
     "pgque ticker": "leading",
     "pgque worker shop:mailer": "starts:",
 }
-"""Examples that run in their own process: Ctrl-C follows once they have printed this text."""
+"""Examples that run in a separate process, which gets Ctrl-C once it has printed this text."""
 
 
 def cli_reference(
@@ -111,8 +108,8 @@ def cli_reference(
 ) -> str:
     """Return the page.
 
-    ``let_die`` makes a dead letter in the queue orders. ``known`` has the earlier output of
-    commands that are not run, as `examples` returns it.
+    ``let_die`` makes a dead letter in the queue orders. ``known`` holds commands that need not run,
+    with their earlier output, as `examples` returns it.
     """
     printed: dict[str, list[str]] = {title: [text] for title, text in (known or {}).items()}
     for title, calls in EXAMPLES.items():
@@ -124,7 +121,7 @@ def cli_reference(
 
 
 def examples(page: str) -> dict[str, str]:
-    """Return the examples of a page by command."""
+    """Return the example output on a page, by command."""
     found = {}
     for section in page.split("\n## ")[1:]:
         title, _, text = section.partition("\n")
@@ -135,20 +132,20 @@ def examples(page: str) -> dict[str, str]:
 
 
 def without_what_varies(page: str) -> str:
-    """Return a page without times, versions and widths, which differ from run to run."""
-    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # progress of the demo
-    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # commands and paths of the demo
+    """Return a page without the times, versions and widths, which differ between runs."""
+    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # the demo's progress
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # depends on how it was called
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
-    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # the log of the process
+    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # log lines of the process itself
     page = re.sub(r"pid \d+", "pid", page)
     page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)
     page = re.sub(r'("(?:last_tick|oldest_waiting|events_per_second)": )[\d.]+', r"\1N", page)
     page = re.sub(r"(_seconds\{[^}]*\}) [\d.e-]+", r"\1 N", page)
     page = re.sub(r"(PostgreSQL|client|schema  ) [\d.]+[^\n,]*", r"\1", page)
-    page = re.sub(r"(heard after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
+    page = re.sub(r"(received after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
     return re.sub(r"[ ─]+", " ", page)
 
 
@@ -180,7 +177,7 @@ def _run(call: str, dsn: str) -> str:
     call, _, head = call.partition(" | head -")
     out = io.StringIO()
     before = {name: os.environ.get(name) for name in ("PGQUE_DSN", "NO_COLOR", "TZ", "PATH")}
-    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # for its pg_dump
+    programs = f"{find_binaries(18).bin}{os.pathsep}{os.environ['PATH']}"  # a pg_dump new enough
     os.environ.update(PGQUE_DSN=dsn, NO_COLOR="1", TZ="UTC", PATH=programs)
     try:
         with redirect_stdout(out), redirect_stderr(out):
@@ -222,7 +219,7 @@ def _words(option: Any) -> str:
     if isinstance(option.show_default, str):
         words += f" Default: {option.show_default}."
     if option.envvar:
-        words += f" Environment variable: `{option.envvar}`."
+        words += f" Or in the environment, as `{option.envvar}`."
     return words
 
 

@@ -10,7 +10,7 @@ from docs.make_pictures import WIDTH, Picture
 
 
 def architecture() -> Picture:
-    """Tables in the middle, the calls that write them on the left, the way back on the right."""
+    """Draw the tables, the calls that write them on the left, and the way back on the right."""
     picture = Picture("The tables of pgque and the calls that write and read them", 530)
     picture.text(
         WIDTH / 2,
@@ -50,7 +50,7 @@ def architecture() -> Picture:
 
 
 def window() -> Picture:
-    """Two ticks, and which transactions are in the window between them."""
+    """Draw two ticks and the transactions in the window between them."""
     picture = Picture("A window: a range of transactions, and late ones", 270)
     left, step = 120.0, 76.0
     for number, txid in enumerate(range(100, 108)):

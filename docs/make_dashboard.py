@@ -1,8 +1,8 @@
 """Take the pictures of the dashboard: `python docs/make_dashboard.py`.
 
-An embedded server is put under load (a queue with a consumer that is too slow, one with retries and
-dead letters, a cooperative group, one that is paused), the page is opened in Debian's Chromium, and
-after a while its pictures are written to docs/.
+The script puts an embedded server under load: a queue with a slow consumer, one with retries and
+dead letters, a cooperative group and a paused queue. It opens the page in Debian's Chromium and
+writes the pictures to docs/ after a while.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ chance = random.Random(7)  # noqa: S311
 def main() -> None:
     """Write docs/dashboard-*.png."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=100, help="how long the load runs before")
+    parser.add_argument("--seconds", type=float, default=100, help="how long the load runs first")
     parser.add_argument("--folder", type=Path, default=HERE)
     given = parser.parse_args()
-    logging.disable(logging.ERROR)  # the handlers that fail are what is shown
+    logging.disable(logging.ERROR)  # handlers fail on purpose
     with embedded.Server() as server, ExitStack() as stack:
         install(server.dsn)
         prepare(server.dsn)
@@ -74,12 +74,12 @@ def take(page: Page, url: str, folder: Path) -> None:
 
 
 def box(width: int, height: int) -> dict[str, float]:
-    """Return the part of a page from its top left corner."""
+    """Return the area of a page from its top left corner."""
     return {"x": 0, "y": 0, "width": width, "height": height}
 
 
 def prepare(dsn: str) -> None:
-    """Make the queues and who consumes them."""
+    """Create the queues and their consumers."""
     consumers = {
         "orders": ["shipping", "search"],
         "payments": ["ledger"],
@@ -100,7 +100,7 @@ def prepare(dsn: str) -> None:
 
 @contextmanager
 def load(dsn: str) -> Iterator[None]:
-    """Send and consume within the block."""
+    """Send and consume during the block."""
     over = threading.Event()
     shipping = pgque.Consumer(dsn, queue="orders", name="shipping")
     search = pgque.Consumer(dsn, queue="orders", name="search", max_messages=20)
@@ -139,7 +139,7 @@ def load(dsn: str) -> Iterator[None]:
 
 
 def run(part: pgque.Consumer | pgque.Ticker) -> Callable[[], None]:
-    """Return what runs a consumer or a ticker until it is stopped."""
+    """Return a function that runs a consumer or ticker until it is stopped."""
     return part.start if isinstance(part, pgque.Consumer) else part.run
 
 
@@ -166,7 +166,7 @@ def produce(dsn: str, over: threading.Event) -> None:
 
 @contextmanager
 def dashboard(dsn: str) -> Iterator[str]:
-    """Serve the dashboard within the block."""
+    """Serve the dashboard during the block."""
     app = create_app(dsn, token=TOKEN)
     with bind("127.0.0.1", 0) as listening:
         server = make_server(app)

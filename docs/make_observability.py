@@ -1,7 +1,7 @@
 """Write the Grafana board and the tables of observability.md: `python docs/make_observability.py`.
 
-The board is docs/grafana/pgque.json. The tables stand between `<!-- figures: NAME -->` and
-`<!-- end -->`, and come from the code.
+The board is docs/grafana/pgque.json. The tables are between `<!-- figures: NAME -->` and
+`<!-- end -->`. They are made from the code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
 def filled(text: str) -> str:
-    """Return the page with every table made anew."""
+    """Return the page with fresh tables."""
     makers = {
         "database": lambda: _families(metrics.FROM_THE_DATABASE),
         "consumer": lambda: _families(metrics.FROM_A_CONSUMER),
@@ -42,7 +42,7 @@ def filled(text: str) -> str:
 
 
 def _families(families: Iterable[metrics.Family]) -> str:
-    lines = ["| Metric | Kind | Labels | |", "|---|---|---|---|"]
+    lines = ["| Metric | Kind | Labels | Meaning |", "|---|---|---|---|"]
     for family in families:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         lines.append(f"| `{family.shown}` | {family.kind} | {labels} | {family.text} |")
@@ -50,7 +50,7 @@ def _families(families: Iterable[metrics.Family]) -> str:
 
 
 def _alerts() -> str:
-    lines = ["| Alert | when | then |", "|---|---|---|"]
+    lines = ["| Alert | Condition | Command |", "|---|---|---|"]
     for rule in rules():
         lasting = f" for {rule['for']}" if "for" in rule else ""
         when = f"`{' '.join(rule['expr'].split())}`{lasting}"
@@ -66,21 +66,21 @@ def rules() -> list[dict[str, Any]]:
 
 
 def _fields() -> str:
-    lines = ["| Field | |", "|---|---|"]
+    lines = ["| Field | Meaning |", "|---|---|"]
     for name, words in re.findall(r"^``(\w+)``\s+(.+)$", inspect.getdoc(Fields) or "", re.M):
         lines.append(f"| `{name}` | {words} |")
     return "\n".join(lines) + "\n"
 
 
 class Board:
-    """A Grafana board that is laid out from left to right and from top to bottom."""
+    """A Grafana board, laid out from left to right and from top to bottom."""
 
     def __init__(self) -> None:
         self.panels: list[dict[str, Any]] = []
         self._x = self._y = self._height = 0
 
     def row(self, title: str) -> None:
-        """Begin a row with a title."""
+        """Start a row with a title."""
         self._y += self._height
         self._x = self._height = 0
         place = {"x": 0, "y": self._y, "w": 24, "h": 1}
@@ -88,7 +88,7 @@ class Board:
         self._y += 1
 
     def stat(self, title: str, words: str, expr: str, unit: str, *bounds: float) -> None:
-        """Add a number; it turns yellow and then red at the bounds."""
+        """Add a number that turns orange and then red at the bounds."""
         colours = ["green", "orange", "red"]
         steps = [{"color": c, "value": v} for c, v in zip(colours, [None, *bounds], strict=False)]
         defaults = {"unit": unit, "thresholds": {"mode": "absolute", "steps": steps}}
@@ -96,7 +96,7 @@ class Board:
         self._panel("stat", title, words, 4, 4, [(expr, "")], defaults, options)
 
     def plot(self, title: str, words: str, unit: str, *lines: tuple[str, str]) -> None:
-        """Add lines over time: an expression and a legend each."""
+        """Add lines over time, each with an expression and a legend."""
         custom = {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"}
         defaults = {"unit": unit, "min": 0, "custom": custom}
         options = {
@@ -170,7 +170,7 @@ def board() -> dict[str, Any]:
     return {
         "title": "pgque",
         "uid": "pgque",
-        "description": "Queues and consumers of pgque: pgque metrics, and ConsumerMetrics.",
+        "description": "Queues and consumers of pgque, from pgque metrics and ConsumerMetrics.",
         "tags": ["pgque", "postgresql"],
         "schemaVersion": 39,
         "editable": True,
@@ -208,30 +208,30 @@ def _variables() -> Iterator[dict[str, Any]]:
 
 def _overview(made: Board) -> None:
     made.row("Now")
-    made.stat("Database", "1: the database can be asked.", "min(pgque_up)", "none")
+    made.stat("Database", "1: the database answers.", "min(pgque_up)", "none")
     made.stat(
         "Ticker",
-        "1: a ticker leads. Behind a pooler none does.",
+        "1: a ticker is running. Behind a pooler it is always 0.",
         "max(pgque_ticker_leading)",
         "none",
     )
     sent = f"sum(rate(pgque_queue_events_sent_total{QUEUES}[{RATE}]))"
-    made.stat("Sent", "Events a second.", sent, "cps")
+    made.stat("Sent", "Events per second.", sent, "cps")
     lag = f"max(pgque_consumer_lag_seconds{CONSUMERS})"
-    made.stat("Longest wait", "Of the oldest event before a consumer.", lag, "s", 60, 600)
+    made.stat("Longest wait", "The longest wait of a consumer's event.", lag, "s", 60, 600)
     waiting = f"sum(pgque_queue_retries_waiting{QUEUES})"
-    made.stat("Retries", "Messages that wait for another attempt.", waiting, "short", 100, 1000)
+    made.stat("Retries", "Messages that wait for a retry.", waiting, "short", 100, 1000)
     dead = f"sum(pgque_queue_dead_letters{QUEUES})"
-    made.stat("Dead letters", "pgque dead list shows them.", dead, "short", 1, 100)
+    made.stat("Dead letters", "To list them: pgque dead list.", dead, "short", 1, 100)
 
 
 def _queues(made: Board) -> None:
     made.row("Queues")
     sent = f"rate(pgque_queue_events_sent_total{QUEUES}[{RATE}])"
-    made.plot("Sent", "Events a second.", "cps", (sent, "{{queue}}"))
+    made.plot("Sent", "Events per second.", "cps", (sent, "{{queue}}"))
     made.plot(
         "Ticks",
-        "Age of the newest tick, and of the oldest event that waits for one: an idle queue has no "
+        "Age of the newest tick, and of the oldest event that waits for one. An idle queue gets no "
         "new ticks.",
         "s",
         (f"pgque_queue_tick_age_seconds{QUEUES}", "{{queue}}"),
@@ -239,14 +239,14 @@ def _queues(made: Board) -> None:
     )
     for title, words, unit, name in (
         ("Not ticked", "Events that no tick covers yet.", "short", "events_unticked"),
-        ("Retries", "Messages that wait for another attempt.", "short", "retries_waiting"),
-        ("Dead letters", "What consumers gave up on.", "short", "dead_letters"),
+        ("Retries", "Messages that wait for a retry.", "short", "retries_waiting"),
+        ("Dead letters", "Messages that failed too often.", "short", "dead_letters"),
     ):
         made.plot(title, words, unit, (f"pgque_queue_{name}{QUEUES}", "{{queue}}"))
     age = f"pgque_queue_rotation_age_seconds{QUEUES} / pgque_queue_rotation_period_seconds{QUEUES}"
     made.plot(
         "Rotation",
-        "Periods since the log was rotated; above 3 it grows.",
+        "Rotation periods since the log was rotated. Above 3, the log grows.",
         "none",
         (age, "{{queue}}"),
     )
@@ -256,11 +256,11 @@ def _consumers(made: Board) -> None:
     made.row("Consumers")
     legend = "{{queue}} / {{consumer}}"
     for title, words, unit, name in (
-        ("Waiting", "For how long its oldest event has waited.", "s", "lag_seconds"),
-        ("Pending", "Events before the consumer.", "short", "pending_events"),
+        ("Waiting", "Time that its oldest event has waited.", "s", "lag_seconds"),
+        ("Pending", "Events that the consumer has not finished.", "short", "pending_events"),
         ("Last seen", "Time since the last sign of life.", "s", "last_seen_seconds"),
         ("State", "0 ok, 1 behind, 2 stuck, 3 silent, 4 crash loop.", "none", "state"),
-        ("Takeovers", "In a row, of what it holds; 3 are a crash loop.", "none", "takeovers"),
+        ("Takeovers", "Takeovers of its piece in a row; 3 are a crash loop.", "none", "takeovers"),
     ):
         made.plot(title, words, unit, (f"pgque_consumer_{name}{CONSUMERS}", legend))
 
@@ -269,7 +269,7 @@ def _handlers(made: Board) -> None:
     made.row("Handlers (ConsumerMetrics)")
     rate = f"rate(pgque_consumer_messages_total{CONSUMERS}[{RATE}])"
     rate = f"sum by (queue, consumer, outcome) ({rate})"
-    made.plot("Messages", "A second, by outcome.", "cps", (rate, "{{consumer}} {{outcome}}"))
+    made.plot("Messages", "Per second, by outcome.", "cps", (rate, "{{consumer}} {{outcome}}"))
     for title, words, name in (
         ("Delivery", "From a send to the handler, first deliveries only.", "delivery_seconds"),
         ("Handling", "Time in the handler.", "handling_seconds"),
@@ -285,11 +285,11 @@ def _handlers(made: Board) -> None:
         made.plot(title, words, "s", *lines)
     for title, name in (("Delivery times", "delivery"), ("Handling times", "handling")):
         buckets = f"rate(pgque_consumer_{name}_seconds_bucket{CONSUMERS}[{RATE}])"
-        made.heatmap(title, "Messages a second by time taken.", f"sum by (le) ({buckets})")
+        made.heatmap(title, "Messages per second by time taken.", f"sum by (le) ({buckets})")
 
 
 def board_as_text() -> str:
-    """Return the file of the board."""
+    """Return the text of the board's file."""
     return json.dumps(board(), indent=2) + "\n"
 
 

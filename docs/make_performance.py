@@ -1,6 +1,6 @@
-"""Put figures into the pages that have some: `python docs/make_performance.py`.
+"""Fill in the figures of the documents: `python docs/make_performance.py`.
 
-What stands between the markers `<!-- figures: NAME -->` and `<!-- end -->` is made from
+The text between `<!-- figures: NAME -->` and `<!-- end -->` is made from
 bench/results/results.json, so no figure in the documents is written by hand.
 """
 
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, rows: Sequence[Row]) -> str:
-    """Return a page with every block made anew."""
+    """Return a page with fresh blocks."""
     makers = {
         "goals": _goals,
         "three": _three,
@@ -43,7 +43,10 @@ def _ours(rows: Sequence[Row]) -> list[Row]:
 
 
 def _goals(rows: Sequence[Row]) -> str:
-    lines = ["| # | | measured | beside | goal | |", "|--:|---|---|---|---|---|"]
+    lines = [
+        "| # | Workload | Measured | Compared | Goal | Result |",
+        "|--:|---|---|---|---|---|",
+    ]
     for row in _ours(rows):
         if not row.goal:
             continue
@@ -59,7 +62,7 @@ def _goals(rows: Sequence[Row]) -> str:
 
 
 def _floors(rows: Sequence[Row]) -> str:
-    lines = ["| # | | measured | the floor | |", "|--:|---|---|---|---|"]
+    lines = ["| # | Workload | Measured | Floor | Ratio |", "|--:|---|---|---|---|"]
     for row in _ours(rows):
         if row.goal or row.ratio is None or row.workload not in (4, 6):
             continue
@@ -80,7 +83,7 @@ def _floors(rows: Sequence[Row]) -> str:
 
 
 def _field(rows: Sequence[Row]) -> str:
-    lines = ["| | who | measured |", "|---|---|---|"]
+    lines = ["| Workload | Queue | Measured |", "|---|---|---|"]
     for row in rows:
         if row.workload in (2, 4, 6, 9) and row.subject != "pgque":
             what = "not possible" if row.value is None else f"{number(row.value)} {row.unit}"
@@ -104,7 +107,7 @@ MEASURED = {
     "100 a second": (6, ("send to handler, 100 a second",)),
     "an old transaction open": (9, ("300 a second",)),
 }
-"""Columns of the table in comparison.md: workload, and how its rows for pgque or peers begin."""
+"""Columns of the table in comparison.md: the workload, and how its rows' names begin."""
 
 
 def _beside(rows: Sequence[Row]) -> str:
@@ -128,10 +131,10 @@ SIZES = {
     "disk for an event with 100 bytes of payload": (12, "the log on disk, 10 consumers"),
     "WAL for it, from send to rotation": (16, "WAL, whole life"),
     "CPU while nothing happens, server and clients": (8, "idle for 60 s: CPU"),
-    "a look of the ticker, 100 of 1,000 queues busy": (15, "a round of the ticker, 100"),
+    "a check of the ticker, 100 of 1,000 queues busy": (15, "a round of the ticker, 100"),
     "growth of a consumer's process with a backlog of 5,000,000": (17, "growth of the process"),
 }
-"""What operations.md says of sizes: workload, and how its row begins."""
+"""Rows of the table in operations.md: the workload, and how its row's name begins."""
 
 
 def _sizes(rows: Sequence[Row]) -> str:
@@ -152,9 +155,9 @@ def _three(rows: Sequence[Row]) -> str:
     send, drain, flat = one(1, "send, 1"), one(5, ""), one(9, "")
     return (
         f"- A `send` takes {number(send.ratio)} times as long as a plain `INSERT` of its row.\n"
-        f"- A `Consumer` drains {number(drain.value)} messages a second.\n"
-        f"- Under a pinned xmin horizon {flat.name} take {number(flat.ratio)} times as long as "
-        f"{flat.reference}.\n"
+        f"- A `Consumer` drains {number(drain.value)} messages per second.\n"
+        f"- While a transaction pins the xmin horizon, {flat.name} take {number(flat.ratio)} times "
+        f"as long as {flat.reference}.\n"
     )
 
 

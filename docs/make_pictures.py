@@ -1,4 +1,4 @@
-"""Draw the pictures of concepts.md: `python docs/make_pictures.py` writes them beside itself."""
+"""Draw the pictures of concepts.md: `python docs/make_pictures.py` writes them to its folder."""
 
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -26,7 +26,7 @@ DARK = """
 
 
 class Picture:
-    """An SVG that is drawn from top left to bottom right."""
+    """An SVG, drawn from top left to bottom right."""
 
     def __init__(self, title: str, height: int) -> None:
         self._title = title
@@ -34,7 +34,7 @@ class Picture:
         self._parts: list[str] = []
 
     def text(self, x: float, y: float, words: str, *, at: str = "middle", kind: str = "") -> None:
-        """Write words around, from or up to a point: `at` is middle, start or end."""
+        """Write words at a point, which is their middle, start or end, as `at` says."""
         self._parts.append(
             f'<text x="{x:g}" y="{y:g}" text-anchor="{at}" class="{kind}">{escape(words)}</text>'
         )
@@ -47,7 +47,7 @@ class Picture:
         )
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str, end: str = "") -> None:
-        """Draw a line, with an arrow where `end` is given."""
+        """Draw a line, with an arrow if `end` is given."""
         arrow = ' marker-end="url(#arrow)"' if end else ""
         dash = ' stroke-dasharray="5 4"' if kind == "tick" else ""
         self._parts.append(
@@ -77,15 +77,15 @@ class Picture:
 
 
 def log() -> Picture:
-    """The log of a queue, cut by ticks, and two consumers that stand in it."""
-    picture = Picture("A log cut by ticks, and where two consumers stand", 250)
+    """Draw the log of a queue, cut by ticks, and the positions of two consumers."""
+    picture = Picture("A log cut by ticks, and the positions of two consumers", 250)
     left, step, top = 40.0, 52.0, 62.0
     events = [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "b"), (6, "c"), (7, "c"), (8, "c")]
     events += [(9, "c"), (10, "d"), (11, "d")]
     for place, (number, kind) in enumerate(events):
         picture.box(left + place * step, top, step - 8, 40, kind)
         picture.text(left + place * step + (step - 8) / 2, top + 25, str(number))
-    picture.text(left + 11 * step, top + 25, "→ new ones", at="start", kind="dim")
+    picture.text(left + 11 * step, top + 25, "→ new events", at="start", kind="dim")
     ticks = {1: 0, 2: 3, 3: 5, 4: 9}
     for number, place in ticks.items():
         x = left + place * step - 4
@@ -96,8 +96,8 @@ def log() -> Picture:
         picture.text(x, top + 62, name, kind="dim")
     picture.text(left + 10 * step, top + 62, "no tick yet", kind="dim")
     for words, tick, y, side, at in (
-        ("billing stands here: 4 and 5 are next", 2, 186, 10, "start"),
-        ("shipping stands here: nothing is ready", 4, 222, -10, "end"),
+        ("billing is here: 4 and 5 are next", 2, 186, 10, "start"),
+        ("shipping is here: nothing is ready", 4, 222, -10, "end"),
     ):
         x = left + ticks[tick] * step - 4
         picture.line(x, y + 4, x, 154, "axis", "arrow")
@@ -106,7 +106,7 @@ def log() -> Picture:
 
 
 def snapshots() -> Picture:
-    """Transactions of three producers: an event is in the batch of the first tick that sees it."""
+    """Draw the transactions of three producers: the first tick that sees an event gets it."""
     picture = Picture("Which batch an event belongs to: the first tick after its commit", 270)
     left, right = 110, WIDTH - 30
     ticks = {1: 150, 2: 370, 3: 610}
@@ -135,7 +135,7 @@ def snapshots() -> Picture:
 
 
 def rotation() -> Picture:
-    """The three tables of a log, before and after two rotations."""
+    """Draw the three tables of a log, before and after two rotations."""
     picture = Picture("Rotation: the oldest of three tables is emptied and written to next", 210)
     moments = [
         ("now", [("written to", "c"), ("oldest", "b"), ("kept", "a")]),
@@ -152,20 +152,20 @@ def rotation() -> Picture:
             picture.text(x + 200, y + 22, words, at="end")
         if column:
             picture.line(x - 28, 107, x - 8, 107, "axis", "arrow")
-    caption = "A colour is a table's events. Once all have seen the oldest ones, TRUNCATE."
+    caption = "Each colour is one table's events. TRUNCATE follows when all have seen the oldest."
     picture.text(30, 194, caption, at="start", kind="dim")
     return picture
 
 
 def cursor() -> Picture:
-    """A consumer's way through a window: batches, an ack, a refused message that comes back."""
-    picture = Picture("A consumer's way: batches of four, and a message that was refused", 316)
+    """Draw a consumer in a window: batches, an ack, a refused message that is redelivered."""
+    picture = Picture("A consumer in a window: batches of four, and one refused message", 316)
     left, step = 160.0, 45.0
     steps = [
-        ("receive", "aaaaddddddd", 0, "at tick 1, holds 1 to 4: the same again until it acks"),
-        ("nack 3, ack, receive", "..b.aaaaddd", 4, "behind 4, holds 5 to 8; 3 waits"),
+        ("receive", "aaaaddddddd", 0, "at tick 1, holds 1 to 4 until it acks"),
+        ("nack 3, ack, receive", "..b.aaaaddd", 4, "after 4, holds 5 to 8; 3 waits"),
         ("ack, receive, ack", "..b.......d", 10, "at tick 2: the window is done"),
-        ("a minute later", "..........ab", 10, "holds 11, and 3 again: for this consumer alone"),
+        ("a minute later", "..........ab", 10, "holds 11 and 3, put back for this consumer alone"),
     ]
     for number, place in ((1, 0), (2, 10), (3, 12)):
         x = left + place * step - 4
@@ -190,8 +190,8 @@ def cursor() -> Picture:
 
 
 def group() -> Picture:
-    """Two members of a group: windows and pieces, and what becomes of those of a dead one."""
-    picture = Picture("A group of two: each piece goes to one member, also when one dies", 300)
+    """Draw two members of a group: windows, pieces, and the takeover from a dead member."""
+    picture = Picture("A group of two: each piece is given to one member, even when one dies", 300)
     left, step, top = 110.0, 50.0, 46.0
     picture.text(left - 16, top + 24, "log", at="end")
     for place, kind in enumerate("aaabbbccc"):
@@ -221,7 +221,7 @@ def group() -> Picture:
     picture.text((death + taken) / 2, lanes["bob"] + 24, "dead_interval", kind="dim")
     picture.line(left, 258, WIDTH - 30, 258, "axis", "arrow")
     picture.text(WIDTH - 30, 276, "time", at="end", kind="dim")
-    caption = "A takeover has a new batch id: what the old owner still says is void."
+    caption = "The takeover has a new batch id, so a late ack of the old owner does nothing."
     picture.text(left, 284, caption, at="start", kind="dim")
     return picture
 
@@ -236,7 +236,7 @@ PICTURES = {
 
 
 def main() -> None:
-    """Write every picture."""
+    """Write the pictures."""
     for name, draw in PICTURES.items():
         Path(__file__).with_name(name).write_text(draw().svg(), encoding="utf-8")
 

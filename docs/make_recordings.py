@@ -1,6 +1,7 @@
-"""Record `pgque demo`: `python docs/make_recordings.py` writes demo.svg beside itself.
+"""Record `pgque demo`: `python docs/make_recordings.py` writes demo.svg to its folder.
 
-The picture moves. It takes a server of its own and half a minute, and differs from run to run.
+The picture is animated. Recording starts an embedded server and takes half a minute. The picture
+differs from run to run.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pgque.demo.signals import Signals
 
 COLUMNS = 82
 EVERY = 2.5
-"""Seconds of the demo between two frames."""
+"""Seconds of the demo from one frame to the next."""
 SHOWN, SHOWN_LAST = 1.0, 6.0
-"""Seconds for which a frame stands."""
+"""Seconds for which a frame is shown."""
 
 FRAME = '<style>{styles}</style>{backgrounds}<g class="words">{matrix}</g>'
 PAGE = """\
@@ -41,7 +42,7 @@ PAGE = """\
 </svg>
 """
 CHARACTER, LINE = 12.2, 24.4
-"""Width and height of a character, as rich has them for 20 px."""
+"""Width and height of a character at 20 px, in rich."""
 
 
 class Recorder:
@@ -55,14 +56,14 @@ class Recorder:
         self.frames: list[RenderableType] = []
 
     def show(self, scene: Scene) -> None:
-        """Keep the scene, if it is time for another frame."""
+        """Keep the scene if the next frame is due."""
         self._picture = draw(scene)
         if scene.elapsed >= self._next:
             self._next = scene.elapsed + EVERY
             self.frames.append(Group(*self._above, self._picture))
 
     def say(self, line: str) -> None:
-        """Keep a line: above the picture, or below where it is done."""
+        """Keep a line: above the picture, or below it once the demo is done."""
         print(line, flush=True)
         (self._above if self._picture is None else self._below).append(Text(line))
 
@@ -73,13 +74,13 @@ class Recorder:
         pass
 
     def finish(self) -> None:
-        """Add the last frame, with the reckoning."""
+        """Add the last frame, with the final count."""
         assert self._picture is not None
         self.frames.append(Group(*self._above, self._picture, *self._below))
 
 
 def picture(frames: Sequence[RenderableType], title: str) -> str:
-    """Return frames as one SVG, which moves if there are several, and fetches nothing."""
+    """Return frames as one SVG that loads nothing. Several frames are animated."""
     drawn = [_drawn(frame, f"f{number}") for number, frame in enumerate(frames)]
     height = max(lines for lines, _ in drawn) * LINE + 24
     total = SHOWN * (len(frames) - 1) + SHOWN_LAST
@@ -112,7 +113,7 @@ def picture(frames: Sequence[RenderableType], title: str) -> str:
 
 
 def _drawn(frame: RenderableType, name: str) -> tuple[int, str]:
-    """Return how many lines a frame has, and what is to be drawn of it."""
+    """Return the number of lines of a frame, and its drawing."""
     console = Console(
         record=True,
         width=COLUMNS,
@@ -137,9 +138,7 @@ def demo() -> str:
         if not Run(dsn, client, DEFAULT_RATE, signals, recorder).run():
             raise SystemExit("the demo failed")
     recorder.finish()
-    return picture(
-        recorder.frames, "pgque demo: a consumer is killed half way, and nothing is lost"
-    )
+    return picture(recorder.frames, "pgque demo: a consumer is killed halfway, and nothing is lost")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Write the pages of the reference: `python docs/make_reference.py`.
 
-The SQL reference comes from the catalog of an installed schema; `--dsn` names a database with
-pgque in it, and without it an embedded server is started for the purpose.
+The SQL reference is made from the catalog of an installed schema. `--dsn` selects a database with
+pgque installed. Without it, the script starts an embedded server.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def main() -> None:
 
 
 def write_sql(dsn: str) -> None:
-    """Write the page about SQL from what is installed in a database."""
+    """Write the page about SQL from the schema of a database."""
     with psycopg.connect(dsn) as conn:
         (HERE / "reference-sql.md").write_text(sql_reference(conn), encoding="utf-8")
 
 
 def write_cli(dsn: str) -> None:
-    """Write the page about the command line from what it prints, in a database without queues."""
+    """Write the page about the command line from its output, in a database without queues."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)  # for the account that runs PostgreSQL for root
@@ -58,7 +58,7 @@ def write_cli(dsn: str) -> None:
 
 
 def let_die(dsn: str) -> None:
-    """Let the consumer mailer refuse the first order for good."""
+    """Make a dead letter of the first order, for the consumer mailer."""
     with pgque.connect(dsn, autocommit=True) as client:
         client.set_queue_config("orders", "max_retries", 0)
         client.ticker("orders")

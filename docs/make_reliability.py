@@ -1,7 +1,7 @@
-"""Put figures into the pages about reliability: `python docs/make_reliability.py`.
+"""Fill in the figures about reliability: `python docs/make_reliability.py`.
 
-What stands between the markers `<!-- figures: NAME -->` and `<!-- end -->` is made from the results
-of runs in docs/reliability, so no figure there is written by hand.
+The text between `<!-- figures: NAME -->` and `<!-- end -->` is made from the results of runs in
+docs/reliability, so no figure there is written by hand.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Figures = Mapping[str, Any]
 
-NO_RUN = "No run that counts this is on file.\n"
-"""What stands in the place of figures that the newest run does not have."""
+NO_RUN = "No recorded run has this figure yet.\n"
+"""Replaces figures that the newest run does not have."""
 
 
 def filled(text: str, runs: Mapping[str, Figures]) -> str:
-    """Return a page with every block made anew."""
+    """Return a page with fresh blocks."""
 
     def make(found: re.Match[str]) -> str:
         source, maker = MAKERS[found[2]]
@@ -39,13 +39,13 @@ def filled(text: str, runs: Mapping[str, Figures]) -> str:
 
 
 def read() -> Mapping[str, Figures]:
-    """Return the figures of all runs, by the names of their files."""
+    """Return the figures of all runs by file name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
 def _model(runs: Figures) -> str:
     lines = [
-        "| PostgreSQL | examples | steps | promises broken | command |",
+        "| PostgreSQL | Examples | Steps | Broken promises | Command |",
         "|---|--:|--:|--:|---|",
     ]
     for run in runs.values():
@@ -60,16 +60,16 @@ def _model(runs: Figures) -> str:
 
 UPSETS = {
     "clock": "the clock was set back or ahead",
-    "sequences": "all sequences began anew",
+    "sequences": "all sequences were reset",
     "row security": "row security was switched on for a reader",
-    "restore": "the database came to another life, as after a restore",
-    "isolated": "an isolated consumer worked around a rotation of the ledger",
+    "restore": "the database started a new life, as after a restore",
+    "isolated": "a REPEATABLE READ consumer worked across a rotation of the ledger",
 }
-"""What the steps are called that operators make, by what the model counts."""
+"""Names of the steps that operators take, by the names that the model counts."""
 
 
 def _upsets(runs: Figures) -> str:
-    lines = ["| PostgreSQL | what was done | times |", "|---|---|--:|"]
+    lines = ["| PostgreSQL | Step | Times |", "|---|---|--:|"]
     for run in runs.values():
         machine = run.get("machine", {})
         for kind, count in machine.get("upsets", {}).items():
@@ -78,7 +78,7 @@ def _upsets(runs: Figures) -> str:
 
 
 def _variants(runs: Figures) -> str:
-    lines = ["| broken engine | found after examples | what the machine saw |", "|---|--:|---|"]
+    lines = ["| Broken engine | Found after examples | Symptom |", "|---|--:|---|"]
     for run in runs.values():
         for name, found in run.get("variants", {}).items():
             lines.append(f"| {name} | {found['examples']:,} | {found['found'].replace('|', '/')} |")
@@ -86,7 +86,7 @@ def _variants(runs: Figures) -> str:
 
 
 def _counted(runs: Figures) -> str:
-    lines = ["| what, where | counted | command |", "|---|---|---|"]
+    lines = ["| Test | Counts | Command |", "|---|---|---|"]
     for name, run in runs.items():
         figures = dict(run["figures"])
         outcomes = figures.pop("outcomes", {})
@@ -97,13 +97,14 @@ def _counted(runs: Figures) -> str:
             named -= outcomes["success"]
             counts.append(f"{outcomes['success']:,} succeeded, {named:,} ended in a named error")
         elif outcomes:
-            counts.append(f"{outcomes['went through']:,} did not meet, {named:,} waited or refused")
+            through = outcomes["went through"]
+            counts.append(f"{through:,} did not conflict, {named:,} waited or were refused")
         lines.append(f"| {name} | {', '.join(counts)} | `{_command(run['command'])}` |")
     return "\n".join(lines) + "\n"
 
 
 def _security(runs: Figures) -> str:
-    lines = ["| checked | counted |", "|---|---|"]
+    lines = ["| Check | Counts |", "|---|---|"]
     for where, run in runs.items():
         for name, figures in run.items():
             if isinstance(figures, dict):
@@ -120,7 +121,7 @@ def _pooler(run: Figures) -> str:
     return (
         f"PgBouncer {run['pgbouncer']}, {run['pool_mode']} mode, PostgreSQL {run['postgresql']}: "
         f"{tests['passed']} tests of the client passed, {tests['failed']} failed, "
-        f"{tests['skipped']} were left out.\n"
+        f"{tests['skipped']} were skipped.\n"
     )
 
 
@@ -139,19 +140,19 @@ def _run(chaos: Figures) -> str:
 
 def _faults(chaos: Figures) -> str:
     back = chaos["seconds_to_recover"]["longest_after"]
-    lines = ["| fault | times | seconds until the rate was back |", "|---|--:|--:|"]
+    lines = ["| Fault | Times | Seconds until the rate recovered |", "|---|--:|--:|"]
     for name, fault in chaos["faults"].items():
         seconds = f"{back[name]:.1f}" if name in back else ""
         lines.append(f"| {fault['what']} | {fault['times']} | {seconds} |")
-    lines += [f"| {FAULTS[name].what} | not tried | |" for name in chaos["not_made"]]
+    lines += [f"| {FAULTS[name].what} | not tested | |" for name in chaos["not_made"]]
     return "\n".join(lines) + "\n"
 
 
 def _violations(chaos: Figures) -> str:
-    lines = ["| looked for | found |", "|---|--:|"]
+    lines = ["| Violation | Found |", "|---|--:|"]
     found = chaos["violations"]
     lines += [f"| {what} | {found[kind]:,} |" for kind, what in VIOLATIONS.items() if kind in found]
-    lines.append(f"| a consumer or ticker ended for no reason | {chaos['crashed']:,} |")
+    lines.append(f"| a consumer or ticker ended without a reason | {chaos['crashed']:,} |")
     return "\n".join(lines) + "\n"
 
 
@@ -159,21 +160,22 @@ def _events(chaos: Figures) -> str:
     events, delivered = chaos["events"], chaos["delivered"]
     dead = chaos["dead_letters"]
     return (
-        f"{events['sent']:,} events were sent, {events['failed']:,} failed or were rolled back; "
-        f"of {events['unknown']:,} the connection or the process died in the commit: "
-        f"{chaos['unknown_delivered']:,} of these were delivered, to all consumers. Handled and "
-        f"committed were {', '.join(f'{count:,}' for count in delivered.values())} events by the "
-        f"{len(delivered)} consumers, beside {', '.join(f'{n:,}' for n in dead.values())} dead "
-        f"letters, in {chaos['handler_calls']:,} calls of handlers.\n"
+        f"{events['sent']:,} events were sent, and {events['failed']:,} failed or were rolled "
+        f"back. For {events['unknown']:,} events the connection or the process died during the "
+        f"commit; {chaos['unknown_delivered']:,} of these were delivered, to all consumers. The "
+        f"{len(delivered)} consumers handled and committed "
+        f"{', '.join(f'{count:,}' for count in delivered.values())} events and had "
+        f"{', '.join(f'{n:,}' for n in dead.values())} dead letters, in "
+        f"{chaos['handler_calls']:,} handler calls.\n"
     )
 
 
 def _deeds(chaos: Figures) -> str:
     if "deeds" not in chaos:
         return NO_RUN
-    lines = ["| a handler that | times sent | must end |", "|---|--:|---|"]
+    lines = ["| A handler that | Times sent | Expected end |", "|---|--:|---|"]
     for name, deed in chaos["deeds"].items():
-        end = "as a dead letter, without an effect" if DEEDS[name].dead else "handled, once"
+        end = "a dead letter, without an effect" if DEEDS[name].dead else "handled, once"
         lines.append(f"| {deed['what']} | {deed['times']:,} | {end} |")
     killed = f"Handlers killed their own process {chaos['killed_by_handlers']:,} times.\n"
     return "\n".join(lines) + "\n\n" + killed
@@ -190,15 +192,15 @@ def _copies(chaos: Figures) -> str:
         return NO_RUN
     copies = chaos["copies"]
     return (
-        f"{copies['restored']:,} dumps were restored and drained. While {copies['rotated']:,} of "
-        f"them were held, log or ledger was rotated. {copies['delivered']:,} events were delivered "
+        f"{copies['restored']:,} dumps were restored and drained. During {copies['rotated']:,} of "
+        f"them the log or the ledger was rotated. {copies['delivered']:,} events were delivered "
         f"in the copies; {copies['lost_and_said']:,} were missing and "
-        f"{copies['again_and_said']:,} came again, and `pgque doctor` said so.\n"
+        f"{copies['again_and_said']:,} were redelivered, and `pgque doctor` reported all of them.\n"
     )
 
 
 def _said(chaos: Figures) -> str:
-    lines = ["| logged by clients | times |", "|---|--:|"]
+    lines = ["| Logged by clients | Times |", "|---|--:|"]
     lines += [f"| {what} | {times:,} |" for what, times in chaos["said"].items()]
     return "\n".join(lines) + "\n"
 

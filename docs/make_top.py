@@ -1,7 +1,7 @@
-"""Take the pictures of `pgque top`: `python docs/make_top.py` writes them beside itself.
+"""Take the pictures of `pgque top`: `python docs/make_top.py` writes them to its folder.
 
-It starts an embedded server with queues under load: a fast consumer and a slow one, a group, one
-whose messages fail, one that nobody runs. After a minute and a half it takes its pictures.
+It starts an embedded server with queues under load: a fast consumer, a slow one, a group, a
+consumer whose messages fail, and one that never runs. It takes the pictures after 90 seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUEUES = {
 
 
 class Load:
-    """Producers and consumers in threads, until `stop` is set."""
+    """Producers and consumers, in threads that run until `stop` is set."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -48,7 +48,7 @@ class Load:
         self.stop = threading.Event()
 
     def produce(self, queue: str, kind: str, rate: Callable[[float], float]) -> None:
-        """Send so many events a second; the rate is a function of the seconds."""
+        """Send events at a rate per second, which is a function of the elapsed seconds."""
         with pgque.connect(self._dsn, autocommit=True) as client:
             seconds = 0.0
             while not self.stop.wait(0.1):
@@ -64,7 +64,7 @@ class Load:
         seconds: float = 0.0,
         fails: float = 0.0,
     ) -> pgque.Consumer:
-        """Return a consumer that takes so long for a message, and fails for so many of them."""
+        """Return a consumer with a time per message and a share of messages that fail."""
         group = None if member is None else name
         consumer = pgque.Consumer(
             self._dsn,
@@ -86,7 +86,7 @@ class Load:
 
 @contextlib.contextmanager
 def under_load(dsn: str) -> Iterator[None]:
-    """Keep the queues busy inside the block."""
+    """Keep the queues busy during the block."""
     with pgque.connect(dsn, autocommit=True) as client:
         for queue, consumers in QUEUES.items():
             client.create_queue(queue)
@@ -137,7 +137,7 @@ def under_load(dsn: str) -> Iterator[None]:
 
 
 async def take(dsn: str) -> dict[str, str]:
-    """Return the pictures by their names."""
+    """Return the pictures by name."""
     source = Source(dsn)
     app = TopApp(source, source.look(), interval=INTERVAL)
     pictures = {}
@@ -152,7 +152,7 @@ async def take(dsn: str) -> dict[str, str]:
 
 
 def drawn(app: TopApp) -> str:
-    """Return the screen as a picture that asks for no font from elsewhere."""
+    """Return the screen as a picture that loads no font."""
     svg = app.export_screenshot(title="pgque top")
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: Fira Code, monospace", "font-family: monospace", svg)
@@ -161,7 +161,7 @@ def drawn(app: TopApp) -> str:
 
 def main() -> None:
     """Write the pictures."""
-    logging.disable(logging.CRITICAL)  # what fails here is meant to
+    logging.disable(logging.CRITICAL)  # the failures are on purpose
     with Server() as server:
         install(server.dsn)
         with under_load(server.dsn):

@@ -31,9 +31,9 @@ PYTHON_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the docstrings of pgque/. -->
 
-`import pgque` gives all names of this page but those of the modules at its end.
-Every error is below [`PgqueError`](#errors); the error of psycopg is its `__cause__`.
-`PgqueClient` never commits and never rolls back.
+`import pgque` provides all names of this page, except those of the modules at its end.
+Every error is a subclass of [`PgqueError`](#errors). Its `__cause__` is the error of psycopg.
+`PgqueClient` never commits or rolls back.
 """
 
 CLASSES: Final = ("PgqueClient", "ClientPool", "Message", "Event", "Consumer", "Ticker")
@@ -53,7 +53,7 @@ TESTING: Final = ("Kit", "Drained", "Failure", "HandlerFailed", "Databases")
 SQLALCHEMY: Final = ("session_on", "connection_on")
 
 _NAMES: Final = re.compile(r"^(`\w+`(?:(?:, | … )`\w+`)*) ")
-"""What an item of a list in a docstring begins with; two spaces or more tell it from a sentence."""
+"""The start of a list item in a docstring. Two or more spaces distinguish it from a sentence."""
 
 
 def python_reference() -> str:
@@ -120,7 +120,7 @@ def _class(cls: type, level: str) -> str:
 
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
-    """Public methods and properties in the order of the source, a base class's after its own."""
+    """Yield public methods and properties in source order, those of base classes last."""
     seen = set()
     for owner in cls.__mro__:
         if owner.__module__.startswith("pgque"):

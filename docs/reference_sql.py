@@ -68,7 +68,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "get_batch_info",
     ),
     "Change capture": ("jsontriga", "logutriga", "sqltriga"),
-    "Also called by the Python client": (
+    "Functions for the Python client": (
         "receive_merged",
         "receive_coop_merged",
         "ticker_may_sleep",
@@ -86,17 +86,17 @@ SQL_HEAD: Final = """\
 
 <!-- Made by docs/make_reference.py from the comments in sql/. -->
 
-Everything is in the schema `pgque`. Each entry names the role that may call the function.
+All functions are in the schema `pgque`. Each entry names the roles that may call the function.
 `pgque_admin` is a member of `pgque_writer` and `pgque_reader`. Members of `pgque_user` also need a
-grant for the queue, see `grant_queue`. A function that returns 1 or 0 reports whether it changed
-something. Arguments can be given by name (`queue_name := 'orders'`).
+grant for the queue (see `grant_queue`). Functions that return 1 or 0 tell whether they changed
+anything. You can pass arguments by name (`queue_name := 'orders'`).
 
 An untyped literal selects the variant with `text`, which is stored byte for byte. `jsonb` is stored
-as its canonical text. An empty array of payloads returns `{}`, a NULL array is an error, and NULL
+as its canonical text. An empty array of payloads returns `{}`. A NULL array is an error. NULL
 elements are stored as NULL.
 
-Errors have a SQLSTATE of class `PQ`, or 22023 for a bad argument.
-[Operations](operations.md#errors) lists them all. Names that begin with `_` are internal.
+Errors have a SQLSTATE of class `PQ`, or 22023 for a bad argument. The
+[operations guide](operations.md#errors) lists them all. Names that begin with `_` are internal.
 """
 
 _FUNCTIONS: Final = """
@@ -126,11 +126,11 @@ _CODE: Final = re.compile(
     r"|PQ\d{3}|22023|55P03"
     r"|<\w+>(?:\.<\w+>)?)"
 )
-"""The SQL names and SQLSTATEs in a comment."""
+"""Finds SQL names in a comment."""
 
 
 class Routine(NamedTuple):
-    """A function or procedure as the catalog knows it."""
+    """A function or procedure, from the catalog."""
 
     name: str
     is_procedure: bool
@@ -159,13 +159,13 @@ def sql_reference(conn: psycopg.Connection[Any]) -> str:
                 seen: set[str] = set()
                 parts += [_routine(variant, seen) for variant in found[name]]
         parts.append("\n## Tables that users read\n")
-        parts.append("\n`pgque_reader` may read them. Only pgque writes them.\n")
+        parts.append("\nRead them with `pgque_reader`. Only pgque writes them.\n")
         parts += [_relation(conn, name) for name in RELATIONS]
     return "".join(parts)
 
 
 def _routine(routine: Routine, seen: set[str]) -> str:
-    """Describe one variant; `seen` holds the columns that were listed already."""
+    """Describe one variant. `seen` has the columns of earlier variants."""
     arguments = _split(routine.arguments)
     takes = [a for a in arguments if not a.startswith(("OUT ", "TABLE "))]
     gives = [a.removeprefix("OUT ") for a in arguments if a.startswith("OUT ")]
@@ -203,7 +203,7 @@ def _relation(conn: psycopg.Connection[Any], name: str) -> str:
 
 
 def _split(arguments: str) -> list[str]:
-    """Split a list of arguments at its commas, except those in quotes or parentheses."""
+    """Split a list of arguments at commas outside quotes and brackets."""
     return [a.strip() for a in re.findall(r"(?:'[^']*'|\([^)]*\)|[^,'(])+", arguments)]
 
 
@@ -222,7 +222,7 @@ def _types(text: str) -> str:
 
 
 def _prose(comment: str) -> str:
-    """Mark names and codes in a comment, and keep blocks of indented lines."""
+    """Mark names and codes in a comment, and keep indented blocks as they are."""
     return "\n\n".join(_paragraph(part) for part in _layout(comment))
 
 

@@ -1,7 +1,7 @@
-"""What mkdocs is told beyond mkdocs.yml: the pages that lie outside of docs/, and where links lead.
+"""Hooks of mkdocs: they add pages from outside docs/ and rewrite links.
 
-The pages are written for a code host, where every file of the repository can be linked to. In the
-site a link to what is not a part of it becomes plain text.
+The pages are written for a code host, where they can link to every file of the repository. In the
+site, a link to a file that is not part of the site becomes plain text.
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = "docs/"
 
-MOVED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+MOVED = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 """Pages of the repository that have another name in the site."""
 
 OUTSIDE = [*MOVED, "bench/results/results.md", "bench/results/*.svg"]
-"""Files that are taken into the site from elsewhere than docs/."""
+"""Files outside docs/ that are part of the site."""
 
 _FENCE = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _COMMENT = re.compile(r"^<!-- .*? -->\n", re.MULTILINE)
 _CONTENTS = re.compile(r"^(?:- \[[^\]]+\]\(#[^)]+\)\n){3,}", re.MULTILINE)
-"""A page's own table of contents: the site has one beside each page."""
+"""A page's own table of contents. The site shows one next to each page."""
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Leave out of the navigation what is not there (what is not in it, `--strict` tells)."""
+    """Remove missing pages from the navigation (`--strict` reports pages that it lacks)."""
     config.nav = list(_present(config.nav or []))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add what lies outside of docs/."""
+    """Add the files from outside docs/."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
@@ -46,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Take away what is meant for tests and code hosts, and turn links."""
+    """Remove text that is meant for tests and code hosts, and rewrite links."""
     parts = _FENCE.split(markdown)
     for number in range(0, len(parts), 2):
         text = _CONTENTS.sub("", _COMMENT.sub("\n", parts[number]))
@@ -68,7 +72,7 @@ def _turned(found: re.Match[str], page: str, files: Files) -> str:
         return f"{mark}[{words}]({back}{anchor}{section})"
     if not mark and (ROOT / here / name).exists():
         return words
-    return found[0]  # mkdocs says that it leads nowhere
+    return found[0]  # mkdocs reports it as broken
 
 
 def _in_site(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The reference of the command line: each command's help, and what it prints in an example."""
+"""Makes the command line reference: the help of each command, and the output of an example."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from pgque.embedded.binaries import find_binaries
 
 HEAD: Final = """# Reference: command line
 
-<!-- Made by docs/make_reference.py: the examples were run, one after the other. -->
+<!-- Made by docs/make_reference.py, which ran the examples in order. -->
 
-The extra `cli` has it: `pip install 'pgque[cli]'`. Each command has `--help`, and
-`pgque --install-completion` teaches bash, zsh, fish or PowerShell their names and options
-(`--show-completion` prints what it would install). The database is `--dsn` or `PGQUE_DSN`,
-a libpq connection string or URL: what it leaves out comes from libpq's own places, as `PGHOST`,
-service files and `.pgpass`.
+Install it with the extra `cli`: `pip install 'pgque[cli]'`. Each command has `--help`.
+`pgque --install-completion` adds completion of commands and options to bash, zsh, fish or
+PowerShell (`--show-completion` prints what it would install). Set the database with `--dsn` or
+`PGQUE_DSN`, as a libpq connection string or URL. libpq fills in anything you leave out, for example
+from `PGHOST`, service files and `.pgpass`.
 
-Exit status: 0; 1 after an error, which is one line on standard error (`pgque --debug COMMAND` shows
-the traceback); 2 where the command was called wrongly, which is one line too and names the `--help`
-that says more; 130 after Ctrl-C; 141 if the reader of its output is gone, as in
-`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) have their
-own. What runs until it is stopped (`dev`, `ticker`, `worker`) ends with 0 after SIGTERM and Ctrl-C.
+Exit status: 0 for success; 1 after an error, reported as one line on standard error
+(`pgque --debug COMMAND` shows the traceback); 2 for a usage error, also one line, which names the
+`--help` that explains more; 130 after Ctrl-C; 141 if the reader of its output has gone, as with
+`pgque tail orders | head -1`. [`doctor`](#pgque-doctor) and [`worker`](#pgque-worker) define their
+own. Commands that run until stopped (`dev`, `ticker`, `worker`) exit with 0 after SIGTERM or
+Ctrl-C.
 """
 
 EXAMPLES: Final = {
@@ -71,10 +72,10 @@ EXAMPLES: Final = {
     "pgque demo": ["pgque demo --rate max"],
     "pgque uninstall": ["pgque uninstall --yes"],
 }
-"""In the order in which they are run; the page has the order of the help."""
+"""In the order of execution. The page follows the order of the help."""
 
 PICTURES: Final = {"pgque top": "top.svg"}
-"""What is shown of a command that prints nothing: made by a script of its own."""
+"""Pictures of commands that print nothing, made by docs/make_top.py."""
 
 LINES: Final = '{"order": 3}\n{"order": 4}\n'
 
@@ -90,7 +91,7 @@ def send_mail(message): ...
 """
 
 FILES: Final = {"orders.ndjson": LINES, "shop.py": SHOP}
-"""What the examples need in the current directory."""
+"""Files that the examples need in the current directory."""
 
 APART: Final = {
     "pgque dashboard --port 0": "The dashboard is at",
@@ -99,7 +100,7 @@ APART: Final = {
     "pgque ticker": "leading",
     "pgque worker shop:mailer": "starts:",
 }
-"""Examples in a process of their own: Ctrl-C comes when they have said this, if anything."""
+"""Examples that run in a separate process, which gets Ctrl-C once it has printed this text."""
 
 
 def cli_reference(
@@ -107,8 +108,8 @@ def cli_reference(
 ) -> str:
     """Return the page.
 
-    ``let_die`` makes a dead letter in the queue orders. ``known`` are commands that are not to be
-    run, with what was printed of them before, as `examples` returns it.
+    ``let_die`` makes a dead letter in the queue orders. ``known`` holds commands that need not run,
+    with their earlier output, as `examples` returns it.
     """
     printed: dict[str, list[str]] = {title: [text] for title, text in (known or {}).items()}
     for title, calls in EXAMPLES.items():
@@ -120,7 +121,7 @@ def cli_reference(
 
 
 def examples(page: str) -> dict[str, str]:
-    """Return what a page shows of each command that has an example."""
+    """Return the example output on a page, by command."""
     found = {}
     for section in page.split("\n## ")[1:]:
         title, _, text = section.partition("\n")
@@ -131,13 +132,13 @@ def examples(page: str) -> dict[str, str]:
 
 
 def without_what_varies(page: str) -> str:
-    """Return a page without times, versions and widths, which differ from run to run."""
-    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # how far the demo is
-    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # how the demo was called, and where
+    """Return a page without the times, versions and widths, which differ between runs."""
+    page = re.sub(r"(?m)^ +[\d.]+ s  .*\n", "", page)  # the demo's progress
+    page = re.sub(r"(?m)\nNext:\n( +.*\n)+", "", page)  # depends on how it was called
     page = re.sub(r"postgresql://\S+", "URL", page)
     page = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", page)
     page = re.sub(r"(?m)^(ok|WARNING|FAULT) +settings: .*\n( +-> .*\n)?", "", page)
-    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # what the process itself logs
+    page = re.sub(r"(?m)^.* shop:mailer: .*\n", "", page)  # log lines of the process itself
     page = re.sub(r"pid \d+", "pid", page)
     page = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?(\+\d\d:\d\d)?", "TIME", page)
     page = re.sub(r"-?[\d,.]+ (ms|s|min|h|d)\b", "TIME", page)

@@ -62,10 +62,10 @@ def test_install_and_uninstall(empty_dsn: str) -> None:
         assert done.stdout == f"The schema pgque is installed, version {SCHEMA_VERSION}.\n"
     assert schema_version(empty_dsn) == SCHEMA_VERSION
     done = cli("uninstall", "--dsn", empty_dsn, "--yes")
-    assert (done.returncode, done.stdout) == (0, "The schema pgque is gone.\n")
+    assert (done.returncode, done.stdout) == (0, "The schema pgque was dropped.\n")
     assert schema_version(empty_dsn) is None
     done = cli("uninstall", "--yes", PGQUE_DSN=empty_dsn)
-    assert (done.returncode, done.stdout) == (0, "There was no schema pgque.\n")
+    assert (done.returncode, done.stdout) == (0, "There is no schema pgque.\n")
 
 
 def test_upgrade_says_from_what_to_what(dsn: str, autoconn: psycopg.Connection) -> None:
@@ -97,7 +97,7 @@ def test_upgrade_wants_something_to_upgrade(empty_dsn: str) -> None:
 def test_uninstall_asks(dsn: str, answer: str, status: int) -> None:
     done = cli("uninstall", "--dsn", dsn, stdin=answer)
     assert done.returncode == status
-    assert "Drop pgque with all events from the database pgque_test_" in done.stdout
+    assert "Drop pgque and all its events from the database pgque_test_" in done.stdout
     assert (schema_version(dsn) is None) == (status == 0)
 
 
@@ -131,7 +131,7 @@ def test_the_option_version_and_the_short_way_to_it() -> None:
 @pytest.mark.parametrize("name", ["install", "ticker", "queue list", "dead show 1", "top"])
 def test_without_a_database_it_is_said_how_to_name_one_and_where_to_get_one(name: str) -> None:
     assert failed(cli(*name.split()), 2) == (
-        "pgque: no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try "
+        "pgque: no database given: pass --dsn or set PGQUE_DSN; `pgque dev` starts one to try "
         f"(pgque {name.removesuffix(' 1')} --help)"
     )
 
@@ -168,7 +168,7 @@ def test_mistake_of_our_own_says_how_to_see_more(
     monkeypatch.setattr("pgque.install.script", lambda: 1 / 0)
     assert app.run(["sql"]) == 1
     assert capsys.readouterr().err == (
-        "pgque: ZeroDivisionError: division by zero (pgque --debug … shows where)\n"
+        "pgque: ZeroDivisionError: division by zero (`pgque --debug …` shows where)\n"
     )
     with pytest.raises(ZeroDivisionError):
         app.run(["--debug", "sql"])

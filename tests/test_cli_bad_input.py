@@ -204,7 +204,7 @@ def test_what_was_given_cannot_write_to_the_terminal(wrong):
 def test_an_answer_that_is_no_ends_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run(["queue", "drop", "orders", "--dsn", NO_SERVER]) == 1
-    assert one_line(capsys.readouterr().err) == "pgque: nothing was done"
+    assert one_line(capsys.readouterr().err) == "pgque: aborted"
 
 
 @pytest.fixture

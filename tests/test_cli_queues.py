@@ -30,8 +30,8 @@ def pgque_dsn(dsn) -> dict[str, str]:
 
 
 def test_a_queue_from_its_making_to_its_end(pgque_dsn, autoconn):
-    assert said("queue", "create", "orders", **pgque_dsn) == "The queue orders was made.\n"
-    assert "there already" in said("queue", "create", "orders", **pgque_dsn)
+    assert said("queue", "create", "orders", **pgque_dsn) == "The queue orders was created.\n"
+    assert "already exists" in said("queue", "create", "orders", **pgque_dsn)
     said("consumer", "subscribe", "orders", "mailer", **pgque_dsn)
     [queue] = found("queue", "list", **pgque_dsn)
     assert (queue["queue"], queue["consumers"], queue["paused"]) == ("orders", 1, False)
@@ -52,7 +52,7 @@ def test_a_queue_is_made_with_its_settings(pgque_dsn):
         "--set",
         "ticker_max_lag=1.5 s",
     ]
-    assert said(*create, **pgque_dsn) == "The queue orders was made.\n"
+    assert said(*create, **pgque_dsn) == "The queue orders was created.\n"
     shown = found("queue", "show", "orders", **pgque_dsn)
     assert shown["queue_ticker_max_lag"] == 1.5
     again = said("queue", "create", "orders", "--set", "ticker_max_lag=9 s", **pgque_dsn)
@@ -158,7 +158,7 @@ def test_of_a_file_with_half_a_line_nothing_is_sent(
     path = tmp_path / "events.ndjson"
     path.write_text('{"n": 1}\n{"n": 2}\n{"n"')
     line = failed(cli("send", queue, "--file", str(path), "--batch", "1", **pgque_dsn))
-    assert "line 3 is no JSON" in line
+    assert "line 3 is not JSON" in line
     assert not drain(autoconn, queue, consumer)
 
 
@@ -169,8 +169,8 @@ def test_a_stream_that_breaks_says_where_to_go_on(
     done = cli("send", queue, "--file", "-", "--batch", "2", stdin=lines, **pgque_dsn)
     assert done.returncode == 1
     told, error = done.stderr.splitlines()
-    assert told == "pgque: 2 were sent; go on with --skip 3"
-    assert "line 5 is no JSON" in error
+    assert told == "pgque: 2 were sent; continue with --skip 3"
+    assert "line 5 is not JSON" in error
     path = tmp_path / "mended.ndjson"
     path.write_text("1\n\n2\n3\n4\n")
     said("send", queue, "--file", str(path), "--skip", "3", **pgque_dsn)
@@ -195,7 +195,7 @@ def test_a_send_with_a_record_goes_on_where_it_was(sending, queue, consumer, aut
     assert said(*call) == f"3 sent to {queue}.\n"
     assert "0 sent to" in said(*call)
     path.write_text(numbers(5))
-    assert said(*call) == f"2 sent to {queue}; the first 3 lines had been sent before.\n"
+    assert said(*call) == f"2 sent to {queue}; the first 3 lines were sent earlier.\n"
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
 
 
@@ -217,7 +217,7 @@ def test_a_send_that_was_killed_at_its_commit_is_neither_repeated_nor_cut(
     with monkeypatch.context() as patched:
         patched.setattr(resume.Record, "before_commit", die)
         assert run(call) == 1
-    assert "go on with the same command" in capsys.readouterr().err
+    assert "continue with the same command" in capsys.readouterr().err
     assert run(call) == 0
     assert f"{1 if committed else 3} sent to {queue}" in capsys.readouterr().out
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
@@ -257,10 +257,10 @@ def test_a_send_waits_until_it_is_known_what_became_of_the_last_one(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"queue": "other"}, "is of a send to other"),
+        ({"queue": "other"}, "belongs to a send to other"),
         ({"database": "x/1"}, "in the database x/1"),
-        ({"transaction": "9000000000000000"}, "is of another server"),
-        (None, "is no record of a send"),
+        ({"transaction": "9000000000000000"}, "belongs to another server"),
+        (None, "is not a record of a send"),
     ],
 )
 def test_a_record_of_something_else_is_refused(sending, capsys, tmp_path, change, told):

@@ -73,4 +73,4 @@ def test_it_is_shown_whole_by_commands_and_by_top(payload, autoconn, queue, cons
 def test_a_line_that_is_nested_too_deeply_is_one_line_of_error(dsn, queue):
     done = cli("send", queue, "--file", "-", stdin=NESTED, PGQUE_DSN=dsn)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "pgque: line 1 is nested too deeply, and was not sent"
+    assert done.stderr.splitlines()[-1] == "pgque: line 1 is nested too deeply and was not sent"

@@ -145,7 +145,7 @@ def without_what_varies(page: str) -> str:
     page = re.sub(r'("(?:last_tick|oldest_waiting|events_per_second)": )[\d.]+', r"\1N", page)
     page = re.sub(r"(_seconds\{[^}]*\}) [\d.e-]+", r"\1 N", page)
     page = re.sub(r"(PostgreSQL|client|schema  ) [\d.]+[^\n,]*", r"\1", page)
-    page = re.sub(r"(heard after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
+    page = re.sub(r"(received after|ev per sec|ev_txid|ev txid) .*", r"\1", page)
     return re.sub(r"[ ─]+", " ", page)
 
 

@@ -1,4 +1,4 @@
-"""`pgque doctor` finds what was planted, and says what mends it."""
+"""`pgque doctor` finds planted faults and names the fix."""
 
 import json
 import os
@@ -118,8 +118,8 @@ def test_a_role_with_grants_is_told_of_its_own_queues(role, queue, autoconn, mon
     found = list(examine(dsn))
     assert not [one for one in found if one.status is Status.FAULT and one.check != "settings"]
     detail = {one.check: one.detail for one in found}
-    assert detail["rights"] == f"{name} has grants to consume for {queue} alone"
-    assert detail["consumers"] == "1, none stands still"
+    assert detail["rights"] == f"{name} has grants to consume for {queue} only"
+    assert detail["consumers"] == "1, all ok"
     assert detail["not checked"] == (
         "locks, restore, clock, queues, retries, dead letters, rotation: they need pgque_reader"
     )
@@ -198,7 +198,7 @@ def test_a_consumer_that_does_not_keep_up(dsn, queue, consumer, autoconn):
             "update pgque.tick set tick_time = tick_time - make_interval(mins => %s)", [minutes]
         )
         found = finding(dsn, "consumers")
-        assert f"{consumer} of {queue} is {word}: of 1 events" in found.detail
+        assert f"{consumer} of {queue} is {word}: it has 1 pending events" in found.detail
         assert (found.status, found.mend) == (status, f"pgque consumer list {queue}")
 
 
@@ -206,7 +206,7 @@ def test_it_says_how_much_a_consumer_holds_back(dsn, queue, consumer, autoconn):
     send(autoconn, queue)
     tick(autoconn, queue)
     an_hour_passes(autoconn)
-    assert re.search(r"a log of \d+ kB is kept for it", finding(dsn, "consumers").detail)
+    assert re.search(r"keeps a log of \d+ kB from being removed", finding(dsn, "consumers").detail)
 
 
 def test_a_member_that_holds_a_batch_and_is_silent(dsn, queue, autoconn):

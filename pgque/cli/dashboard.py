@@ -50,7 +50,7 @@ def command(
     Anyone who can reach the address can read events, so by default only this machine can.
     """
     from pgque.dashboard import create_app
-    from pgque.dashboard.looking import Eye, reading_connection
+    from pgque.dashboard.snapshot import Snapshotter, reading_connection
     from pgque.dashboard.security import LOOPBACK
     from pgque.dashboard.serve import bind, serve
 
@@ -61,7 +61,7 @@ def command(
         raise CommandError(f"--host {host} also needs the name that clients use: --allow-host NAME")
     app = create_app(dsn, token=token or None, private=private, allowed_hosts=names, always=True)
     with reading_connection(dsn) as conn:
-        Eye(conn).look()  # what is wrong is said here rather than in the page
+        Snapshotter(conn).take()  # so that errors show here rather than on the page
     try:
         listening = bind(host, port)
     except OSError as error:

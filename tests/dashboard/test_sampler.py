@@ -90,14 +90,14 @@ class Waits(threading.Event):
 
 def test_it_rests_where_samples_take_long_and_not_after_a_slow_moment(make, dsn, monkeypatch):
     clock, took = 0.0, iter([0.01, 20.0, 0.01])
-    plain = sampler_module.Eye.look
+    plain = sampler_module.Snapshotter.take
 
-    def look(eye):
+    def take(self):
         nonlocal clock
         clock += next(took, 2.0)
-        return plain(eye)
+        return plain(self)
 
-    monkeypatch.setattr(sampler_module.Eye, "look", look)
+    monkeypatch.setattr(sampler_module.Snapshotter, "take", take)
     now = SimpleNamespace(monotonic=lambda: clock, time=lambda: clock)
     monkeypatch.setattr(sampler_module, "time", now)
     sampler = make(dsn, every=1.0)
@@ -185,7 +185,7 @@ def test_a_stream_brings_what_is_new(serve, autoconn, queue):
 
 def test_who_goes_is_not_looking_any_more(serve):
     served = serve()
-    sampler = served.app.state.board.sampler
+    sampler = served.app.state.context.sampler
     with served.client() as client:
         with client.stream("GET", "/api/stream") as answer:
             shown = frames(answer)
@@ -204,17 +204,17 @@ def test_a_stream_ends_by_itself_so_that_a_server_can_stop(serve):
 
 def test_streams_end_when_the_server_stops(serve):
     served = serve(stream_seconds=600)
-    board = served.app.state.board
+    context = served.app.state.context
     with served.client() as client, client.stream("GET", "/api/stream") as answer:
         shown = frames(answer)
         next(shown)
-        board.streams.close()
-        eventually(lambda: board.sampler.viewers == 0)
+        context.streams.close()
+        eventually(lambda: context.sampler.viewers == 0)
 
 
 def test_what_was_kept_is_there_for_who_comes_later(serve, autoconn, queue, consumer):
     served = serve()
-    sampler = served.app.state.board.sampler
+    sampler = served.app.state.context.sampler
     eventually(lambda: sampler.state.number > 3)
     with served.client() as client:
         overview = client.get("/api/history").json()

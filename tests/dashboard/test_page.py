@@ -131,7 +131,7 @@ def test_what_is_held_still_does_not_move(serve, page, autoconn, queue):
     page.get_by_role("button", name="Pause").click()
     shows(page.locator("#link-text"), "Paused")
     send_many(autoconn, queue, 5)
-    eventually(lambda: sampler.state.view.sample.queues[0].unticked == 5)
+    eventually(lambda: sampler.state.snapshot.sample.queues[0].unticked == 5)
     number = sampler.state.number
     eventually(lambda: sampler.state.number > number + 3)
     shows(cell(page, "Queues", queue, "Not ticked"), "0")

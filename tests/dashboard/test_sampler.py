@@ -44,7 +44,7 @@ def test_it_begins_when_somebody_looks_and_ends_when_nobody_has_for_long(make, d
     sampler = make(dsn)
     assert sampler.state.number == 0
     with sampler.viewer():
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
     number = sampler.state.number
     eventually(lambda: sampler.state.number > number)
     monkeypatch.setattr(sampler_module, "LINGER", 0.0)
@@ -122,7 +122,7 @@ def test_a_server_that_is_lost_is_a_state_and_is_found_again(make, dsn, closed, 
     caplog.set_level(logging.WARNING, "pgque.dashboard")
     sampler = make(dsn)
     with sampler.viewer():
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
         closed(True)
         try:
             eventually(lambda: sampler.state.error)
@@ -136,7 +136,7 @@ def test_a_server_that_is_lost_is_a_state_and_is_found_again(make, dsn, closed, 
             assert "not currently accepting connections" in found["error"]
         finally:
             closed(False)
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
     assert len([one for one in caplog.records if one.name == "pgque.dashboard"]) == 1
 
 
@@ -159,13 +159,13 @@ def test_a_mistake_of_our_own_does_not_end_it(make, dsn, monkeypatch, caplog):
     sampler.start()
     eventually(lambda: sampler.state.error == "division by zero")
     monkeypatch.undo()
-    eventually(lambda: sampler.state.view)
+    eventually(lambda: sampler.state.snapshot)
 
 
 def test_a_frame_is_made_once_for_all_who_look(make, dsn, monkeypatch):
     sampler = make(dsn)
     sampler.start()
-    eventually(lambda: sampler.state.view)
+    eventually(lambda: sampler.state.snapshot)
     sampler.stop()
     assert sampler.encoded(None)[1] is sampler.encoded(None)[1]
     assert sampler.encoded("q")[1] is not sampler.encoded(None)[1]

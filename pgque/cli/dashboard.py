@@ -50,9 +50,9 @@ def command(
     Anyone who can reach the address can read events, so by default only this machine can.
     """
     from pgque.dashboard import create_app
-    from pgque.dashboard.snapshot import Snapshotter, reading_connection
     from pgque.dashboard.security import LOOPBACK
     from pgque.dashboard.serve import bind, serve
+    from pgque.dashboard.snapshot import Snapshotter, reading_connection
 
     names = [*LOOPBACK, *(allow_host or ())]
     if not _is_every_address(host):

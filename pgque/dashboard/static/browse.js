@@ -45,7 +45,8 @@ export class Browse {
       columns: this.#columns(),
       chosen: part === "dead",
     });
-    this.older = el("button", { type: "button", hidden: true, onclick: () => this.#load(this.more) }, "Load older"); = el(
+    this.older = el("button", { type: "button", hidden: true, onclick: () => this.#load(this.more) }, "Load older");
+    this.element = el(
       "div",
       { class: "browse" },
       el(

@@ -64,7 +64,7 @@ def test_nobody_reads_a_log_at_once(ask, autoconn, queue):
         ("messages", {"queue": "q", "limit": "-1"}, "limit is out of range"),
         ("messages", {"queue": "q", "after": "1"}, "after is not a place"),
         ("messages", {"queue": "q", "after": "1-²"}, "after is not a place"),
-        ("messages", {"queue": "q", "until": "soon"}, "until has to be a time"),
+        ("messages", {"queue": "q", "until": "soon"}, "until must be a time"),
         ("messages", {"queue": "q", "until": "2026-01-01T00:00:00"}, "time zone"),
         ("message", {"queue": "q", "place": "1-2-3"}, "place is not a place"),
         ("message", {"queue": "q", "place": f"{2**64}-1"}, "out of range"),

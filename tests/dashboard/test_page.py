@@ -166,7 +166,7 @@ def test_a_thousand_queues_are_filtered_and_sorted(look):
             return [first.length, first[0], largest, sorted, same, table.note.textContent];
         }"""
     )
-    note = "The first 200 are shown; 800 more: filter or sort to see them."
+    note = "Showing the first 200; filter or sort to see the other 800."
     assert found == [200, "queue 0", "queue 999", "descending", True, note]
 
 

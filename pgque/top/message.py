@@ -68,7 +68,7 @@ class MessageScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Make the widgets."""
         with VerticalScroll():
-            yield Static("Asking the database …", id="whole")
+            yield Static("Loading …", id="whole")
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:

@@ -49,10 +49,10 @@ class Page(Generic[T]):
         self._empty = empty
 
     @property
-    def words(self) -> str:
+    def empty_text(self) -> str:
         """The text to show if the list is empty."""
         if not self.loaded:
-            return "Asking the database …"
+            return "Loading …"
         if self.listing.filter_text:
             return (
                 f"No match for {printable(self.listing.filter_text)!r}. Press Escape to show all."
@@ -177,7 +177,7 @@ class ListScreen(Screen[None]):
             self.fill()
         elif page not in self._loading:
             self._ask(page)
-        self.say_what_is_shown()
+        self.show_list_status()
 
     def mark_outdated(self) -> None:
         """Repeat the running queries once they end: their rows may predate a change."""
@@ -204,18 +204,18 @@ class ListScreen(Screen[None]):
         if event.rows is not None:
             page.loaded = True
             page.listing.show(event.rows)
-            self.say_what_is_shown()
+            self.show_list_status()
         if page in self._outdated:
             self._outdated.discard(page)
             self._ask(page)
 
-    def say_what_is_shown(self) -> None:
+    def show_list_status(self) -> None:
         """Show how the list is sorted and filtered, or why it is empty."""
         page = self.page
         listing = page.listing
         pane = self.query_one(f"#{self._active}", TabPane)
         pane.set_class(not listing.shown, "bare")
-        pane.query_one(".empty", Static).update(Text(page.words))
+        pane.query_one(".empty", Static).update(Text(page.empty_text))
         parts = [f"{len(listing.shown):,} lines"]
         if listing.order:
             parts.append(f"by {listing.order}")
@@ -246,7 +246,7 @@ class ListScreen(Screen[None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filter while the user types."""
         self.page.listing.filter_text = event.value
-        self.say_what_is_shown()
+        self.show_list_status()
 
     def on_input_submitted(self) -> None:
         """Keep the filter and return the focus to the list."""
@@ -266,7 +266,7 @@ class ListScreen(Screen[None]):
         if field.display or self.page.listing.filter_text:
             field.display = False
             self.page.listing.filter_text = field.value = ""
-            self.say_what_is_shown()
+            self.show_list_status()
             self.page.listing.focus()
         elif len(self.app.screen_stack) > 2:  # Textual's default screen and our first one
             self.dismiss()
@@ -274,12 +274,12 @@ class ListScreen(Screen[None]):
     def action_sort(self) -> None:
         """Sort by the next column."""
         self.page.listing.action_sort_next()
-        self.say_what_is_shown()
+        self.show_list_status()
 
     def action_reverse(self) -> None:
         """Reverse the order."""
         self.page.listing.action_sort_reverse()
-        self.say_what_is_shown()
+        self.show_list_status()
 
     def action_page(self, number: int) -> None:
         """Show a page."""

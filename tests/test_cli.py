@@ -62,10 +62,10 @@ def test_install_and_uninstall(empty_dsn: str) -> None:
         assert done.stdout == f"The schema pgque is installed, version {SCHEMA_VERSION}.\n"
     assert schema_version(empty_dsn) == SCHEMA_VERSION
     done = cli("uninstall", "--dsn", empty_dsn, "--yes")
-    assert (done.returncode, done.stdout) == (0, "The schema pgque is gone.\n")
+    assert (done.returncode, done.stdout) == (0, "The schema pgque was dropped.\n")
     assert schema_version(empty_dsn) is None
     done = cli("uninstall", "--yes", PGQUE_DSN=empty_dsn)
-    assert (done.returncode, done.stdout) == (0, "There was no schema pgque.\n")
+    assert (done.returncode, done.stdout) == (0, "There is no schema pgque.\n")
 
 
 def test_upgrade_prints_the_old_and_the_new_version(dsn: str, autoconn: psycopg.Connection) -> None:
@@ -98,7 +98,7 @@ def test_upgrade_fails_without_a_schema(empty_dsn: str) -> None:
 def test_uninstall_asks_for_confirmation(dsn: str, answer: str, status: int) -> None:
     done = cli("uninstall", "--dsn", dsn, stdin=answer)
     assert done.returncode == status
-    assert "Drop pgque with all events from the database pgque_test_" in done.stdout
+    assert "Drop pgque and all its events from the database pgque_test_" in done.stdout
     assert (schema_version(dsn) is None) == (status == 0)
 
 
@@ -132,7 +132,7 @@ def test_version_is_also_an_option_with_a_short_form() -> None:
 @pytest.mark.parametrize("name", ["install", "ticker", "queue list", "dead show 1", "top"])
 def test_without_a_database_the_error_says_how_to_name_or_start_one(name: str) -> None:
     assert failed(cli(*name.split()), 2) == (
-        "pgque: no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try "
+        "pgque: no database given: pass --dsn or set PGQUE_DSN; `pgque dev` starts one to try "
         f"(pgque {name.removesuffix(' 1')} --help)"
     )
 
@@ -169,7 +169,7 @@ def test_an_internal_error_mentions_debug(
     monkeypatch.setattr("pgque.install.script", lambda: 1 / 0)
     assert app.run(["sql"]) == 1
     assert capsys.readouterr().err == (
-        "pgque: ZeroDivisionError: division by zero (pgque --debug … shows where)\n"
+        "pgque: ZeroDivisionError: division by zero (`pgque --debug …` shows where)\n"
     )
     with pytest.raises(ZeroDivisionError):
         app.run(["--debug", "sql"])

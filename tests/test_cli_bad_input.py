@@ -204,7 +204,7 @@ def test_control_characters_in_arguments_are_escaped(wrong):
 def test_answering_no_ends_with_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run(["queue", "drop", "orders", "--dsn", NO_SERVER]) == 1
-    assert one_line(capsys.readouterr().err) == "pgque: nothing was done"
+    assert one_line(capsys.readouterr().err) == "pgque: aborted"
 
 
 @pytest.fixture

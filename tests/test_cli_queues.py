@@ -30,8 +30,8 @@ def pgque_dsn(dsn) -> dict[str, str]:
 
 
 def test_a_queue_is_created_used_and_dropped(pgque_dsn, autoconn):
-    assert said("queue", "create", "orders", **pgque_dsn) == "The queue orders was made.\n"
-    assert "there already" in said("queue", "create", "orders", **pgque_dsn)
+    assert said("queue", "create", "orders", **pgque_dsn) == "The queue orders was created.\n"
+    assert "already exists" in said("queue", "create", "orders", **pgque_dsn)
     said("consumer", "subscribe", "orders", "mailer", **pgque_dsn)
     [queue] = found("queue", "list", **pgque_dsn)
     assert (queue["queue"], queue["consumers"], queue["paused"]) == ("orders", 1, False)
@@ -52,7 +52,7 @@ def test_a_queue_is_created_with_its_settings(pgque_dsn):
         "--set",
         "ticker_max_lag=1.5 s",
     ]
-    assert said(*create, **pgque_dsn) == "The queue orders was made.\n"
+    assert said(*create, **pgque_dsn) == "The queue orders was created.\n"
     shown = found("queue", "show", "orders", **pgque_dsn)
     assert shown["queue_ticker_max_lag"] == 1.5
     again = said("queue", "create", "orders", "--set", "ticker_max_lag=9 s", **pgque_dsn)
@@ -158,7 +158,7 @@ def test_a_file_with_an_incomplete_line_sends_nothing(
     path = tmp_path / "events.ndjson"
     path.write_text('{"n": 1}\n{"n": 2}\n{"n"')
     line = failed(cli("send", queue, "--file", str(path), "--batch", "1", **pgque_dsn))
-    assert "line 3 is no JSON" in line
+    assert "line 3 is not JSON" in line
     assert not drain(autoconn, queue, consumer)
 
 
@@ -169,8 +169,8 @@ def test_a_broken_stream_reports_where_to_resume(
     done = cli("send", queue, "--file", "-", "--batch", "2", stdin=lines, **pgque_dsn)
     assert done.returncode == 1
     told, error = done.stderr.splitlines()
-    assert told == "pgque: 2 were sent; go on with --skip 3"
-    assert "line 5 is no JSON" in error
+    assert told == "pgque: 2 were sent; continue with --skip 3"
+    assert "line 5 is not JSON" in error
     path = tmp_path / "mended.ndjson"
     path.write_text("1\n\n2\n3\n4\n")
     said("send", queue, "--file", str(path), "--skip", "3", **pgque_dsn)
@@ -195,7 +195,7 @@ def test_a_send_with_a_record_resumes_where_it_stopped(sending, queue, consumer,
     assert said(*call) == f"3 sent to {queue}.\n"
     assert "0 sent to" in said(*call)
     path.write_text(numbers(5))
-    assert said(*call) == f"2 sent to {queue}; the first 3 lines had been sent before.\n"
+    assert said(*call) == f"2 sent to {queue}; the first 3 lines were sent earlier.\n"
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
 
 
@@ -217,7 +217,7 @@ def test_a_send_killed_at_its_commit_neither_repeats_nor_skips_lines(
     with monkeypatch.context() as patched:
         patched.setattr(resume.Record, "before_commit", die)
         assert run(call) == 1
-    assert "go on with the same command" in capsys.readouterr().err
+    assert "continue with the same command" in capsys.readouterr().err
     assert run(call) == 0
     assert f"{1 if committed else 3} sent to {queue}" in capsys.readouterr().out
     assert payloads(drain(autoconn, queue, consumer)) == ["0", "1", "2", "3", "4"]
@@ -257,10 +257,10 @@ def test_a_send_waits_for_the_outcome_of_the_previous_one(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"queue": "other"}, "is of a send to other"),
+        ({"queue": "other"}, "belongs to a send to other"),
         ({"database": "x/1"}, "in the database x/1"),
-        ({"transaction": "9000000000000000"}, "is of another server"),
-        (None, "is no record of a send"),
+        ({"transaction": "9000000000000000"}, "belongs to another server"),
+        (None, "is not a record of a send"),
     ],
 )
 def test_a_record_of_another_send_is_refused(sending, capsys, tmp_path, change, told):

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 import pgque
 from pgque import metrics
 from pgque.dashboard import frames
-from pgque.dashboard.looking import Eye
+from pgque.dashboard.snapshot import Snapshotter
 from pgque.doctor import Status, examine
 from pgque.top.history import History
 from pgque.watching.live import Live
@@ -56,9 +56,9 @@ def states(dsn: str, conn, queue: str) -> dict[str, str]:
     [doctor] = [one for one in examine(dsn) if one.check == "consumers"]
     history = History()
     history.add(Live(conn).look())
-    frame = frames.one_queue(Eye(conn).look(), queue)
+    frame = frames.one_queue(Snapshotter(conn).take(), queue)
     [group] = [row for row in frame["consumers"] if row["consumer"] == "group"]
-    overview = frames.overview(Eye(conn).look())
+    overview = frames.overview(Snapshotter(conn).take())
     place = overview["columns"].index("state")
     return {
         "doctor": "crash loop" if "is in a crash loop" in doctor.detail else doctor.status.value,

@@ -73,4 +73,4 @@ def test_commands_and_top_show_the_whole_payload(payload, autoconn, queue, consu
 def test_a_line_nested_too_deeply_is_one_line_of_error(dsn, queue):
     done = cli("send", queue, "--file", "-", stdin=NESTED, PGQUE_DSN=dsn)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "pgque: line 1 is nested too deeply, and was not sent"
+    assert done.stderr.splitlines()[-1] == "pgque: line 1 is nested too deeply and was not sent"

@@ -1,4 +1,4 @@
-"""`pgque doctor` finds planted faults and names the fix for each."""
+"""`pgque doctor` finds planted faults and names the fix."""
 
 import json
 import os
@@ -118,8 +118,8 @@ def test_a_role_with_grants_sees_findings_about_its_own_queues(role, queue, auto
     found = list(examine(dsn))
     assert not [one for one in found if one.status is Status.FAULT and one.check != "settings"]
     detail = {one.check: one.detail for one in found}
-    assert detail["rights"] == f"{name} has grants to consume for {queue} alone"
-    assert detail["consumers"] == "1, none stands still"
+    assert detail["rights"] == f"{name} has grants to consume for {queue} only"
+    assert detail["consumers"] == "1, all ok"
     assert detail["not checked"] == (
         "locks, restore, clock, queues, retries, dead letters, rotation: they need pgque_reader"
     )
@@ -198,7 +198,7 @@ def test_a_consumer_that_falls_behind_is_a_finding(dsn, queue, consumer, autocon
             "update pgque.tick set tick_time = tick_time - make_interval(mins => %s)", [minutes]
         )
         found = finding(dsn, "consumers")
-        assert f"{consumer} of {queue} is {word}: of 1 events" in found.detail
+        assert f"{consumer} of {queue} is {word}: it has 1 pending events" in found.detail
         assert (found.status, found.mend) == (status, f"pgque consumer list {queue}")
 
 
@@ -206,7 +206,7 @@ def test_the_size_of_the_log_that_a_consumer_holds_back_is_shown(dsn, queue, con
     send(autoconn, queue)
     tick(autoconn, queue)
     an_hour_passes(autoconn)
-    assert re.search(r"a log of \d+ kB is kept for it", finding(dsn, "consumers").detail)
+    assert re.search(r"keeps a log of \d+ kB from being removed", finding(dsn, "consumers").detail)
 
 
 def test_a_silent_member_with_an_open_batch_is_a_finding(dsn, queue, autoconn):

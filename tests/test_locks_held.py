@@ -211,12 +211,12 @@ def test_a_pg_cron_slot_ticks_if_the_leader_does_not(autoconn, stranger, queue, 
 
 
 HELD = {
-    "1885827445, 0": "installation",
-    "1885827446, {number}": "ticks of {queue}",
-    "1885827447, 0": "lead of the ticker",
-    "1885827448, 0": "rotation of the ledger",
-    "1885827448, 1": "functions of sends",
-    "{key}": "name of {queue}",
+    "1885827445, 0": "installation lock",
+    "1885827446, {number}": "tick lock of {queue}",
+    "1885827447, 0": "ticker leader lock",
+    "1885827448, 0": "ledger rotation lock",
+    "1885827448, 1": "send functions lock",
+    "{key}": "name lock of {queue}",
 }
 
 

@@ -192,7 +192,7 @@ def test_a_port_in_use_is_one_line_of_error(dsn):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = failed(cli("metrics", "--port", str(port), PGQUE_DSN=dsn))
-    assert f"cannot serve at 127.0.0.1, port {port}" in said
+    assert f"cannot listen on 127.0.0.1, port {port}" in said
 
 
 # Counted by a consumer

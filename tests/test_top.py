@@ -7,8 +7,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgque.top.board import Board
 from pgque.top.message import MessageScreen
+from pgque.top.overview import OverviewScreen
 from pgque.top.queue import QueueScreen
 from pgque.top.source import Source
 from tests.fix_engine import ack, drain, nack, receive, send, send_many, tick, value
@@ -82,15 +82,15 @@ def test_keys_lead_from_all_queues_to_a_message_and_back(source, autoconn, queue
             await press(pilot, "enter")
             await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
             await seen(pilot, '\n   "order": 77\n')
-            await seen(pilot, f"{consumer}  has it before it")
+            await seen(pilot, f"{consumer}  pending")
             await press(pilot, "escape")
             await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the screen")
             await press(pilot, "1", "enter")
             await seen(pilot, f"{consumer} of {queue}")
             await press(pilot, "escape", "escape")
-            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
+            await until(pilot, lambda: isinstance(pilot.app.screen, OverviewScreen), "the screen")
             await press(pilot, "escape")
-            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "the screen")
+            await until(pilot, lambda: isinstance(pilot.app.screen, OverviewScreen), "the screen")
 
     play(steps())
     assert [m.payload for m in drain(autoconn, queue, consumer)] == ['{"order": 77}']
@@ -132,8 +132,8 @@ def test_a_dead_letter_is_replayed_from_its_own_screen(source, autoconn, queue, 
             await until(pilot, lambda: isinstance(pilot.app.screen, MessageScreen), "the screen")
             await press(pilot, "r")
             await press(pilot, "y")
-            await until(pilot, lambda: "was sent again" in text_of(pilot), "the confirmation")
-            await until(pilot, lambda: "no dead letters" in text_of(pilot), "an empty list")
+            await until(pilot, lambda: "was sent again" in text_of(pilot), "word of it")
+            await until(pilot, lambda: "No dead letters" in text_of(pilot), "an empty list")
 
     play(steps())
     assert dead(autoconn) == 0
@@ -152,7 +152,7 @@ def test_all_dead_letters_are_replayed_or_deleted(source, autoconn, queue, consu
             await press(pilot, "x", "enter", "y")
             await until(pilot, lambda: "0 deleted" in text_of(pilot), "the empty purge")
             await press(pilot, "x", "backspace", "backspace", "0", "enter")
-            await seen(pilot, "for good?")
+            await seen(pilot, "Permanently delete")
             await press(pilot, "y")
             await until(pilot, lambda: "3 deleted" in text_of(pilot), "the purge")
 
@@ -183,7 +183,7 @@ def test_a_read_only_role_sees_everything_and_is_told_which_right_it_lacks(
             for page in "235":
                 await press(pilot, page)
                 await until(pilot, lambda: pilot.app.screen.page.loaded, "the list")
-                assert "!!" not in text_of(pilot).partition("no ticker")[2]
+                assert "!!" not in text_of(pilot).partition("no leader")[2]
             await press(pilot, "2", "enter")
             await seen(pilot, f"{consumer}")
             await press(pilot, "escape", "4")
@@ -228,7 +228,7 @@ def test_a_lost_server_is_reported_and_used_again_when_it_returns(
             await until(pilot, lambda: "not currently accepting" in app.lost, "another attempt")
             admit(True)
             await until(pilot, lambda: not app.lost, "the server")
-            await until(pilot, lambda: "is there again" in text_of(pilot), "the reconnection")
+            await until(pilot, lambda: "Connected again" in text_of(pilot), "word of it")
             with psycopg.connect(direct_dsn, autocommit=True) as conn:
                 conn.execute("select pgque.create_queue('new')")
             await until(pilot, lambda: "new" in app.history.queues, "figures")
@@ -243,9 +243,9 @@ def test_a_queue_dropped_while_it_is_shown_is_reported(source, autoconn, queue):
             value(autoconn, "select pgque.drop_queue(%s)", queue)
             await looked(pilot)
             await looked(pilot)
-            await seen(pilot, f"The queue {queue} is gone")
+            await seen(pilot, f"The queue {queue} was dropped")
             await press(pilot, "escape")
-            await seen(pilot, "There is no queue yet")
+            await seen(pilot, "No queues yet")
 
     play(steps())
 
@@ -281,7 +281,7 @@ def test_a_thousand_queues_are_filtered_while_typing():
             await until(pilot, lambda: isinstance(pilot.app.screen, QueueScreen), "the queue")
             assert pilot.app.screen.queue == "queue-0992"
             await press(pilot, "escape")
-            await until(pilot, lambda: isinstance(pilot.app.screen, Board), "all queues")
+            await until(pilot, lambda: isinstance(pilot.app.screen, OverviewScreen), "all queues")
             await counted(pilot, 10)
             await press(pilot, "escape")
             await counted(pilot, 1000)

@@ -61,7 +61,7 @@ class Terminal:
 
 def test_top_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
     with Terminal("top", "--queue", queue, PGQUE_DSN=dsn) as terminal:
-        terminal.wait_for("Nobody is subscribed")
+        terminal.wait_for("No consumers. Subscribe one")
         terminal.press("q")
         assert terminal.ended() == 0
     assert b"Traceback" not in terminal.screen
@@ -69,7 +69,7 @@ def test_top_runs_in_a_terminal_until_it_is_quit(dsn, autoconn, queue):
 
 def test_a_signal_ends_top_and_restores_the_terminal(dsn, queue):
     with Terminal("top", "--queue", queue, PGQUE_DSN=dsn) as terminal:
-        terminal.wait_for("Nobody is subscribed")
+        terminal.wait_for("No consumers. Subscribe one")
         terminal.process.terminate()
         assert terminal.ended() == 0
     assert b"\x1b[?1049l" in terminal.screen

@@ -55,7 +55,7 @@ def test_a_sample_that_arrives_during_shutdown_is_ignored():
             # Textual empties the screens one after the other when it shuts down.
             pilot.app._running = False
             await pilot.app.screen.query("#head").remove()
-            pilot.app.on_top_app_looked(TopApp.Looked(at(1)))
+            pilot.app.on_top_app_sampled(TopApp.Sampled(at(1)))
 
     play(steps())
 
@@ -66,7 +66,7 @@ def test_samples_that_arrive_while_a_list_loads_request_no_further_lists():
     async def steps():
         async with shown(source, queue="orders") as pilot:
             await press(pilot, "4")
-            await seen(pilot, "There are no dead letters.")
+            await seen(pilot, "No dead letters.")
             before = source.asked
             source.let.clear()
             for n in range(1, 5):

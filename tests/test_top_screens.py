@@ -140,7 +140,7 @@ def test_a_whole_message():
         sent(1234567, 9, 1, "order.placed", None, payload),
         created=None,  # it would be shown in this machine's time zone
     )
-    standing = [("pickers", "has it before it"), ("billing\x1b", "waits for retry 2")]
+    standing = [("pickers", "pending"), ("billing\x1b", "waiting for retry 2")]
     source = FakeSource(busy(), messages=[message], rows=standing)
 
     async def steps():

@@ -1,4 +1,4 @@
-"""The command line, `pgque` (extra ``cli``). One file a command; `app` lists them."""
+"""The command line, `pgque` (extra ``cli``). Each command has its own file; `app` lists them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pgque._extras import advice
 
 
 def main() -> None:
-    """Run the command that the process's arguments name; the console script `pgque`."""
+    """Run the command named on the command line. The console script `pgque` calls this."""
     try:
         from pgque.cli.app import run
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The commands, and what becomes of their errors."""
+"""All commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from pgque.errors import PgqueError
 from pgque.watching.readable import printable
 
 EXIT_STATUS = (
-    "Exit status: 0 for success; 1 after an error, which is one line on standard error; 2 for a "
-    "wrong call, also one line; 130 after Ctrl-C; 141 if the reader of its output is gone."
+    "Exit status: 0 for success; 1 after an error, reported as one line on standard error; 2 for a "
+    "usage error, also one line; 130 after Ctrl-C; 141 if the reader of its output has gone."
 )
 BROKEN_PIPE = 141
-"""What a shell reports of a program that SIGPIPE has ended: 128 + 13."""
+"""The status a shell reports for a program killed by SIGPIPE: 128 + 13."""
 INTERRUPTED = 130
 WRONGLY_CALLED = 2
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
-"""The class of all that is wrong with a call: typer has no public name for it."""
+"""The base class of usage errors. Typer has no public name for it."""
 
 app = typer.Typer(
     name="pgque",
@@ -58,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# In the order of --help, which begins with the commands that a newcomer needs first.
+# The order of --help: the commands that a newcomer needs come first.
 for module in (
     demo,
     dev,
@@ -98,7 +98,7 @@ def before_any_command(
         bool, typer.Option("--version", help="Print the version of pgque.", is_eager=True)
     ] = False,
 ) -> None:
-    """Keep the options before the command's name."""
+    """Store the options given before the command's name."""
     global _show_traceback
     _show_traceback = debug
     if shows_version:
@@ -108,12 +108,12 @@ def before_any_command(
 
 @cache
 def command() -> Any:
-    """Return all commands in one, as typer has made it."""
+    """Return the group of all commands that typer has built."""
     return typer.main.get_command(app)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; return the exit status, as `EXIT_STATUS` says."""
+    """Run one command and return its exit status (see `EXIT_STATUS`)."""
     try:
         status = command()(arguments, prog_name="pgque", standalone_mode=False)
     except SystemExit as end:
@@ -121,10 +121,10 @@ def run(arguments: list[str]) -> int:
             return BROKEN_PIPE
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except typer.Abort as end:
-        typer.echo("pgque: nothing was done", err=True)
+        typer.echo("pgque: aborted", err=True)
         return INTERRUPTED if isinstance(end.__context__, KeyboardInterrupt) else 1
     except _USAGE_ERROR as error:
-        if type(error).__name__ != "NoArgsIsHelpError":  # which has printed the help
+        if type(error).__name__ != "NoArgsIsHelpError":  # that one has already printed the help
             typer.echo(f"pgque: {_what_was_wrong(error, arguments)}", err=True)
         return WRONGLY_CALLED
     except Exception as error:
@@ -136,12 +136,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _what_was_wrong(error: Any, arguments: Sequence[str]) -> str:
-    """Return what typer would print in a box, and whose help says more."""
-    # What was meant is said of options and of commands in different ways.
+    """Return typer's message on one line, with the command whose help explains more."""
+    # The messages for misspelt options and misspelt commands hold their suggestions differently.
     meant = getattr(error, "possibilities", None)
     text = error.message if meant else error.format_message()
     if type(error).__name__ == "MissingParameter" and "--dsn" in error.param.opts:
-        text = "no database was named: give --dsn or set PGQUE_DSN; `pgque dev` runs one to try"
+        text = "no database given: pass --dsn or set PGQUE_DSN; `pgque dev` starts one to try"
     text = " ".join(text.split()).removeprefix("Invalid value: ").removesuffix(".")
     if meant:
         text += f". Did you mean {', '.join(sorted(meant))}?"
@@ -150,7 +150,7 @@ def _what_was_wrong(error: Any, arguments: Sequence[str]) -> str:
 
 
 def _called(arguments: Sequence[str]) -> str:
-    """Return the command that the arguments name, as far as they do."""
+    """Return the command named by the arguments, up to the first unknown word."""
     names = ["pgque"]
     found = command()
     for argument in arguments:
@@ -166,4 +166,4 @@ def _one_line(error: Exception) -> str:
         return lacking
     if isinstance(error, CommandError | PgqueError | psycopg.Error | OSError):
         return text or type(error).__name__
-    return f"{type(error).__name__}: {text} (pgque --debug … shows where)"
+    return f"{type(error).__name__}: {text} (`pgque --debug …` shows where)"

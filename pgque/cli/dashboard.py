@@ -10,13 +10,15 @@ import typer
 from pgque.cli.options import CommandError, Dsn, log_to_stderr
 
 Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")]
+Port = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="The port; 0 picks a free one.")
+]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(
         "--allow-host",
         metavar="NAME",
-        help="A name by which it may be reached, beside localhost; may be given again.",
+        help="A host name that clients may use, in addition to localhost; may be repeated.",
         show_default=False,
     ),
 ]
@@ -25,13 +27,13 @@ Token = Annotated[
     typer.Option(
         "--token",
         envvar="PGQUE_DASHBOARD_TOKEN",
-        help="What is needed to replay and purge; without one nothing can be changed. "
-        "Other users of the machine see a command's options: prefer the environment.",
+        help="The token that replay and purge require. Without one the dashboard is read-only. "
+        "Other users of this machine can see a command's options: prefer the environment.",
         show_default=False,
     ),
 ]
-Private = Annotated[bool, typer.Option("--private", help="Looking needs the token too.")]
-Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+Private = Annotated[bool, typer.Option("--private", help="Require the token for reading too.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the dashboard in the browser.")]
 
 
 def command(
@@ -43,25 +45,23 @@ def command(
     private: Private = False,
     open_: Open = False,
 ) -> None:
-    """Serve a page that shows queues and consumers as they move, until Ctrl-C.
+    """Serve a web page with live figures of queues and consumers, until Ctrl-C.
 
-    Who can reach the address can read events, so it is this machine alone by default.
+    Anyone who can reach the address can read events, so by default only this machine can.
     """
     from pgque.dashboard import create_app
-    from pgque.dashboard.looking import Eye, reading_connection
     from pgque.dashboard.security import LOOPBACK
     from pgque.dashboard.serve import bind, serve
+    from pgque.dashboard.snapshot import Snapshotter, reading_connection
 
     names = [*LOOPBACK, *(allow_host or ())]
     if not _is_every_address(host):
         names.append(host)
     elif not allow_host:
-        raise CommandError(
-            f"with --host {host}, say by which name it is reached: --allow-host NAME"
-        )
+        raise CommandError(f"--host {host} also needs the name that clients use: --allow-host NAME")
     app = create_app(dsn, token=token or None, private=private, allowed_hosts=names, always=True)
     with reading_connection(dsn) as conn:
-        Eye(conn).look()  # what is wrong is said here rather than in the page
+        Snapshotter(conn).take()  # so that errors show here rather than on the page
     try:
         listening = bind(host, port)
     except OSError as error:

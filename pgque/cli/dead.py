@@ -12,22 +12,23 @@ from pgque.cli.queue import Queue, Yes
 from pgque.client import connect
 from pgque.wire.calls import SECONDS_A_DAY
 
-app = typer.Typer(
-    help="Look at dead letters, send them again, or delete them.", no_args_is_help=True
-)
+app = typer.Typer(help="List dead letters, replay them or delete them.", no_args_is_help=True)
 
-Limit = Annotated[int, typer.Option("--limit", help="At most so many, the newest.")]
+Limit = Annotated[int, typer.Option("--limit", help="Show at most this many, newest first.")]
 Number = Annotated[
-    int, typer.Argument(metavar="ID", help="As `list` shows it.", show_default=False)
+    int, typer.Argument(metavar="ID", help="The id that `list` shows.", show_default=False)
 ]
 Numbers = Annotated[
     list[int] | None,
-    typer.Argument(metavar="ID", help="As `list` shows them.", show_default=False),
+    typer.Argument(metavar="ID", help="The ids that `list` shows.", show_default=False),
 ]
 AllOf = Annotated[
-    str | None, typer.Option("--all", metavar="QUEUE", help="All of a queue.", show_default=False)
+    str | None,
+    typer.Option("--all", metavar="QUEUE", help="All dead letters of a queue.", show_default=False),
 ]
-Days = Annotated[float, typer.Option("--days", min=0, help="Those older than so many days.")]
+Days = Annotated[
+    float, typer.Option("--days", min=0, help="Delete letters older than this many days.")
+]
 
 
 @app.command("list")
@@ -57,7 +58,7 @@ def list_(dsn: Dsn, queue: Queue, limit: Limit = 100, as_json: AsJson = False) -
 
 @app.command()
 def show(dsn: Dsn, number: Number, as_json: AsJson = False) -> None:
-    """Show one dead letter, whole."""
+    """Show one dead letter in full."""
     with connect(dsn, autocommit=True) as client:
         letter = client.dead_letter(number)
     if as_json:
@@ -68,20 +69,20 @@ def show(dsn: Dsn, number: Number, as_json: AsJson = False) -> None:
 
 @app.command()
 def replay(dsn: Dsn, numbers: Numbers = None, queue: AllOf = None, as_json: AsJson = False) -> None:
-    """Send dead letters again, to every consumer of their queue: some, or --all of a queue."""
+    """Send dead letters again, to every consumer of their queue: by id, or --all of a queue."""
     if bool(numbers) == (queue is not None):
         raise typer.BadParameter("give either ids or --all QUEUE")
     with connect(dsn, autocommit=True) as client:
         for number in numbers or ():
             event = client.replay(number)
-            text = f"{number} was sent again as event {event}."
+            text = f"Dead letter {number} was sent again as event {event}."
             print_done(as_json, {"id": number, "event": event}, text)
         if queue is not None:
             done = client.replay_all(queue)
             text = f"{done.replayed:,} sent again, {done.failed:,} failed."
             print_done(as_json, {"replayed": done.replayed, "failed": done.failed}, text)
             if done.failed:
-                typer.echo(f"pgque: the first: {done.first_error}", err=True)
+                typer.echo(f"pgque: first error: {done.first_error}", err=True)
                 raise typer.Exit(1)
 
 
@@ -89,7 +90,7 @@ def replay(dsn: Dsn, numbers: Numbers = None, queue: AllOf = None, as_json: AsJs
 def purge(
     dsn: Dsn, queue: Queue, days: Days = 30, yes: Yes = False, as_json: AsJson = False
 ) -> None:
-    """Delete old dead letters of a queue for good."""
+    """Permanently delete old dead letters of a queue."""
     if not yes:
         typer.confirm(f"Delete the dead letters of {queue} older than {days:g} days?", abort=True)
     with connect(dsn, autocommit=True) as client:

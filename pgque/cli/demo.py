@@ -21,14 +21,14 @@ Plain = Annotated[
     bool | None,
     typer.Option(
         "--plain/--live",
-        help="Plain lines or a live picture; by itself it looks for a terminal.",
+        help="Plain lines or a live display. The default depends on whether this is a terminal.",
         show_default=False,
     ),
 ]
 
 
 def command(dsn: OptionalDsn = None, rate: Rate = f"{DEFAULT_RATE:g}", plain: Plain = None) -> None:
-    """Send a week of real flights through a real PostgreSQL, and count them."""
+    """Send a week of real flights through a real PostgreSQL and check that none is lost."""
     try:
         events_per_second = parse_rate(rate)
     except ValueError as error:

@@ -10,9 +10,9 @@ from pgque.watching.readable import readable
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Look for faults, and name the command that mends each.
+    """Look for faults and print the command that fixes each one.
 
-    Exits with 0 if all is well, 1 with warnings, 2 with faults.
+    Exits with 0 if it finds nothing, 1 for warnings, 2 for faults.
     """
     from pgque.doctor import Status, examine
 

@@ -9,7 +9,7 @@ import typer
 from pgque.cli.options import Dsn
 
 CONTEXT = {"ignore_unknown_options": True}
-"""Options that are not ours are pg_dump's."""
+"""Options that pgque does not know belong to pg_dump."""
 
 
 def command(
@@ -18,17 +18,17 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[PG_DUMP OPTIONS]...",
-            help="Passed on to pg_dump: --format=custom --file=shop.dump",
+            help="Passed to pg_dump, for example --format=custom --file=shop.dump",
             show_default=False,
         ),
     ] = None,
     pg_dump: Annotated[
-        str, typer.Option("--pg-dump", help="The pg_dump to run, a name or a path.")
+        str, typer.Option("--pg-dump", help="The pg_dump to run: a name or a path.")
     ] = "pg_dump",
 ) -> None:
-    """Run pg_dump such that no rotation leaves a hole in the dump.
+    """Run pg_dump so that no rotation leaves a hole in the dump.
 
-    Locks pgque's tables against rotation before the snapshot is taken. Everything else goes on.
+    Locks pgque's tables against rotation before pg_dump takes its snapshot. Nothing else stops.
     """
     from pgque.dump import dump
 

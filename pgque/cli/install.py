@@ -7,9 +7,9 @@ from pgque.cli.output import AsJson, print_done
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Install the schema in a database, or bring it up to date.
+    """Install the schema in a database, or upgrade it.
 
-    Needs the right to create a schema, and to create roles if pgque's are missing.
+    Needs the right to create a schema, and to create roles if pgque's roles are missing.
     """
     from pgque.install import install
 

@@ -15,18 +15,18 @@ Port = Annotated[
         "--port",
         min=0,
         max=65535,
-        help="Serve them at this port until stopped; 0 takes one that is free.",
+        help="Serve the metrics on this port until stopped; 0 picks a free one.",
         show_default=False,
     ),
 ]
-Host = Annotated[str, typer.Option("--host", help="The address to serve them at.")]
+Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
 
 
 def command(dsn: Dsn, port: Port = None, host: Host = "127.0.0.1") -> None:
-    """Print figures for Prometheus once, or serve them under /metrics.
+    """Print metrics for Prometheus once, or serve them under /metrics.
 
-    Each time they are asked for, the database is asked. What asks by its Accept header for
-    OpenMetrics is given that.
+    Each scrape queries the database. A client that sends an Accept header for OpenMetrics gets
+    that format.
     """
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
@@ -39,12 +39,12 @@ def command(dsn: Dsn, port: Port = None, host: Host = "127.0.0.1") -> None:
         text = generate_latest(registry).decode()
         typer.echo(text, nl=False)
         if "pgque_up 0.0" in text:
-            raise CommandError("the database could not be asked: pgque doctor says why")
+            raise CommandError("the database could not be queried: `pgque doctor` says why")
         return
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
-        raise CommandError(f"cannot serve at {host}, port {port}: {error}") from error
+        raise CommandError(f"cannot listen on {host}, port {port}: {error}") from error
     stop = threading.Event()
     with stop_on_signals(stop.set):
         typer.echo(f"Serving http://{host}:{server.server_port}/metrics", err=True)

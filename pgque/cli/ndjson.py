@@ -1,4 +1,4 @@
-"""Lines of JSON, read one after the other."""
+"""Reads newline-delimited JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Line(NamedTuple):
     text: str
     number: int
     end: int
-    """How many bytes the source has up to the end of the line."""
+    """Offset of the end of the line in the source, in bytes."""
 
 
 def read(source: Iterable[bytes], skip: int = 0) -> Iterator[Line]:
-    """Yield the lines behind the first ``skip``; `CommandError` for one that is no JSON."""
+    """Yield the lines after the first ``skip``. Raise `CommandError` for one that is not JSON."""
     end = 0
     for number, line in enumerate(source, 1):
         end += len(line)
@@ -31,7 +31,7 @@ def read(source: Iterable[bytes], skip: int = 0) -> Iterator[Line]:
                 continue
             json.loads(text, parse_int=str)  # of any length
         except RecursionError as error:
-            raise CommandError(f"line {number} is nested too deeply, and was not sent") from error
+            raise CommandError(f"line {number} is nested too deeply and was not sent") from error
         except ValueError as error:
-            raise CommandError(f"line {number} is no JSON, and was not sent: {error}") from error
+            raise CommandError(f"line {number} is not JSON and was not sent: {error}") from error
         yield Line(text, number, end)

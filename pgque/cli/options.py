@@ -1,4 +1,4 @@
-"""What several commands have in common."""
+"""Options and helpers shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OptionalDsn = Annotated[str | None, _DSN]
 
 
 def log_to_stderr() -> None:
-    """Show what pgque logs, for a command that runs until it is stopped."""
+    """Log to standard error, for commands that run until stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
 class CommandError(Exception):
-    """What a command found wrong with what it was given; its text is all that is said."""
+    """A command cannot do what it was asked. Only the text is shown, without a traceback."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""What commands print: a table for people, JSON for programs."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from pgque.watching.readable import readable
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON: durations are in seconds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with durations in seconds.")]
 Record = Mapping[str, Any]
 
 _WIDTH_WITHOUT_TERMINAL = 1000
@@ -23,7 +23,7 @@ def print_json(value: object) -> None:
 
 
 def print_done(as_json: bool, done: Mapping[str, object], text: str) -> None:
-    """Say what was done: as JSON, or in words."""
+    """Report what was done: as JSON, or in words."""
     if as_json:
         print_json(done)
     else:
@@ -31,7 +31,7 @@ def print_done(as_json: bool, done: Mapping[str, object], text: str) -> None:
 
 
 def print_table(records: Sequence[Record], *, empty: str) -> None:
-    """Print records of the same keys as a table with the keys as its head; or say what is empty."""
+    """Print records as a table headed by their keys, or print ``empty`` if there are none."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -49,12 +49,12 @@ def print_table(records: Sequence[Record], *, empty: str) -> None:
         table.add_row(*(Text(readable(value)) for value in record.values()))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_WIDTH_WITHOUT_TERMINAL)  # who reads it may cut it
+        console = Console(width=_WIDTH_WITHOUT_TERMINAL)  # let the reader cut it
     console.print(table)
 
 
 def print_record(record: Record) -> None:
-    """Print one record, a line for each of its keys."""
+    """Print one record, one line per key."""
     width = max(map(len, record))
     for name, value in record.items():
         typer.echo(f"{name.replace('_', ' '):<{width}}  {readable(value)}")
@@ -65,4 +65,4 @@ def _plain(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

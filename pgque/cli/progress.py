@@ -1,4 +1,4 @@
-"""How far a command is, on standard error, where that is a terminal."""
+"""A progress bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[int, int], None]
-"""Takes how many bytes of the source are done, and how many events were sent."""
+"""Called with the bytes of the source that are done and the number of events sent."""
 
 
 @contextmanager
 def progress(size: int | None) -> Iterator[Advance]:
-    """Show a bar with rate and time left; without ``size``, in bytes, there is no time left."""
+    """Show a bar with rate and remaining time; the latter only if ``size``, in bytes, is known."""
     if not sys.stderr.isatty():
         yield lambda end, sent: None
         return

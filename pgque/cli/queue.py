@@ -11,7 +11,7 @@ from pgque.cli.output import AsJson, print_done, print_json, print_record, print
 from pgque.client import connect
 from pgque.watching.states import of_consumer, of_queue
 
-app = typer.Typer(help="Make, look at and change queues.", no_args_is_help=True)
+app = typer.Typer(help="Create, inspect and change queues.", no_args_is_help=True)
 
 Queue = Annotated[str, typer.Argument(help="The queue's name.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Drop it even if consumers are subscribed.")]
@@ -21,7 +21,7 @@ Param = Annotated[
 ]
 Value = Annotated[
     str | None,
-    typer.Argument(help="Its value. Without one, the default is restored.", show_default=False),
+    typer.Argument(help="Its value. Leave it out to restore the default.", show_default=False),
 ]
 
 Settings = Annotated[
@@ -37,11 +37,11 @@ Settings = Annotated[
 
 @app.command()
 def create(dsn: Dsn, queue: Queue, set_: Settings = None, as_json: AsJson = False) -> None:
-    """Make a queue, if it does not exist. One that exists keeps its settings."""
+    """Create a queue, if it does not exist. An existing queue keeps its settings."""
     settings = dict(map(_setting, set_ or ()))
     with connect(dsn, autocommit=True) as client:
         made = client.create_queue(queue, settings or None)
-    text = f"The queue {queue} {'was made' if made else 'was there already'}."
+    text = f"The queue {queue} {'was created' if made else 'already exists'}."
     if settings and not made:
         text += f" Its settings were not changed: see pgque queue set {queue} --help"
     print_done(as_json, {"queue": queue, "created": bool(made)}, text)
@@ -58,17 +58,17 @@ def _setting(text: str) -> tuple[str, str]:
 def drop(
     dsn: Dsn, queue: Queue, force: Force = False, yes: Yes = False, as_json: AsJson = False
 ) -> None:
-    """Drop a queue with its events, retries and dead letters."""
+    """Drop a queue and its events, retries and dead letters."""
     if not yes:
-        typer.confirm(f"Drop the queue {queue} with all that is in it?", abort=True)
+        typer.confirm(f"Drop the queue {queue} and everything in it?", abort=True)
     with connect(dsn, autocommit=True) as client:
         client.drop_queue(queue, force)
-    print_done(as_json, {"queue": queue, "dropped": True}, f"The queue {queue} is gone.")
+    print_done(as_json, {"queue": queue, "dropped": True}, f"The queue {queue} was dropped.")
 
 
 @app.command("list")
 def list_(dsn: Dsn, as_json: AsJson = False) -> None:
-    """List the queues with their new events and their ticks."""
+    """List queues with their state, rate, new events and last tick."""
     with connect(dsn, autocommit=True) as client:
         queues = {info.queue_name: info for info in client.queue_info()}
         consumers = client.consumer_wait()
@@ -92,7 +92,7 @@ def list_(dsn: Dsn, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(rows, empty="There is no queue. Make one: pgque queue create NAME")
+        print_table(rows, empty="No queues. Create one: pgque queue create NAME")
 
 
 @app.command()
@@ -108,7 +108,7 @@ def show(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
         return
     print_record({name.removeprefix("queue_"): value for name, value in found.items()})
     typer.echo()
-    print_table(readers, empty="Nobody is subscribed.")
+    print_table(readers, empty="No consumers.")
 
 
 @app.command("set")
@@ -118,13 +118,13 @@ def set_(
     """Change one setting of a queue."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, param, value)
-    text = f"{param} of {queue} is now {'its default' if value is None else value}."
+    text = f"{param} of {queue} is now {'the default' if value is None else value}."
     print_done(as_json, {"queue": queue, "setting": param, "value": value}, text)
 
 
 @app.command()
 def pause(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Stop the ticks of a queue. Events are kept, and delivered once it is resumed."""
+    """Stop ticking a queue. Its events are kept and delivered once it is resumed."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", True)
     text = f"{queue} is paused: its events wait. Resume it: pgque queue resume {queue}"
@@ -133,7 +133,7 @@ def pause(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
 
 @app.command()
 def resume(dsn: Dsn, queue: Queue, as_json: AsJson = False) -> None:
-    """Start the ticks of a queue again."""
+    """Start ticking a paused queue again."""
     with connect(dsn, autocommit=True) as client:
         client.set_queue_config(queue, "ticker_paused", None)
-    print_done(as_json, {"queue": queue, "paused": False}, f"{queue} is resumed.")
+    print_done(as_json, {"queue": queue, "paused": False}, f"{queue} was resumed.")

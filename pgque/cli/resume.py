@@ -1,8 +1,8 @@
-"""How far a file was sent, kept so that a send which broke off goes on where it has stopped.
+"""Records how much of a file was sent, so that an interrupted send resumes where it stopped.
 
-Before each commit the record names the transaction, and how far all is sent if that commits. Who
-reads it asks the server what became of the transaction. So nothing is sent twice and nothing is
-left out, wherever the sender, its connection or the server has ended.
+Before each commit, the record stores the transaction's id and the number of lines that are sent
+if it commits. A later run asks the server whether the transaction committed. So no line is sent
+twice or left out, even if the sender, its connection or the server died at any point.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from pgque.errors import PgqueInvalidArgument
 from pgque.wire.calls import Calls
 
 PATIENCE = 15.0
-"""Seconds. The server needs about ten to notice that the sender before is gone."""
+"""Seconds. The server needs about ten to notice that the previous sender has gone."""
 LOOK_EVERY = 0.1
 
 
 def pause() -> None:
-    """Wait a moment before the next look."""
+    """Wait before polling the transaction's status again."""
     time.sleep(LOOK_EVERY)
 
 
 class Record(Calls):
-    """A file that says how many lines were sent to a queue.
+    """A file that stores how many lines were sent to a queue.
 
-    :param path: where it is kept; it may be missing.
+    :param path: its path; the file need not exist.
     :param client: the connection on which the lines are sent.
-    :param queue: the queue to which.
+    :param queue: the queue to which they are sent.
     """
 
     def __init__(self, path: Path, client: PgqueClient, queue: str) -> None:
@@ -49,7 +49,8 @@ class Record(Calls):
     def lines(self) -> int:
         """Return how many lines were sent.
 
-        :raises CommandError: where the record is of something else, or cannot say it any more.
+        :raises CommandError: if the record belongs to another send, or the server no longer knows
+            whether the last transaction committed.
         """
         if not self._path.exists():
             return 0
@@ -58,21 +59,21 @@ class Record(Calls):
             of = (found["database"], found["queue"])
             lines, transaction, then = (found[k] for k in ("lines", "transaction", "then"))
         except (ValueError, KeyError, TypeError) as error:
-            raise CommandError(f"{self._path} is no record of a send") from error
+            raise CommandError(f"{self._path} is not a record of a send") from error
         if of != (self._database, self._queue):
-            raise CommandError(f"{self._path} is of a send to {of[1]} in the database {of[0]}")
+            raise CommandError(f"{self._path} belongs to a send to {of[1]} in the database {of[0]}")
         if transaction is not None and self._was_committed(transaction, lines, then):
             lines = then
         self._lines = int(lines)
         return self._lines
 
     def before_commit(self, then: int) -> None:
-        """Write down that ``then`` lines are sent if this transaction is committed."""
+        """Record that ``then`` lines are sent if this transaction commits."""
         self._write(self._value("select pg_current_xact_id()::text"), then)
         self._lines = then
 
     def finish(self) -> None:
-        """Write down what is sent after the last commit: transactions are forgotten some day."""
+        """Record the final count without a transaction: the server forgets old ones."""
         self._write(None, self._lines)
 
     def _was_committed(self, transaction: str, lines: int, then: int) -> bool:
@@ -81,14 +82,14 @@ class Record(Calls):
             try:
                 status = self._value("select pg_xact_status(%s::text::xid8)", (transaction,))
             except PgqueInvalidArgument as error:
-                raise CommandError(f"{self._path} is of another server: {error}") from error
+                raise CommandError(f"{self._path} belongs to another server: {error}") from error
             self._conn.rollback()
             if status in ("committed", "aborted"):
                 return bool(status == "committed")
             if status is None:
                 raise CommandError(
-                    f"the server has forgotten the last transaction of {self._path}: look whether "
-                    f"line {then} was sent, and go on with --skip {then}, or else --skip {lines}"
+                    f"the server has forgotten the last transaction of {self._path}: check whether "
+                    f"line {then} was sent; if so, continue with --skip {then}, else --skip {lines}"
                 )
             if time.monotonic() > end:
                 raise CommandError(

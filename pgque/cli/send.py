@@ -19,7 +19,8 @@ from pgque.cli.resume import Record
 from pgque.client import PgqueClient, connect
 
 Payloads = Annotated[
-    list[str] | None, typer.Argument(metavar="PAYLOAD", help="Texts.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="PAYLOAD", help="The payloads, as text.", show_default=False),
 ]
 Type = Annotated[str, typer.Option("--type", help="The type of each event.")]
 Key = Annotated[
@@ -31,7 +32,7 @@ File = Annotated[
         "--file",
         "-f",
         metavar="FILE",
-        help="NDJSON: each line a payload; - is standard input.",
+        help="A file of NDJSON, one payload per line; - is standard input.",
         show_default=False,
     ),
 ]
@@ -40,14 +41,12 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         metavar="RECORD",
-        help="Keep in this file how far it is, and go on from there when run again.",
+        help="Record progress in this file, and continue from there when run again.",
         show_default=False,
     ),
 ]
-Skip = Annotated[int, typer.Option("--skip", min=0, help="Begin behind so many lines of the file.")]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, max=1_000_000, help="Lines in one transaction.")
-]
+Skip = Annotated[int, typer.Option("--skip", min=0, help="Skip this many lines of the file.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, max=1_000_000, help="Lines per transaction.")]
 
 
 def command(
@@ -64,14 +63,15 @@ def command(
 ) -> None:
     """Send events: the arguments in one transaction, or the lines of a file in batches.
 
-    A file's lines are looked at before the first is sent. What was sent before an error is said,
-    with the --skip that goes on from there. With --resume the same command goes on by itself: no
-    line is sent twice or left out, even where it was killed while it committed.
+    A file is checked completely before its first line is sent. After an error, the command prints
+    how many lines were sent and the --skip that continues from there. With --resume, run the same
+    command again to continue: no line is sent twice or left out, even if the command was killed
+    during a commit.
     """
     if bool(payloads) == (file is not None):
         raise typer.BadParameter("give either payloads or --file")
     if resume is not None and (file is None or skip):
-        raise typer.BadParameter("--resume goes with --file, and without --skip")
+        raise typer.BadParameter("--resume needs --file and excludes --skip")
     with connect(dsn) as client:
         if file is None:
             for payload in payloads or ():
@@ -82,7 +82,7 @@ def command(
             record = None if resume is None else Record(resume, client, queue)
             before = skip if record is None else record.lines()
             sent = _send_file(client, queue, type, key, file, before, batch, record)
-            text = f"; the first {before:,} lines had been sent before" if record and before else ""
+            text = f"; the first {before:,} lines were sent earlier" if record and before else ""
     print_done(as_json, {"queue": queue, "sent": sent}, f"{sent:,} sent to {queue}{text}.")
 
 
@@ -122,7 +122,7 @@ def _send_file(
                 advance(part[-1].end, sent)
         except BaseException:
             how = f"--skip {done}" if record is None else "the same command"
-            typer.echo(f"pgque: {sent:,} were sent; go on with {how}", err=True)
+            typer.echo(f"pgque: {sent:,} were sent; continue with {how}", err=True)
             raise
     if record is not None:
         record.finish()

@@ -6,7 +6,7 @@ import typer
 
 
 def command() -> None:
-    """Print the schema as one script, to paste into a managed server's console."""
+    """Print the schema as one SQL script, for example for a managed server's console."""
     from pgque.install import script
 
     typer.echo(script(), nl=False)

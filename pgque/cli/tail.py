@@ -14,24 +14,28 @@ from pgque.cli.queue import Queue
 from pgque.message import Message
 from pgque.watching.readable import readable
 
-Type = Annotated[str | None, typer.Option("--type", help="Only of this type.", show_default=False)]
-Key = Annotated[str | None, typer.Option("--key", help="Only with this key.", show_default=False)]
+Type = Annotated[
+    str | None, typer.Option("--type", help="Only events of this type.", show_default=False)
+]
+Key = Annotated[
+    str | None, typer.Option("--key", help="Only events with this key.", show_default=False)
+]
 Since = Annotated[
     float | None,
     typer.Option(
         "--since",
         metavar="SECONDS",
         min=0,
-        help="Begin so long ago, if that is still kept.",
+        help="Start this long ago, as far as the log reaches.",
         show_default=False,
     ),
 ]
 Follow = Annotated[
-    bool, typer.Option("--follow/--no-follow", "-f/-F", help="Wait for more, until Ctrl-C.")
+    bool, typer.Option("--follow/--no-follow", "-f/-F", help="Wait for new events, until Ctrl-C.")
 ]
 
 LOOK_EVERY = 1.0
-"""Seconds. A tick wakes it at once; a paused queue has none."""
+"""Seconds between polls. A tick wakes the command at once, but a paused queue has no ticks."""
 
 
 def command(
@@ -43,7 +47,7 @@ def command(
     follow: Follow = True,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a queue without consuming it: print each event when it is committed."""
+    """Follow a queue without consuming it: print each event once it is committed."""
     from pgque.tail import Tail
     from pgque.wire.wakeup import Wakeup
 

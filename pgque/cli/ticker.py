@@ -6,9 +6,9 @@ from pgque.cli.options import Dsn, log_to_stderr
 
 
 def command(dsn: Dsn) -> None:
-    """Tick, retry and maintain all queues of a database, until stopped.
+    """Tick all queues of a database, requeue retries and run maintenance, until stopped.
 
-    Several may run: one leads, and another takes over after its end.
+    You can run several: one leads, and another takes over when it ends.
     """
     from pgque.ticker import Ticker
 

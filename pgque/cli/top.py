@@ -11,22 +11,23 @@ from pgque._extras import need
 from pgque.cli.options import CommandError, Dsn
 
 Interval = Annotated[
-    float, typer.Option("--interval", "-i", min=0.1, help="Seconds between two looks.")
+    float, typer.Option("--interval", "-i", min=0.1, help="Seconds between refreshes.")
 ]
 Queue = Annotated[
-    str | None, typer.Option("--queue", help="Begin with this queue.", show_default=False)
+    str | None, typer.Option("--queue", help="Start with this queue's screen.", show_default=False)
 ]
 
 
 def command(dsn: Dsn, interval: Interval = 1.0, queue: Queue = None) -> None:
-    """Watch queues and consumers live, in a terminal: ? shows the keys, q quits.
+    """Watch queues and consumers live in a terminal. Press ? for the keys and q to quit.
 
-    Events, retries and dead letters can be looked at without consuming them; dead letters can be
-    sent again or deleted after a yes. Needs pgque_reader, and pgque_writer or pgque_admin for that.
+    It shows events, retries and dead letters without consuming them, and can replay or delete dead
+    letters after a confirmation. Needs pgque_reader; replay needs pgque_writer, and deleting needs
+    pgque_admin.
     """
-    need("textual")  # said also where there is no terminal
+    need("textual")  # before the check for a terminal, so that this error comes first
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CommandError("top needs a terminal; pgque queue list and pgque status print once")
+        raise CommandError("top needs a terminal; `pgque queue list` and `pgque status` print once")
     from pgque.top.app import run
     from pgque.top.source import Source
 

@@ -13,7 +13,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def command(dsn: Dsn, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Drop the schema with all queues and events in it."""
+    """Drop the schema with all its queues and events."""
     import psycopg
 
     from pgque.errors import mapped
@@ -21,8 +21,9 @@ def command(dsn: Dsn, yes: Yes = False, as_json: AsJson = False) -> None:
 
     if not yes:
         with mapped:
-            database = psycopg.conninfo.conninfo_to_dict(dsn).get("dbname", "of that name")
-        typer.confirm(f"Drop pgque with all events from the database {database}?", abort=True)
+            name = psycopg.conninfo.conninfo_to_dict(dsn).get("dbname")
+        database = f"the database {name}" if name else "the default database"
+        typer.confirm(f"Drop pgque and all its events from {database}?", abort=True)
     done = uninstall(dsn)
-    text = "The schema pgque is gone." if done else "There was no schema pgque."
+    text = "The schema pgque was dropped." if done else "There is no schema pgque."
     print_done(as_json, {"uninstalled": done}, text)

@@ -9,10 +9,10 @@ from pgque.cli.output import AsJson, print_json
 
 
 def command(dsn: Dsn, as_json: AsJson = False) -> None:
-    """Bring the schema up to date with this client, while producers and consumers run.
+    """Upgrade the schema to this client's version, while producers and consumers run.
 
-    The schema must exist. If it is as new as this client, nothing is done; `pgque install` would
-    restore the functions of the same release.
+    The schema must exist. If it already has this client's version, the command does nothing;
+    `pgque install` restores the functions of the same release.
     """
     from pgque.install import upgrade
 

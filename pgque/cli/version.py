@@ -11,7 +11,7 @@ from pgque.cli.output import AsJson, print_json
 
 
 def command(dsn: OptionalDsn = None, as_json: AsJson = False) -> None:
-    """Print this client's version and, with --dsn, the schema's and the server's."""
+    """Print this client's version and, with --dsn, those of the schema and the server."""
     from pgque.install import SCHEMA_VERSION, server_versions
 
     client = metadata.version("pgque")

@@ -14,12 +14,12 @@ Targets = Annotated[
     list[str],
     typer.Argument(
         metavar="MODULE:CONSUMER",
-        help="Where your Consumer is, or a Ticker, or a function that makes one.",
+        help="A Consumer or Ticker in your module, or a function that returns one.",
         show_default=False,
     ),
 ]
 Processes = Annotated[
-    int, typer.Option("--processes", "-p", min=1, help="So many processes of each.")
+    int, typer.Option("--processes", "-p", min=1, help="The number of processes per target.")
 ]
 Grace = Annotated[
     float,
@@ -28,11 +28,11 @@ Grace = Annotated[
         metavar="SECONDS",
         min=0,
         max=86_400,
-        help="What a process has to finish its message; then it is killed.",
+        help="How long a process may take to finish its message before it is killed.",
     ),
 ]
 Reload = Annotated[
-    bool, typer.Option("--reload", help="Start anew when a Python file changes: for development.")
+    bool, typer.Option("--reload", help="Restart when a Python file changes, for development.")
 ]
 
 
@@ -44,24 +44,23 @@ def command(
     reload: Reload = False,
     dsn: OptionalDsn = None,
 ) -> None:
-    """Run consumers in processes of their own, until stopped.
+    """Run each consumer in its own process, until stopped.
 
-    Each process imports the module, with the current directory in its path. One that dies is
-    started again. Several processes of a consumer with a subconsumer are members of its group,
-    named SUBCONSUMER-1 and so on; without one, they stand by for the one that works.
+    Each process imports the module, with the current directory on its path. A process that dies is
+    restarted. If a consumer has a subconsumer, its processes are members of its group, named
+    SUBCONSUMER-1 and so on. Without one, one process works and the others stand by.
 
-    SIGTERM and SIGINT stop after the messages that are handled; a second one kills. SIGHUP replaces
-    all processes, if the module can still be loaded.
+    SIGTERM and SIGINT stop the processes after their current messages; a second signal kills them.
+    SIGHUP replaces all processes, if the module can still be loaded.
 
-    Exits with 0 after a stop, 1 where no consumer could begin to work, 2 where one cannot be
-    loaded.
+    Exits with 0 after a stop, 1 if no consumer could start, 2 if one cannot be loaded.
     """
     from pgque.worker import LoadError, StartError, Supervisor
 
     if reload:
         need("watchfiles")
     if dsn is not None:
-        os.environ["PGQUE_DSN"] = dsn  # for the modules, and not among the arguments in `ps`
+        os.environ["PGQUE_DSN"] = dsn  # for the modules; an argument would show in `ps`
     log_to_stderr()
     debug = bool(context.find_root().params.get("debug"))
     supervisor = Supervisor(targets, processes=processes, grace=grace, reload=reload, debug=debug)

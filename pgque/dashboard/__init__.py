@@ -1,14 +1,14 @@
-"""A page that shows queues and consumers as they move (extra ``web``).
+"""A web page with live figures of queues and consumers (extra ``web``).
 
-`create_app` returns a Starlette application: `pgque dashboard` serves it, and it can be mounted in
-an application of yours. One thread takes the samples for all who look.
+`create_app` returns a Starlette application. `pgque dashboard` serves it, and you can mount it in
+your own application. One thread takes the samples for all viewers.
 """
 
 from __future__ import annotations
 
 from pgque._extras import need
 
-need("starlette.applications")  # which imports anyio too
+need("starlette.applications")  # imports anyio too
 
 from pgque.dashboard.app import create_app  # noqa: E402
 

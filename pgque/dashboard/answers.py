@@ -1,4 +1,4 @@
-"""What requests ask with, and what they are answered."""
+"""Parses the parameters of requests and formats the responses."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STATUS: Final[tuple[tuple[type[PgqueError], int], ...]] = (
 
 
 class Answer(JSONResponse):
-    """JSON that no cache keeps; times are in ISO format."""
+    """A JSON response that must not be cached. Times are in ISO format."""
 
     def __init__(self, content: Any, status_code: int = 200) -> None:
         super().__init__(content, status_code, {"Cache-Control": "no-store"})
@@ -44,25 +44,25 @@ class Answer(JSONResponse):
         """Return the body."""
         return json.dumps(
             content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-        ).encode(errors="backslashreplace")  # a lone surrogate, which JSON writes like this too
+        ).encode(errors="backslashreplace")  # writes a lone surrogate as JSON does
 
 
 async def on_pgque_error(_: Request, error: Exception) -> Answer:
-    """Say what went wrong, as the command line does."""
+    """Return the error's text, as the command line prints it."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     text = str(error)
     if getattr(error, "sqlstate", None) == CANCELED:
-        status, text = 503, "The database took too long: look for something narrower."
+        status, text = 503, "The database took too long. Narrow the search."
     return Answer({"code": "database", "error": text}, status)
 
 
 def text(request: Request, name: str) -> str | None:
-    """Return a parameter; None where it is missing or empty."""
+    """Return a parameter; None if it is missing or empty."""
     return request.query_params.get(name) or None
 
 
 def needed(request: Request, name: str) -> str:
-    """Return a parameter that has to be there."""
+    """Return a required parameter."""
     value = text(request, name)
     if value is None:
         raise PgqueInvalidArgument(f"{name} is missing")
@@ -70,32 +70,32 @@ def needed(request: Request, name: str) -> str:
 
 
 def number(value: Any, name: str, kind: type[int] | type[float] = int) -> Any:
-    """Return a parameter as a number that is not negative."""
+    """Return a parameter as a number; it must not be negative."""
     try:
         found = kind(value)
     except (TypeError, ValueError, OverflowError):
-        raise PgqueInvalidArgument(f"{name} has to be a number, not {value!r}") from None
-    if not 0 <= found < 2**63:  # NaN is neither
+        raise PgqueInvalidArgument(f"{name} must be a number, not {value!r}") from None
+    if not 0 <= found < 2**63:  # also rejects NaN
         raise PgqueInvalidArgument(f"{name} is out of range")
     return found
 
 
 def moment(request: Request, name: str) -> datetime | None:
-    """Return a parameter as a time with its zone; None where it is missing."""
+    """Return a parameter as a time with a time zone; None if it is missing."""
     value = text(request, name)
     if value is None:
         return None
     try:
         found = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except ValueError:
-        raise PgqueInvalidArgument(f"{name} has to be a time in ISO format") from None
+        raise PgqueInvalidArgument(f"{name} must be a time in ISO format") from None
     if found.tzinfo is None:
-        raise PgqueInvalidArgument(f"{name} has to have a time zone")
+        raise PgqueInvalidArgument(f"{name} needs a time zone")
     return found
 
 
 def place(value: str | None, name: str, parts: int) -> Place | None:
-    """Return a place in a list, as `row` writes it, checked; None where it is missing."""
+    """Parse and check a place in a list, in the format of `row`; None if it is missing."""
     if value is None:
         return None
     found = value.split("-")
@@ -105,25 +105,25 @@ def place(value: str | None, name: str, parts: int) -> Place | None:
 
 
 async def body(request: Request) -> dict[str, Any]:
-    """Return the JSON object that was sent."""
+    """Return the JSON object in the request's body."""
     found = b""
     async for chunk in request.stream():
         found += chunk
         if len(found) > LONGEST_BODY:
-            raise PgqueInvalidArgument(f"more than {LONGEST_BODY} bytes were sent")
+            raise PgqueInvalidArgument(f"the body is longer than {LONGEST_BODY} bytes")
     try:
         value = json.loads(found)
     except RecursionError:
-        raise PgqueInvalidArgument("what was sent is nested too deeply") from None
+        raise PgqueInvalidArgument("the body is nested too deeply") from None
     except ValueError:
-        raise PgqueInvalidArgument("what was sent is not JSON") from None
+        raise PgqueInvalidArgument("the body is not JSON") from None
     if not isinstance(value, dict):
-        raise PgqueInvalidArgument("what was sent is not a JSON object")
+        raise PgqueInvalidArgument("the body is not a JSON object")
     return value
 
 
 def page(found: Page[Any]) -> dict[str, Any]:
-    """Return a page of a list as the page of the dashboard takes it."""
+    """Return a page of a list in the dashboard's format."""
     return {
         "rows": [row(one) for one in found.rows],
         "more": None if found.more is None else _written(found.more),
@@ -132,7 +132,7 @@ def page(found: Page[Any]) -> dict[str, Any]:
 
 
 def row(found: Stored) -> dict[str, Any]:
-    """Return an event, a retry or a dead letter; its ids as text, since JavaScript rounds them."""
+    """Return an event, a retry or a dead letter. Ids are text: JavaScript would round them."""
     ids = {name: str(value) for name in _IDS if (value := getattr(found, name, None)) is not None}
     return {**asdict(found), **ids, "place": _written(found.place)}
 
@@ -144,4 +144,4 @@ def _written(where: Place) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

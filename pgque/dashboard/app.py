@@ -1,4 +1,4 @@
-"""The application: what it is made of."""
+"""Builds the application."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.staticfiles import StaticFiles
 
 from pgque.dashboard import changes, reads
 from pgque.dashboard.answers import on_pgque_error
-from pgque.dashboard.board import Board
+from pgque.dashboard.context import Context
 from pgque.dashboard.sampler import Sampler
 from pgque.dashboard.security import LOOPBACK, SHORTEST_TOKEN, ApiGuard, Guard
 from pgque.dashboard.stream import LENGTH, Streams
@@ -38,30 +38,29 @@ def create_app(
     always: bool = False,
     stream_seconds: float = LENGTH,
 ) -> Starlette:
-    """Return the dashboard as a Starlette application, to be served or mounted under any path.
+    """Return the dashboard as a Starlette application. Serve it, or mount it under any path.
 
-    Samples are taken in one thread, from the first request until half an hour after the last one
-    who looked. The role in ``dsn`` needs pgque_reader; for changes pgque_writer (replay) and
-    pgque_admin (purge) too.
+    One thread takes samples, from the first request until half an hour after the last viewer left.
+    The role in ``dsn`` needs pgque_reader, also pgque_writer to replay and pgque_admin to purge.
 
     :param dsn: libpq connection string.
-    :param token: what a request has to bring to replay and purge, 16 characters at least; without
-        one (the default) nothing can be changed.
-    :param private: whether reading needs the token too, default False.
-    :param allowed_hosts: names and addresses by which it may be reached, default the machine itself
-        alone (``localhost``, ``127.0.0.1``, ``::1``); ``*`` allows any.
+    :param token: the token that replay and purge require, at least 16 characters. Without one (the
+        default) the dashboard is read-only.
+    :param private: whether reading requires the token too, default False.
+    :param allowed_hosts: host names and addresses that clients may use, default only this machine's
+        (``localhost``, ``127.0.0.1``, ``::1``); ``*`` allows any.
     :param every: seconds between samples, default 1.
-    :param always: whether samples are taken while nobody looks as well, default False.
-    :param stream_seconds: how long a stream of events lasts until the page asks for the next one,
-        default 60; a server that stops waits for it.
-    :raises PgqueInvalidArgument: for a bad DSN, a token that is too short, or ``private`` without
-        one.
+    :param always: whether to take samples even without viewers, default False.
+    :param stream_seconds: how long a stream of events lasts before the page requests the next one,
+        default 60. A server that stops may have to wait this long.
+    :raises PgqueInvalidArgument: for an invalid DSN, a token that is too short, or ``private``
+        without a token.
     """
     with mapped:
         conninfo_to_dict(dsn)
     _check(token, private)
     sampler = Sampler(dsn, every=every, always=always)
-    board = Board(
+    context = Context(
         dsn, sampler, Streams(sampler, length=stream_seconds), can_change=token is not None
     )
 
@@ -71,7 +70,7 @@ def create_app(
         try:
             yield
         finally:
-            board.streams.close()
+            context.streams.close()
             await anyio.to_thread.run_sync(sampler.stop)
 
     app = Starlette(
@@ -88,13 +87,13 @@ def create_app(
         exception_handlers={PgqueError: on_pgque_error},
         lifespan=lifespan,
     )
-    app.state.board = board
+    app.state.context = context
     app.state.private = private
     return app
 
 
 async def page(_: Request) -> Response:
-    """Return the page itself, in which nothing is private."""
+    """Return the HTML page. It contains no private data."""
     return FileResponse(STATIC / "index.html", media_type="text/html")
 
 
@@ -105,8 +104,8 @@ def _check(token: Any, private: bool) -> None:
         return
     if not isinstance(token, str) or len(token) < SHORTEST_TOKEN or not _fits_a_header(token):
         raise PgqueInvalidArgument(
-            f"the token has to be {SHORTEST_TOKEN} or more printable ASCII characters without "
-            "blanks: python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+            f"the token must be {SHORTEST_TOKEN} or more printable ASCII characters without "
+            "spaces: make one with python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
 
 

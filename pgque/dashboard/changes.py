@@ -1,4 +1,4 @@
-"""What the page changes, for who has the token: dead letters are sent again, or deleted."""
+"""Routes that change something: they replay or delete dead letters, and need the token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from pgque.client import PgqueClient, connect
 from pgque.dashboard.answers import Answer, body, number
-from pgque.dashboard.board import board_of
+from pgque.dashboard.context import context_of
 from pgque.errors import PgqueDeadLetterNotFound, PgqueError, PgqueInvalidArgument
 from pgque.logs import Fields
 from pgque.wire.calls import SECONDS_A_DAY
@@ -23,15 +23,15 @@ IDS_AT_MOST: Final = 200
 
 
 async def token(_: Request) -> Response:
-    """Say that the token was right: a wrong one does not come here."""
+    """Confirm the token. `ApiGuard` has already refused a wrong one."""
     return Answer({"right": True})
 
 
 async def replay(request: Request) -> Response:
-    """Send dead letters again, each in a transaction of its own."""
+    """Replay dead letters, each in its own transaction."""
     given = (await body(request)).get("letters")
     if not isinstance(given, list) or not 0 < len(given) <= IDS_AT_MOST:
-        raise PgqueInvalidArgument(f"letters has to be a list of 1 to {IDS_AT_MOST} ids")
+        raise PgqueInvalidArgument(f"letters must be a list of 1 to {IDS_AT_MOST} ids")
     letters = [number(one, "letters") for one in given]
 
     def change(client: PgqueClient) -> dict[str, Any]:
@@ -41,13 +41,13 @@ async def replay(request: Request) -> Response:
                 client.replay(letter)
                 replayed += 1
             except PgqueDeadLetterNotFound:
-                failed.append({"letter": str(letter), "error": "it is gone"})
+                failed.append({"letter": str(letter), "error": "it no longer exists"})
             except PgqueError as error:
                 if client.conn.broken:
                     raise
                 failed.append({"letter": str(letter), "error": str(error)})
         logger.info(
-            "dead letters sent again: %d of %d",
+            "dead letters replayed: %d of %d",
             replayed,
             len(letters),
             extra=Fields(messages=len(letters), failed=len(failed)),
@@ -58,13 +58,13 @@ async def replay(request: Request) -> Response:
 
 
 async def replay_all(request: Request) -> Response:
-    """Send all dead letters of a queue again."""
+    """Replay all dead letters of a queue."""
     queue = _queue(await body(request))
 
     def change(client: PgqueClient) -> dict[str, Any]:
         done = client.replay_all(queue)
         logger.info(
-            "dead letters of %s sent again: %d, failed: %d",
+            "dead letters of %s replayed: %d, failed: %d",
             queue,
             *done[:2],
             extra=Fields(queue=queue, messages=done.replayed + done.failed, failed=done.failed),
@@ -76,7 +76,7 @@ async def replay_all(request: Request) -> Response:
 
 
 async def purge(request: Request) -> Response:
-    """Delete dead letters of a queue that are older than so many days."""
+    """Delete dead letters of a queue that are older than a number of days."""
     given = await body(request)
     queue, days = _queue(given), number(given.get("days"), "days", float)
 
@@ -103,13 +103,13 @@ ROUTES: Final = [
 
 
 async def _change(request: Request, change: Callable[[PgqueClient], dict[str, Any]]) -> Answer:
-    board = board_of(request)
+    context = context_of(request)
 
     def done() -> dict[str, Any]:
-        with connect(board.dsn, autocommit=True) as client:
+        with connect(context.dsn, autocommit=True) as client:
             return change(client)
 
-    return Answer(await board.in_thread(done))
+    return Answer(await context.in_thread(done))
 
 
 def _queue(given: dict[str, Any]) -> str:

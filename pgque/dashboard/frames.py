@@ -1,4 +1,4 @@
-"""What is shown of a sample: of all queues, or of one with its consumers."""
+"""Frames: the part of a snapshot that a page shows, for all queues or for one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, Final
 
 from pgque.dashboard.history import Key
-from pgque.dashboard.looking import Subscriber, View
+from pgque.dashboard.snapshot import Snapshot, Subscriber
 from pgque.watching.live import ConsumerFigures, QueueFigures
 from pgque.watching.states import of_consumer, of_queue
 
@@ -16,68 +16,68 @@ Frame = dict[str, Any]
 SLOWEST_SHOWN: Final = 10
 
 
-def overview(view: View) -> Frame:
-    """Return what the first page shows; a queue is a list, since there may be thousands."""
+def overview(snapshot: Snapshot) -> Frame:
+    """Return the overview. Each queue is a list without keys: there may be thousands."""
     by_queue: dict[str, list[tuple[ConsumerFigures, Subscriber]]] = {}
-    for figures, known in view.consumers():
+    for figures, known in snapshot.consumers():
         by_queue.setdefault(figures.queue, []).append((figures, known))
-    queues = [_queue(queue, by_queue.get(queue.queue, [])) for queue in view.sample.queues]
+    queues = [_queue(queue, by_queue.get(queue.queue, [])) for queue in snapshot.sample.queues]
     behind = [
         pair
-        for pair in view.consumers()
+        for pair in snapshot.consumers()
         if pair[1].group is None and (pair[0].pending or pair[0].state != "ok")
     ]
     behind.sort(key=lambda pair: pair[0].lag, reverse=True)
     return {
-        **_head(view),
+        **_head(snapshot),
         "totals": {
             "queues": len(queues),
-            "consumers": sum(known.group is None for _, known in view.consumers()),
+            "consumers": sum(known.group is None for _, known in snapshot.consumers()),
             "in_flight": sum(queue["in_flight"] for queue in queues),
             "retries": sum(queue["retries"] for queue in queues),
             "dead": sum(queue["dead"] for queue in queues),
-            "late": sum(queue.state == "no tick" for queue in view.sample.queues),
+            "late": sum(queue.state == "no tick" for queue in snapshot.sample.queues),
         },
         "columns": list(queues[0]) if queues else [],
         "queues": [list(queue.values()) for queue in queues],
         "slowest": [_consumer(*pair) for pair in behind[:SLOWEST_SHOWN]],
-        "points": _by_plot(key_points(view, None)),
+        "points": _by_plot(key_points(snapshot, None)),
     }
 
 
-def one_queue(view: View, name: str) -> Frame:
-    """Return what the page of a queue shows; its ``queue`` is None where it is gone."""
-    found = [queue for queue in view.sample.queues if queue.queue == name]
-    consumers = list(view.consumers(name))
+def one_queue(snapshot: Snapshot, name: str) -> Frame:
+    """Return the page of a queue. Its ``queue`` is None if the queue does not exist."""
+    found = [queue for queue in snapshot.sample.queues if queue.queue == name]
+    consumers = list(snapshot.consumers(name))
     return {
-        **_head(view),
+        **_head(snapshot),
         "queue": _queue(found[0], consumers) if found else None,
         "consumers": [_consumer(*pair) for pair in consumers],
-        "points": _by_plot(key_points(view, name)),
+        "points": _by_plot(key_points(snapshot, name)),
     }
 
 
-def all_points(view: View) -> dict[Key, float | None]:
-    """Return the points of every line that is kept."""
-    points = dict(key_points(view, None))
-    for queue in view.sample.queues:
+def all_points(snapshot: Snapshot) -> dict[Key, float | None]:
+    """Return the points of all lines of all plots."""
+    points = dict(key_points(snapshot, None))
+    for queue in snapshot.sample.queues:
         points[Key(queue.queue, "rate", "")] = queue.rate
-    for figures, known in view.consumers():
+    for figures, known in snapshot.consumers():
         points.update(_points_of(figures, known))
     return points
 
 
-def key_points(view: View, name: str | None) -> Iterator[tuple[Key, float | None]]:
-    """Yield the points of one queue, or of all together."""
+def key_points(snapshot: Snapshot, name: str | None) -> Iterator[tuple[Key, float | None]]:
+    """Yield the points of one queue, or of the overview if ``name`` is None."""
     if name is not None:
-        for queue in view.sample.queues:
+        for queue in snapshot.sample.queues:
             if queue.queue == name:
                 yield Key(name, "rate", ""), queue.rate
-        for figures, known in view.consumers(name):
+        for figures, known in snapshot.consumers(name):
             yield from _points_of(figures, known)
         return
-    sent = [queue.rate for queue in view.sample.queues if queue.rate is not None]
-    positions = [pair for pair in view.consumers() if pair[1].group is None]
+    sent = [queue.rate for queue in snapshot.sample.queues if queue.rate is not None]
+    positions = [pair for pair in snapshot.consumers() if pair[1].group is None]
     done = [figures.rate for figures, _ in positions if figures.rate is not None]
     latest = [known.latency for _, known in positions if known.fresh and known.latency is not None]
     yield Key(None, "rate", ""), sum(sent) if sent else None
@@ -101,8 +101,8 @@ def _by_plot(points: Iterator[tuple[Key, float | None]]) -> dict[str, dict[str, 
     return plots
 
 
-def _head(view: View) -> Frame:
-    return {"at": view.sample.at, "ticking": view.sample.ticking}
+def _head(snapshot: Snapshot) -> Frame:
+    return {"at": snapshot.sample.at, "ticking": snapshot.sample.ticking}
 
 
 def _queue(queue: QueueFigures, consumers: list[tuple[ConsumerFigures, Subscriber]]) -> Frame:

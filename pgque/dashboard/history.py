@@ -1,4 +1,4 @@
-"""Figures of the last half hour, for plots: at any number of queues in memory that is bounded."""
+"""Figures of the last half hour for the plots, at most `SLOTS` points per line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ _LOOK_FOR_OLD_EVERY: Final = 60
 
 
 class Key(NamedTuple):
-    """A line in a plot."""
+    """Names a line in a plot."""
 
     queue: str | None
-    """None: of all queues together."""
+    """None for the overview of all queues."""
     plot: str
     """``rate``, ``lag`` or ``latency``."""
     name: str
-    """A consumer's name; empty for what is sent."""
+    """A consumer's name; empty for the events sent."""
 
 
 class History:
-    """Lines of points, each point for a few seconds; the oldest give way to the newest.
+    """Lines of points, each for a few seconds. The newest points replace the oldest.
 
-    A point is the mean of what was recorded in its seconds where it is a rate, and else the
-    greatest.
+    A point combines the values recorded in its seconds: the mean for rates, otherwise the largest.
 
-    :param slots: how many points are kept, default 600.
-    :param seconds: how long each is, default 3.
+    :param slots: the number of points kept, default 600.
+    :param seconds: the seconds per point, default 3.
     """
 
     def __init__(self, *, slots: int = SLOTS, seconds: float = SLOT_SECONDS) -> None:
@@ -44,10 +43,10 @@ class History:
         self._guard = threading.Lock()
 
     def record(self, at: float, points: Mapping[Key, float | None]) -> None:
-        """Add what a sample found.
+        """Add the values of a sample.
 
         :param at: seconds since 1970.
-        :param points: a value for each line; None where there is nothing to show.
+        :param points: a value per line; None if there is nothing to show.
         """
         slot = int(at / self._seconds)
         with self._guard:
@@ -71,9 +70,8 @@ class History:
 
     def _begin(self, slot: int) -> None:
         self._sums.clear()
-        if (
-            not 0 < slot - self._newest < self._slots
-        ):  # the first, after a long sleep, or another clock
+        if not 0 < slot - self._newest < self._slots:
+            # The first slot, or the clock jumped, or the last sample is too old.
             self._lines.clear()
             self._used.clear()
             self._first = slot
@@ -88,7 +86,7 @@ class History:
                 del self._lines[key], self._used[key]
 
     def read(self, queue: str | None) -> tuple[list[float], dict[Key, list[float | None]]]:
-        """Return the times of the points, and the lines of one queue, or of all together."""
+        """Return the times of the points, and the lines of one queue or of the overview."""
         with self._guard:
             if not self._lines:
                 return [], {}

@@ -1,4 +1,4 @@
-"""What the page reads."""
+"""Routes that only read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pgque.dashboard.answers import Answer, moment, needed, number, page, place, row, text
-from pgque.dashboard.board import board_of
-from pgque.dashboard.looking import reading_connection
+from pgque.dashboard.context import context_of
+from pgque.dashboard.snapshot import reading_connection
 from pgque.errors import PgqueDeadLetterNotFound
 from pgque.watching.browse import PAGE, Browser, Place, Stored, Wanted
 from pgque.wire.calls import SECONDS_A_DAY, find_queue, to_interval
@@ -27,30 +27,32 @@ _PURGEABLE: Final = sql.SQL(
 
 
 async def about(request: Request) -> Response:
-    """Say what may be done, and which database this is."""
-    board = board_of(request)
-    given = conninfo_to_dict(board.dsn)
+    """Return the name of the database, and what the dashboard allows."""
+    context = context_of(request)
+    given = conninfo_to_dict(context.dsn)
     host = str(given.get("host") or "")
     parts = [host if not host.startswith("/") else "", str(given.get("dbname") or "")]
     return Answer(
         {
             "where": "/".join(filter(None, parts)),
-            "changes": board.can_change,
+            "changes": context.can_change,
             "private": request.app.state.private,
         }
     )
 
 
 async def stream(request: Request) -> Response:
-    """Return a stream of frames: of ``queue``, or of the overview."""
-    return board_of(request).streams.open(text(request, "queue"))
+    """Return a stream of frames for ``queue`` or for the overview."""
+    return context_of(request).streams.open(text(request, "queue"))
 
 
 async def history(request: Request) -> Response:
-    """Return the points of plots: of ``queue``, or of all queues together."""
-    board = board_of(request)
-    board.sampler.start()
-    times, lines = await board.in_thread(lambda: board.sampler.history.read(text(request, "queue")))
+    """Return the points of the plots for ``queue`` or for the overview."""
+    context = context_of(request)
+    context.sampler.start()
+    times, lines = await context.in_thread(
+        lambda: context.sampler.history.read(text(request, "queue"))
+    )
     plots: dict[str, dict[str, list[float | None]]] = {"rate": {}, "lag": {}, "latency": {}}
     for key, line in lines.items():
         plots[key.plot][key.name] = line
@@ -68,7 +70,7 @@ async def messages(request: Request) -> Response:
 
 
 async def message(request: Request) -> Response:
-    """Return one message, whole."""
+    """Return one message in full."""
     queue, where = needed(request, "queue"), _place(request)
     return await _browse(request, lambda b: _whole(b.message(queue, where)))
 
@@ -83,7 +85,7 @@ async def dead_letters(request: Request) -> Response:
 
 
 async def dead_letter(request: Request) -> Response:
-    """Return one dead letter, whole."""
+    """Return one dead letter in full."""
     letter = number(needed(request, "letter"), "letter")
 
     def look(browser: Browser) -> dict[str, Any]:
@@ -96,13 +98,13 @@ async def dead_letter(request: Request) -> Response:
 
 
 async def retries(request: Request) -> Response:
-    """Return events of a queue that wait to be delivered again."""
+    """Return a page of a queue's retries."""
     queue, wanted, limit = _search(request)
     return await _browse(request, lambda b: page(b.retries(queue, wanted, limit=limit)))
 
 
 async def retry(request: Request) -> Response:
-    """Return one event that waits to be delivered again, whole."""
+    """Return one retry in full."""
     where = _place(request)
     return await _browse(request, lambda b: _whole(b.retry(where)))
 
@@ -134,13 +136,13 @@ ROUTES: Final = [
 
 
 async def _browse(request: Request, look: Callable[[Browser], dict[str, Any]]) -> Answer:
-    board = board_of(request)
+    context = context_of(request)
 
     def found() -> dict[str, Any]:
-        with reading_connection(board.dsn) as conn:
+        with reading_connection(context.dsn) as conn:
             return look(Browser(conn))
 
-    return Answer(await board.in_thread(found))
+    return Answer(await context.in_thread(found))
 
 
 def _place(request: Request) -> Place:

@@ -1,4 +1,4 @@
-"""One thread that takes samples for everybody who looks."""
+"""Takes snapshots in one thread for all viewers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from pgque.dashboard import frames
-from pgque.dashboard.bell import Bell
 from pgque.dashboard.history import History
-from pgque.dashboard.looking import Eye, View, reading_connection
+from pgque.dashboard.notifier import Notifier
+from pgque.dashboard.snapshot import Snapshot, Snapshotter, reading_connection
 from pgque.errors import PgqueError
 from pgque.logs import Fields
 from pgque.wire.background import Backoff
@@ -22,37 +22,37 @@ from pgque.wire.background import Backoff
 logger = logging.getLogger("pgque.dashboard")
 
 LINGER: Final = 1800.0
-"""Seconds for which samples are taken after the last one who looked."""
+"""Seconds for which snapshots are still taken after the last viewer left."""
 REST: Final = 9.0
-"""A sample of thousands of queues takes long: after it there is a pause so many times as long. The
-quicker of the last two counts, as a slow moment may be over."""
+"""A snapshot of thousands of queues takes long: the pause after it is this many times as long. The
+faster of the last two snapshots counts, because one may have been slow by chance."""
 
 
 class State(NamedTuple):
-    """What is known at one moment."""
+    """The newest snapshot, or why there is none."""
 
     number: int
-    """Grows with each state."""
-    view: View | None
+    """Increases with each state."""
+    snapshot: Snapshot | None
     error: str | None
-    """What came in place of a sample."""
+    """The error, if the last snapshot failed."""
     since: float
-    """Seconds since 1970: since when there is none, by this machine's clock."""
+    """When the current run of snapshots or errors began: seconds since 1970, by the local clock."""
 
 
 class Sampler:
-    """Takes samples while somebody looks and half an hour longer, and keeps what plots need.
+    """Takes snapshots while there are viewers and half an hour longer, and keeps the plots' points.
 
-    A server that is lost is a state like any other: it is tried again within two seconds.
+    If the server is lost, the state holds the error, and the sampler retries within two seconds.
 
     :param dsn: libpq connection string; its role needs pgque_reader.
-    :param every: seconds between samples, default 1. With thousands of queues there are fewer.
-    :param always: goes on, once it was started, when nobody looks.
+    :param every: seconds between snapshots, default 1. With thousands of queues they are longer.
+    :param always: whether to continue without viewers once started.
     """
 
     def __init__(self, dsn: str, *, every: float = 1.0, always: bool = False) -> None:
         self.history = History()
-        self.bell = Bell()
+        self.notifier = Notifier()
         self._dsn = dsn
         self._every = every
         self._always = always
@@ -72,11 +72,11 @@ class Sampler:
 
     @property
     def viewers(self) -> int:
-        """How many look at this moment."""
+        """The current number of viewers."""
         return self._viewers
 
     def start(self) -> None:
-        """Take samples from now on; nothing where they are being taken."""
+        """Start taking snapshots, if not already started."""
         with self._guard:
             self._looked_at = time.monotonic()
             if self._thread is None:
@@ -88,7 +88,7 @@ class Sampler:
                 atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Take no more samples and close the connection. `start` begins anew."""
+        """Stop taking snapshots and close the connection. `start` starts again."""
         atexit.unregister(self.stop)
         self._stop.set()
         thread = self._thread
@@ -97,7 +97,7 @@ class Sampler:
 
     @contextmanager
     def viewer(self) -> Iterator[None]:
-        """Take samples within the block and a while after it."""
+        """Count a viewer: take snapshots within the block and for `LINGER` seconds after it."""
         with self._guard:
             self._viewers += 1
         try:
@@ -109,9 +109,9 @@ class Sampler:
                 self._looked_at = time.monotonic()
 
     def encoded(self, queue: str | None) -> tuple[int, bytes]:
-        """Return the newest state's number and its frame as JSON, made once for all who look.
+        """Return the newest state's number and its frame as JSON, encoded once for all viewers.
 
-        :param queue: which queue's; None is the overview.
+        :param queue: the queue; None for the overview.
         """
         state = self._state
         with self._encoding:
@@ -128,11 +128,11 @@ class Sampler:
         while self._goes_on():
             try:
                 with reading_connection(self._dsn) as conn:
-                    eye = Eye(conn)
+                    snapshotter = Snapshotter(conn)
                     before = 0.0
                     while self._goes_on():
                         began = time.monotonic()
-                        self._show(eye.look())
+                        self._show(snapshotter.take())
                         backoff.reset()
                         took = time.monotonic() - began
                         self._stop.wait(max(self._every - took, min(took, before) * REST))
@@ -140,7 +140,7 @@ class Sampler:
                 return
             except Exception as error:
                 if not isinstance(error, PgqueError):
-                    logger.exception("a sample failed")
+                    logger.exception("a snapshot failed")
                 self._say(str(error) or type(error).__name__)
                 self._stop.wait(backoff.next())
 
@@ -152,29 +152,31 @@ class Sampler:
             self._thread = None
             return False
 
-    def _show(self, view: View) -> None:
-        self.history.record(view.sample.at, frames.all_points(view))
-        self._become(view, None)
+    def _show(self, snapshot: Snapshot) -> None:
+        self.history.record(snapshot.sample.at, frames.all_points(snapshot))
+        self._become(snapshot, None)
 
     def _say(self, error: str) -> None:
         if self._state.error is None:
             said = " ".join(error.split())
-            logger.warning("no sample: %s", said, extra=Fields(error=said))
+            logger.warning("snapshot failed: %s", said, extra=Fields(error=said))
         self._become(None, error)
 
-    def _become(self, view: View | None, error: str | None) -> None:
+    def _become(self, snapshot: Snapshot | None, error: str | None) -> None:
         before = self._state
         was_like_this = before.number > 0 and (before.error is None) == (error is None)
         since = before.since if was_like_this else time.time()
-        self._state = State(before.number + 1, view, error, since)
-        self.bell.ring()
+        self._state = State(before.number + 1, snapshot, error, since)
+        self.notifier.notify()
 
 
 def _encode(state: State, queue: str | None) -> bytes:
     found: dict[str, Any]
-    if state.view is not None:
+    if state.snapshot is not None:
         shown = (
-            frames.overview(state.view) if queue is None else frames.one_queue(state.view, queue)
+            frames.overview(state.snapshot)
+            if queue is None
+            else frames.one_queue(state.snapshot, queue)
         )
         found = {"state": "live", **shown}
     elif state.error is not None:

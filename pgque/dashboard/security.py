@@ -1,11 +1,11 @@
-"""Who may ask, and what a browser may do with the answer.
+"""Access control: which requests are accepted, and what browsers may do with the responses.
 
-- A name in the Host header that was not allowed is refused: another site's name may have been made
-  to lead to this address (DNS rebinding).
-- Nothing can be changed without a token. It comes in a header of its own, which no form and no
-  other site's page can set, and the page that asks has to be this one.
-- Answers may not be framed, guessed at or fetched by other sites; scripts and styles come from
-  here alone.
+- A request is refused if its Host header holds a name that is not allowed: another site may have
+  made its name point to this address (DNS rebinding).
+- Changes need a token in a custom header, which no form and no page of another site can set. They
+  must come from this page's own origin.
+- Responses may not be framed, sniffed or fetched by other sites. Scripts and styles come only from
+  this origin.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _HEADERS: Final = {
 
 
 class Guard:
-    """Refuses names that are not allowed, and puts headers on every answer.
+    """Refuses host names that are not allowed, and adds security headers to every response.
 
-    :param allowed_hosts: names and addresses by which the page may be reached; ``*`` is any.
+    :param allowed_hosts: host names and addresses that clients may use; ``*`` allows any.
     """
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
@@ -63,18 +63,18 @@ class Guard:
         if "*" not in self._allowed and host not in self._allowed:
             app = refused(
                 "host",
-                f"The name {host or '(none)'} is not one of those by which this page may be "
-                "reached: allow it with --allow-host, or allowed_hosts of create_app.",
+                f"The host name {host or '(none)'} is not allowed. Allow it with --allow-host, or "
+                "with allowed_hosts of create_app.",
                 status=421,
             )
         await app(scope, receive, send_with_headers)
 
 
 class ApiGuard:
-    """Refuses other sites, and who has no token where one is needed.
+    """Refuses requests of other sites, and requests without a token if they need one.
 
-    :param token: what changes need; None where nothing can be changed.
-    :param private: whether reading needs it too.
+    :param token: the token that changes need; None allows no changes.
+    :param private: whether reading needs the token too.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, private: bool) -> None:
@@ -92,21 +92,21 @@ class ApiGuard:
 
     def _refusal(self, method: str, headers: Headers) -> ASGIApp | None:
         if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-            return refused("origin", "Another site may not ask this.")
+            return refused("origin", "Requests from other sites are refused.")
         is_change = method not in {"GET", "HEAD"}
         if is_change:
             if not _same_origin(headers):
-                return refused("origin", "Another site may not change anything.")
+                return refused("origin", "Changes from other sites are refused.")
             if self._token is None:
-                return refused("read-only", "It is read-only: it was started without a token.")
+                return refused("read-only", "Read-only: the dashboard was started without a token.")
             if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-                return refused("type", "A change is sent as application/json.", status=415)
+                return refused("type", "Changes must be sent as application/json.", status=415)
         if (is_change or self._private) and not self.is_right(headers.get(TOKEN_HEADER)):
             return refused("token", "The token is missing or wrong.")
         return None
 
     def is_right(self, given: str | None) -> bool:
-        """Compare a token with the right one, in a time that says nothing of either."""
+        """Compare a token with the right one in constant time."""
         return (
             given is not None
             and self._token is not None
@@ -115,7 +115,7 @@ class ApiGuard:
 
 
 def refused(code: str, error: str, *, status: int = 403) -> JSONResponse:
-    """Return the answer that says why nothing was done."""
+    """Return the response to a refused request."""
     return JSONResponse({"code": code, "error": error}, status)
 
 
@@ -129,6 +129,6 @@ def host_name(header: str) -> str:
 
 def _same_origin(headers: Headers) -> bool:
     origin = headers.get("origin")
-    if origin is None:  # not a browser; the token says who it is
+    if origin is None:  # not a browser; the token authenticates it
         return True
     return origin.partition("://")[2].lower() == headers.get("host", "").lower()

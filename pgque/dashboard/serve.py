@@ -1,4 +1,4 @@
-"""`pgque dashboard`: the application behind uvicorn."""
+"""Serves the application with uvicorn, for `pgque dashboard`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgque.wire.background import stop_on_signals
 
 
 class Server(uvicorn.Server):
-    """A server that ends its streams when it stops, and whose caller handles signals."""
+    """A server that leaves signals to its caller."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -22,9 +22,9 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
-    :raises OSError: where the port is taken or there is no such address.
+    :raises OSError: if the port is in use or the address does not exist.
     """
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -41,7 +41,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM, SIGINT or `stop` of what `serving` gave."""
+    """Serve until SIGTERM or SIGINT."""
     server = make_server(app)
     with stop_on_signals(lambda: stop(server, app)):
         ready()
@@ -49,7 +49,7 @@ def serve(app: Starlette, listening: socket.socket, ready: Callable[[], None]) -
 
 
 def make_server(app: Starlette) -> Server:
-    """Return a server for the application, not running."""
+    """Return a server for the application. It is not started."""
     return Server(
         uvicorn.Config(
             app,
@@ -66,6 +66,6 @@ def make_server(app: Starlette) -> Server:
 
 
 def stop(server: Server, app: Starlette) -> None:
-    """Let a server end: streams first, for it waits for what it is sending."""
+    """Stop a server. Its streams are closed first, because it waits for open responses."""
     server.should_exit = True
-    app.state.board.streams.close()
+    app.state.context.streams.close()

@@ -1,4 +1,4 @@
-"""Server-sent events: the newest state whenever there is a new one."""
+"""Server-sent events: each new state is sent to the page."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from starlette.responses import StreamingResponse
 from pgque.dashboard.sampler import Sampler
 
 LENGTH: Final = 60.0
-"""Seconds after which a stream ends and the page asks for the next one. A server that stops waits
-for the answers that it is giving: so for no longer than this."""
+"""Seconds after which a stream ends and the page requests the next one. A server that stops waits
+for open responses, so this limits that wait."""
 KEEPALIVE: Final = 10.0
-"""Seconds after which something is sent although nothing is new."""
+"""Seconds without a new state after which a comment is sent to keep the connection alive."""
 
 
 class Streams:
     """The streams of one application.
 
-    :param length: seconds that each lasts, default 60.
+    :param length: the duration of each in seconds, default 60.
     """
 
     def __init__(self, sampler: Sampler, *, length: float = LENGTH) -> None:
@@ -29,7 +29,7 @@ class Streams:
         self._closing = False
 
     def open(self, queue: str | None) -> StreamingResponse:
-        """Return a stream of one queue's frames, or of the overview's."""
+        """Return a stream of frames for one queue, or for the overview."""
         return StreamingResponse(
             self._events(queue),
             media_type="text/event-stream",
@@ -37,9 +37,9 @@ class Streams:
         )
 
     def close(self) -> None:
-        """End all streams, since the server stops. May be called from any thread."""
+        """End all streams before the server stops. May be called from any thread."""
         self._closing = True
-        self._sampler.bell.ring()
+        self._sampler.notifier.notify()
 
     async def _events(self, queue: str | None) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
@@ -47,15 +47,15 @@ class Streams:
         seen = -1
         with self._sampler.viewer():
             while not self._closing and (left := end - loop.time()) > 0:
-                ticket = self._sampler.bell.ticket()
+                waiter = self._sampler.notifier.waiter()
                 try:
                     number = self._sampler.state.number
                     if number != seen:
                         seen, frame = await asyncio.to_thread(self._sampler.encoded, queue)
                         yield b"event: frame\ndata: " + frame + b"\n\n"
                         continue
-                    done, _ = await asyncio.wait([ticket], timeout=min(KEEPALIVE, left))
+                    done, _ = await asyncio.wait([waiter], timeout=min(KEEPALIVE, left))
                     if not done:
                         yield b": nothing new\n\n"
                 finally:
-                    self._sampler.bell.forget(ticket)
+                    self._sampler.notifier.discard(waiter)

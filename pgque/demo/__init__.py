@@ -1,7 +1,7 @@
-"""The demo, `pgque demo`: a week of real flights through a real PostgreSQL, and the reckoning.
+"""The demo, `pgque demo`: sends a week of real flights through PostgreSQL and checks the result.
 
-The way of an event: `producer` sends it, `consumers` handle it, `check` compares what they wrote
-with the file. `run` is the course of it all, `worker` one process, `crew` all of them.
+`producer` sends each event, `consumers` handle it, and `check` compares the results with the file.
+`run` controls the demo, `worker` is one process, and `crew` holds all processes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pgque.errors import PgqueError
 __all__ = ["DEFAULT_RATE", "main", "parse_rate"]
 
 DEFAULT_RATE = 250.0
-"""Events a second: 25 seconds for the whole week."""
+"""Events per second; the whole week takes 25 seconds."""
 
 
 def parse_rate(text: str) -> float:
-    """Return a rate in events a second; ``max`` and ``0`` mean as fast as possible, which is 0.
+    """Parse a rate in events per second. ``max`` and ``0`` mean as fast as possible and return 0.
 
     Raises ValueError for anything else that is not a positive number.
     """
@@ -32,16 +32,16 @@ def parse_rate(text: str) -> float:
         rate = math.nan
     if rate >= 0:
         return 0.0 if math.isinf(rate) else rate
-    raise ValueError(f"{text!r} is not a number of events a second, at least 0, or 'max'")
+    raise ValueError(f"{text!r} is not a rate: give events per second, at least 0, or 'max'")
 
 
 def main(dsn: str | None = None, rate: float | None = None, plain: bool | None = None) -> int:
-    """Run the demo; return its exit status: 0 where the database and the file agree, else 1.
+    """Run the demo. Return exit status 0 if the database and the file agree, else 1.
 
-    :param dsn: the database to run in; None starts an embedded server for the time of the demo.
-    :param rate: events a second, 0 as fast as possible, None for `DEFAULT_RATE`.
-    :param plain: plain lines rather than a live picture; None means wherever there is no terminal.
-    :returns: 128 and the number of a signal that ended it early, like a shell.
+    :param dsn: the database to run in; None starts an embedded server for the demo.
+    :param rate: events per second; 0 means as fast as possible, None means `DEFAULT_RATE`.
+    :param plain: plain lines instead of a live display; None uses them without a terminal.
+    :returns: after a signal, 128 plus its number, like a shell.
     """
     from pgque.demo.next import next_steps
     from pgque.demo.run import Run, database, tables
@@ -60,7 +60,7 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
             return 0 if right else 1
         except Interrupted:
             with contextlib.suppress(OSError):
-                view.say("stopped before the end; no process is left behind")
+                view.say("stopped early; all processes have ended")
             return signals.exit_status
         except PgqueError as error:
             print(f"pgque: {' '.join(str(error).split())}", file=sys.stderr)
@@ -68,6 +68,6 @@ def main(dsn: str | None = None, rate: float | None = None, plain: bool | None =
         except OSError as error:
             if signals.received is None and not isinstance(error, BrokenPipeError):
                 raise
-            # Nobody reads any more. Python's own flush at exit would complain once more.
+            # The reader has gone. Without this, Python's flush at exit would report it again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return signals.exit_status if signals.received else 1

@@ -1,7 +1,7 @@
-"""The reckoning: what the database holds against what the file says.
+"""The final check: compares the database with the file.
 
-The sums of the file are made here once more, from its raw rows and in plain Python, so that a
-mistake in the producer, in a handler or in the queue cannot be on both sides.
+The expected results are computed here from the file's raw rows, in plain Python. So a bug in the
+producer, a handler or the queue cannot affect both sides.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Delays = Mapping[str, tuple[int, Decimal]]
-"""For each carrier its departures and their mean delay in minutes."""
+"""The departures of each carrier and their mean delay in minutes."""
 
 Gates = Mapping[tuple[str, int], int]
-"""The flights of each airport and day."""
+"""The number of flights per airport and day."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the file says."""
+    """The expected results, from the file."""
 
     flights: frozenset[str]
     cancelled: frozenset[str]
@@ -37,7 +37,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the database holds at the end; flights with the number of times they were counted."""
+    """The results in the database, with the number of times each flight was counted."""
 
     sent: Counter[str]
     delays: Counter[str]
@@ -47,29 +47,29 @@ class Outcome:
     delay_table: Delays
     gate_table: Gates
     dead_retries: frozenset[int]
-    """After how many retries flights became dead letters."""
+    """The retry counts at which flights became dead letters."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """One list of flights against what it should be."""
+    """A list of flights compared with the expected one."""
 
     name: str
     flights: int
     lost: list[str]
     twice: list[str]
     unknown: list[str]
-    """Flights that should not be there at all."""
+    """Flights that were not expected."""
 
     @property
     def right(self) -> bool:
-        """Whether each flight is there once, and no other."""
+        """Whether it holds each expected flight once, and no other."""
         return not (self.lost or self.twice or self.unknown)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All counts, and in words whatever else differs."""
+    """All counts, and descriptions of other differences."""
 
     counts: list[Count]
     differences: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Verdict:
 
 
 def sum_up(rows: Iterable[Mapping[str, str]] | None = None) -> Truth:
-    """Return what the rows say, without them what the file says."""
+    """Return the expected results for rows, or for the file if ``rows`` is None."""
     flights, cancelled = set(), set()
     departures: Counter[str] = Counter()
     minutes: Counter[str] = Counter()
@@ -105,7 +105,7 @@ def _mean(total: int, number: int) -> Decimal:
 
 
 def compare(truth: Truth, outcome: Outcome) -> Verdict:
-    """Hold what the database holds against what the file says."""
+    """Compare the results in the database with the expected ones."""
     counts = [
         count("sent", truth.flights, outcome.sent),
         count("delays", truth.flights, outcome.delays),
@@ -116,12 +116,12 @@ def compare(truth: Truth, outcome: Outcome) -> Verdict:
     differences = _differ("delays of", truth.delays, outcome.delay_table)
     differences += _differ("flights at", truth.gates, outcome.gate_table)
     if wrong := sorted(outcome.dead_retries - {MAX_RETRIES}):
-        differences.append(f"dead letters after {wrong} retries, not after {MAX_RETRIES}")
+        differences.append(f"dead letters after {wrong} retries instead of {MAX_RETRIES}")
     return Verdict(counts, differences)
 
 
 def count(name: str, expected: frozenset[str], found: Counter[str]) -> Count:
-    """Find the flights that are missing, counted more than once, or not expected."""
+    """Find flights that are missing, counted more than once or not expected."""
     return Count(
         name,
         flights=found.total(),
@@ -134,7 +134,7 @@ def count(name: str, expected: frozenset[str], found: Counter[str]) -> Count:
 def _differ(what: str, expected: Mapping[K, V], found: Mapping[K, V]) -> list[str]:
     keys = sorted({*expected, *found}, key=str)
     return [
-        f"{what} {key}: {_show(found.get(key))}, but by the file {_show(expected.get(key))}"
+        f"{what} {key}: {_show(found.get(key))}, but the file says {_show(expected.get(key))}"
         for key in keys
         if expected.get(key) != found.get(key)
     ]

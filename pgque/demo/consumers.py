@@ -1,4 +1,4 @@
-"""The three consumers of the demo. What their handlers write commits with the ack."""
+"""The three consumers of the demo. Their handlers' writes commit together with the ack."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pgque.message import Message
 RETRY_AFTER: Final = 0.5
 DEAD_INTERVAL: Final = timedelta(seconds=1.5)
 HALF_WAY: Final = (4, 1030)
-"""Day and scheduled time of the flight in the middle of the week."""
+"""Day and scheduled time of the flight in the middle of the week, as hhmm."""
 
 
 class CancelledFlightError(Exception):
-    """A flight that never left."""
+    """The flight was cancelled."""
 
 
 class Notes:
-    """Notes for the demo's main process, on a connection of their own that commits at once."""
+    """Notes for the demo's main process. They use a separate connection and commit at once."""
 
     def __init__(self, dsn: str, member: str) -> None:
         self._conn = connect(dsn, autocommit=True).conn
@@ -41,7 +41,7 @@ class Notes:
 
 
 def make_delays(dsn: str) -> Consumer:
-    """Departures and their delay, summed up for each carrier."""
+    """Return the consumer that sums up departures and delays per carrier."""
     consumer = Consumer(dsn, queue=QUEUE, name="delays")
 
     @consumer.on(DEPARTED)
@@ -66,7 +66,7 @@ def make_delays(dsn: str) -> Consumer:
 
 
 def make_gates(dsn: str, member: str, *, to_be_killed: bool) -> Consumer:
-    """One member of the group that books each flight on its airport."""
+    """Return a member of the group that counts each flight at its airport."""
     consumer = Consumer(
         dsn, queue=QUEUE, name=GROUP, subconsumer=member, dead_interval=DEAD_INTERVAL
     )
@@ -87,10 +87,10 @@ def make_gates(dsn: str, member: str, *, to_be_killed: bool) -> Consumer:
 
 
 class Halt:
-    """Stands still half way, in the middle of a batch, so that the kill cannot miss it."""
+    """Stops a member halfway, in the middle of a batch, so that the kill interrupts that batch."""
 
     PATIENCE = 25
-    """After so many messages a batch of a single one has to do: at low rates all are."""
+    """After this many messages, accept a batch of one: at low rates there are no others."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
@@ -100,7 +100,7 @@ class Halt:
         self._halted = False
 
     def after(self, message: Message) -> None:
-        """Count a handled message; where it is the one, say so and wait for the end."""
+        """Count a handled message. At the chosen one, write a note and wait for the kill."""
         if message.batch_id != self._batch_id:
             self._batch_id = message.batch_id
             self._in_hand = []
@@ -116,7 +116,7 @@ class Halt:
 
 
 def make_audit(dsn: str) -> Consumer:
-    """Refuses flights that were cancelled: they come back, and end as dead letters."""
+    """Return the consumer that fails on cancelled flights. They end as dead letters."""
     consumer = Consumer(dsn, queue=QUEUE, name="audit", retry_after=RETRY_AFTER)
     notes = Notes(dsn, "audit")
     logging.getLogger("pgque.consumer").addFilter(_is_news)
@@ -139,7 +139,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _record(client: PgqueClient, consumer: str, member: str, message: Message) -> None:
-    """Write down a delivery. Both times of the latency are the server's."""
+    """Record a delivery. Its latency is measured with the server's clock alone."""
     client.conn.execute(
         """
         insert into pgque_demo.delivery (consumer, member, flight, latency)

@@ -1,4 +1,4 @@
-"""The demo's processes: started, watched, killed and all of them ended."""
+"""Starts, watches and ends the demo's processes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pgque.errors import PgqueError
 
 PROCESS = Path(__file__).with_name("process.py")
 GRACE = 3.0
-"""Seconds that the processes have between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 class Worker:
-    """One process and what it wrote to standard error."""
+    """A process and its output."""
 
     def __init__(self, role: str, dsn: str, rate: float) -> None:
         self.role = role
         self.expected_to_end = role == "producer"
         self.killed = False
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        # A session of its own: Ctrl-C in the terminal is for the main process alone.
+        # In a separate session, so that Ctrl-C in the terminal reaches only the main process.
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(PROCESS), role],
             stdin=subprocess.PIPE,
@@ -40,7 +40,7 @@ class Worker:
 
     def _tell(self, line: object) -> None:
         assert self._process.stdin is not None
-        # Where it has ended already, `check` says why.
+        # If the process has already ended, `check` reports why.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(line).encode() + b"\n")
 
@@ -51,17 +51,17 @@ class Worker:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """Kill it with SIGKILL, as a fault would, and wait until it is gone."""
+        """Kill it with SIGKILL and wait until it has ended."""
         self.killed = True
         self._process.kill()
         self._process.wait()
 
     def check(self) -> None:
-        """Raise `PgqueError` where it has ended and should not have."""
+        """Raise `PgqueError` if it has ended unexpectedly."""
         status = self._process.poll()
         if status is None or self.killed or (self.expected_to_end and status == 0):
             return
@@ -72,7 +72,7 @@ class Worker:
         self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for its end until ``deadline`` of the monotonic clock, then kill it."""
+        """Wait until ``deadline`` (monotonic clock) for its end, then kill it."""
         try:
             self._process.wait(max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -83,14 +83,14 @@ class Worker:
         self._log.close()
 
     def tail(self, lines: int = 8) -> str:
-        """Return the last lines that it has written."""
+        """Return the last lines of its output."""
         self._log.seek(0)
         text = self._log.read().decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
 
 class Crew:
-    """All processes of the demo; leaving the block ends every one of them."""
+    """All processes of the demo. Leaving the block ends them."""
 
     def __init__(self, dsn: str, rate: float) -> None:
         self._dsn = dsn
@@ -98,7 +98,7 @@ class Crew:
         self._workers: dict[str, Worker] = {}
 
     def start(self, role: str) -> None:
-        """Start the process of a role."""
+        """Start the process for a role."""
         self._workers[role] = Worker(role, self._dsn, self._rate)
 
     def __getitem__(self, role: str) -> Worker:
@@ -106,21 +106,21 @@ class Crew:
 
     @property
     def killed(self) -> set[str]:
-        """The roles whose process was killed."""
+        """The roles whose processes were killed."""
         return {role for role, worker in self._workers.items() if worker.killed}
 
     def check(self) -> None:
-        """Raise `PgqueError` where a process has ended by itself."""
+        """Raise `PgqueError` if a process has ended unexpectedly."""
         for worker in self._workers.values():
             worker.check()
 
     def last_words(self) -> list[str]:
-        """Return for each process the last line that it has logged, where it has."""
+        """Return the last line of each process's output, if any."""
         lines = ((role, worker.tail(1)) for role, worker in self._workers.items())
         return [f"{role}: {line}" for role, line in lines if line]
 
     def end(self) -> None:
-        """End all processes, at the latest after `GRACE` by force."""
+        """End all processes. Kill those that still run after `GRACE` seconds."""
         for worker in self._workers.values():
             worker.ask_to_end()
         deadline = time.monotonic() + GRACE

@@ -21,21 +21,21 @@ _TEXTS = frozenset({"carrier", "tailnum", "origin", "dest", "time_hour"})
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """One flight as an event: its type and its payload, the file's row with numbers as numbers."""
+    """A flight as an event: its type, and as payload the file's row with typed numbers."""
 
     type: str
     payload: dict[str, Any]
 
 
 def load() -> list[Flight]:
-    """Return all flights in the order in which they were to leave."""
+    """Return all flights by scheduled departure."""
     flights = [_flight(row) for row in read_rows()]
     flights.sort(key=lambda f: (f.payload["day"], f.payload["sched_dep_time"]))
     return flights
 
 
 def read_rows() -> Iterator[dict[str, str]]:
-    """Yield the file's rows as they are."""
+    """Yield the file's rows unchanged."""
     with gzip.open(DATA, "rt", encoding="ascii", newline="") as file:
         yield from csv.DictReader(file)
 
@@ -47,7 +47,7 @@ def _flight(row: dict[str, str]) -> Flight:
 
 
 def name_flight(payload: dict[str, Any]) -> str:
-    """Return what tells a flight of this week from all others, like ``2013-01-04 UA1545``."""
+    """Return the unique name of a flight, such as ``2013-01-04 UA1545``."""
     year, month, day = payload["year"], payload["month"], payload["day"]
     return f"{year}-{month:02}-{day:02} {payload['carrier']}{payload['flight']}"
 

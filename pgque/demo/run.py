@@ -1,4 +1,4 @@
-"""The course of the demo, from the first process to the last."""
+"""Runs the demo from start to finish."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pgque.install import check_schema, install
 
 LOOK_EVERY = 0.25
 LOOKING = 0.2
-"""The share of the time that looking may take: on a slow machine it happens less often."""
+"""The largest share of time spent on reading figures. A slow machine reads them less often."""
 GIVE_UP_AFTER = 20.0
-"""Seconds without any progress, once all is sent, after which the rest counts as lost."""
+"""Seconds without progress, after all flights are sent, until the rest counts as lost."""
 SETTLE = 1.0
-"""Seconds in which flights that come twice could still show up."""
+"""Seconds to wait at the end for duplicate deliveries."""
 
 
 @contextmanager
 def database(dsn: str | None, signals: Signals, say: Callable[[str], None]) -> Iterator[str]:
-    """Yield the DSN of a database with the schema: the given one, or an embedded server's."""
+    """Yield the DSN of a database with the schema: the given one or an embedded server's."""
     if dsn is None:
-        from pgque.embedded import Server  # an extra that a given database does not need
+        from pgque.embedded import Server  # needs an extra, but only without a given database
 
         say("starting an embedded PostgreSQL with a temporary data folder ...")
         with Server() as server:
@@ -44,22 +44,22 @@ def database(dsn: str | None, signals: Signals, say: Callable[[str], None]) -> I
         try:
             check_schema(dsn)
         except PgqueSchemaMissing:
-            say("the schema pgque is not in this database: installing it")
+            say("this database has no schema pgque: installing it")
             install(dsn)
-            say("it will stay there; `pgque uninstall` removes it")
+            say("it stays after the demo; `pgque uninstall` removes it")
     yield dsn
 
 
 @contextmanager
 def tables(dsn: str, signals: Signals, say: Callable[[str], None]) -> Iterator[PgqueClient]:
-    """Yield a connection to the demo's own queue and tables, which are removed afterwards."""
+    """Create the demo's queue and tables, yield a connection, and remove them afterwards."""
     with signals.breaking_in():
         client = connect(dsn, autocommit=True)
     with client:
         take_lock(client)
         with signals.breaking_in():
             if set_up(client):
-                say("removed what an earlier demo had left behind")
+                say("removed the leftovers of an earlier demo")
         try:
             yield client
         finally:
@@ -72,11 +72,11 @@ def _clean_up(client: PgqueClient, dsn: str, say: Callable[[str], None]) -> None
             client = connect(dsn, autocommit=True)
         tear_down(client)
     except PgqueError as error:
-        say(f"the demo's tables could not be removed, the next demo will do it: {error}")
+        say(f"could not remove the demo's tables; the next demo will remove them: {error}")
 
 
 class Run:
-    """One run in a database that is prepared for it."""
+    """One run of the demo in a prepared database."""
 
     def __init__(
         self, dsn: str, client: PgqueClient, rate: float, signals: Signals, view: View
@@ -92,7 +92,7 @@ class Run:
         self._scene = Scene(total=len(self._truth.flights))
 
     def run(self) -> bool:
-        """Send all flights, wait until all are handled, print the reckoning: is all right?"""
+        """Send all flights, wait until all are handled and print the report. Return its verdict."""
         with self._view, self._crew:
             for role in ("ticker", "delays", *MEMBERS, "audit"):
                 self._start(role)
@@ -119,7 +119,7 @@ class Run:
             if reading.progress != progress or self._crew["producer"].running:
                 progress, progressed = reading.progress, time.monotonic()
             if time.monotonic() - progressed > GIVE_UP_AFTER:
-                self._tell(f"nothing has happened for {GIVE_UP_AFTER:.0f} s: giving up")
+                self._tell(f"no progress for {GIVE_UP_AFTER:.0f} s: giving up")
                 self._scene.happenings += self._crew.last_words()
                 self._view.show(self._scene)
                 return reading
@@ -176,7 +176,7 @@ class Run:
             if final and not self._told_of_dead_letter:
                 self._told_of_dead_letter = True
                 flight = note.detail["flight"]
-                self._tell(f"first dead letter: audit has refused {flight} {MAX_RETRIES + 1} times")
+                self._tell(f"first dead letter: audit failed on {flight} {MAX_RETRIES + 1} times")
 
     def _tell(self, text: str) -> None:
         elapsed = time.monotonic() - self._began

@@ -1,4 +1,4 @@
-"""What there is to see while the demo runs."""
+"""The state of the demo, for display."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgque.demo.watch import Reading
 
 @dataclass
 class Scene:
-    """All that there is to show."""
+    """The data to display."""
 
     total: int
     processes: dict[str, int] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Signals that end the demo, turned into something that can be asked for.
+"""Signals that end the demo, stored for polling.
 
-A signal is only noted, so that it never tears apart the start or the end of a process. Where the
-demo waits for others for an unknown time, and nothing would be left behind, it may break in.
+The handler only stores the signal, so that it never interrupts the start or the end of a process.
+In blocks that may wait indefinitely and would leave nothing behind, it raises at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end. psycopg cancels the running query on a KeyboardInterrupt."""
+    """A signal ends the demo. psycopg cancels the running query on a KeyboardInterrupt."""
 
 
 class Signals:
-    """Notes the first of SIGINT, SIGTERM and SIGHUP within the block."""
+    """Stores the first SIGINT, SIGTERM or SIGHUP within the block."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -30,11 +30,11 @@ class Signals:
 
     @property
     def exit_status(self) -> int:
-        """The shell's status of a program that a signal has ended."""
+        """The status that a shell reports for a program ended by the signal."""
         return 128 + (self.received or 0)
 
     def check(self) -> None:
-        """Raise `Interrupted` where a signal has come."""
+        """Raise `Interrupted` if a signal was received."""
         if self.received is not None:
             raise Interrupted
 
@@ -51,7 +51,7 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for number in ENDING:
-                # nohup asks to live on without a terminal.
+                # nohup ignores SIGHUP to survive the terminal: respect that.
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self

@@ -1,4 +1,4 @@
-"""What the demo keeps in the database: a queue and a schema of its own, both gone at its end."""
+"""The demo's queue and schema in the database. Both are removed at its end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ create table pgque_demo.sent (
     departure timestamp not null
 );
 
--- Written by each handler in the transaction that acks. No key: a second delivery is to be seen.
+-- Written by each handler in the transaction that acks. No key, so that duplicates show.
 create table pgque_demo.delivery (
     consumer text not null,
     member text not null,
@@ -42,14 +42,14 @@ create table pgque_demo.delays (
     mean numeric generated always as (round(minutes::numeric / departures, 2)) stored
 );
 
--- A row for each flight: members of a group that updated shared rows would wait for each other.
+-- One row per flight: group members that updated shared rows would block each other.
 create table pgque_demo.gates (
     airport text not null,
     day int not null,
     flight text not null
 );
 
--- Written outside of the handlers' transactions, so that it stays when these are undone.
+-- Written outside the handlers' transactions, so that notes survive a rollback.
 create table pgque_demo.note (
     note_id bigint generated always as identity primary key,
     member text not null,
@@ -60,22 +60,22 @@ create table pgque_demo.note (
 
 
 def take_lock(client: PgqueClient) -> None:
-    """Keep other demos out of this database as long as the client's connection lives."""
+    """Keep other demos out of this database while the client's connection is open."""
     if is_pooled(client.conn):
-        raise PgqueError("the demo locks its session: connect it directly, not through a pooler")
+        raise PgqueError("the demo needs a session lock: connect directly, not through a pooler")
     with mapped:
         row = client.conn.execute("select pg_try_advisory_lock(1885827449, 0)").fetchone()
     if row is None or not row[0]:
-        raise PgqueError("another demo runs in this database: wait until it ends")
+        raise PgqueError("another demo is running in this database: wait until it ends")
 
 
 def set_up(client: PgqueClient) -> bool:
-    """Make the queue, its consumers and the tables; tell whether leftovers had to go first."""
+    """Create the queue, its consumers and the tables. Return whether it removed leftovers first."""
     leftovers = tear_down(client)
     _check_rights(client)
     with mapped, client.conn.transaction():
         if client.create_queue(QUEUE) == 0:
-            raise PgqueError(f"there is a queue {QUEUE} already, and it is not the demo's")
+            raise PgqueError(f"a queue {QUEUE} already exists, and it does not belong to the demo")
         client.set_queue_config(QUEUE, "max_retries", MAX_RETRIES)
         client.subscribe(QUEUE, "delays")
         client.subscribe(QUEUE, "audit")
@@ -93,12 +93,12 @@ def _check_rights(client: PgqueClient) -> None:
     if row is None or not row[0]:
         user, database = client.conn.info.user, client.conn.info.dbname
         raise PgquePermissionDenied(
-            f"the demo needs a schema of its own: grant create on database {database} to {user}"
+            f"the demo needs to create a schema: grant create on database {database} to {user}"
         )
 
 
 def tear_down(client: PgqueClient) -> bool:
-    """Remove what a demo made, all of it or nothing; tell whether there was anything."""
+    """Remove the demo's queue and schema in one transaction. Return whether they existed."""
     with mapped, client.conn.transaction():
         row = client.conn.execute(
             "select obj_description(oid, 'pg_namespace')"
@@ -107,8 +107,10 @@ def tear_down(client: PgqueClient) -> bool:
         if row is None:
             return False
         if row[0] != _MARK:
-            raise PgqueError("there is a schema pgque_demo already, and it is not the demo's")
-        # Who still reads or writes there is about to notice that its demo has ended.
+            raise PgqueError(
+                "a schema pgque_demo already exists, and it does not belong to the demo"
+            )
+        # Processes of an ended demo may still hold locks, but not for long.
         client.conn.execute("set local lock_timeout = '5s'")
         if any(info.queue_name == QUEUE for info in client.queue_info()):
             client.drop_queue(QUEUE, force=True)

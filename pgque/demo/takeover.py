@@ -1,4 +1,4 @@
-"""The kill: one member of the group dies in the middle of a batch, and its sibling goes on."""
+"""Kills a member of the group in the middle of a batch; its sibling takes the batch over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VICTIM, HEIR = MEMBERS
 
 
 class Takeover:
-    """Kills the member that stands still, and finds out who handled its flights, and when."""
+    """Kills the halted member, and finds which member handled its flights, and when."""
 
     def __init__(self, crew: Crew, watch: Watch, tell: Callable[[str], None]) -> None:
         self._crew = crew
@@ -24,7 +24,7 @@ class Takeover:
         self.done = False
 
     def advance(self, notes: Iterable[Note]) -> None:
-        """Do what the notes and the state of things call for."""
+        """Kill the member once it has halted, then look for the takeover."""
         for note in notes:
             if note.kind == "halted" and note.member == VICTIM:
                 self._kill(note)
@@ -37,8 +37,8 @@ class Takeover:
         self._killed_at = self._watch.now()
         self._flights = note.detail["flights"]
         self._tell(
-            f"{VICTIM} ({victim.pid}) killed with SIGKILL, {len(self._flights)} flights "
-            "into its batch"
+            f"{VICTIM} ({victim.pid}) killed with SIGKILL after {len(self._flights)} flights "
+            "of its batch"
         )
 
     def _look(self, killed_at: datetime) -> None:
@@ -48,4 +48,4 @@ class Takeover:
         self.done = all(member == HEIR for member, _ in found.values())
         seconds = (max(at for _, at in found.values()) - killed_at).total_seconds()
         if self.done:
-            self._tell(f"{HEIR} took the batch over, done {seconds:.1f} s after the kill")
+            self._tell(f"{HEIR} took over the batch and finished it {seconds:.1f} s after the kill")

@@ -1,4 +1,4 @@
-"""What people see while the demo runs: plain lines here, a live picture in `picture`."""
+"""Displays the demo's progress: plain lines here, the live display in `picture`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LINE_EVERY = 1.0
 
 
 class View(Protocol):
-    """Shows scenes within its block, and single lines at any time."""
+    """Shows scenes within its block, and prints single lines at any time."""
 
     def show(self, scene: Scene) -> None:
-        """Show how things stand."""
+        """Show the current state."""
 
     def say(self, line: str) -> None:
-        """Print one line that stays."""
+        """Print one permanent line."""
 
     def __enter__(self) -> Self: ...
 
@@ -32,14 +32,14 @@ class View(Protocol):
 
 
 class PlainView:
-    """A line about each second, for logs and pipes."""
+    """Prints about one line per second, for logs and pipes."""
 
     def __init__(self) -> None:
         self._told = 0
         self._last = float("-inf")
 
     def show(self, scene: Scene) -> None:
-        """Print what has happened, and the figures if it is time for them."""
+        """Print new events of the demo, and the figures once per `LINE_EVERY` seconds."""
         for line in scene.happenings[self._told :]:
             self.say(line)
         self._told = len(scene.happenings)
@@ -48,11 +48,11 @@ class PlainView:
             self.say("  ".join(_describe(scene, scene.reading)))
 
     def say(self, line: str) -> None:
-        """Print one line at once, also into a pipe."""
+        """Print one line and flush it."""
         print(line, flush=True)
 
     def __enter__(self) -> Self:
-        self.say("of each consumer: delivered (lag, latency from send to handler: median, p99)")
+        self.say("for each consumer: delivered (lag, latency from send to handler: median, p99)")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -60,9 +60,9 @@ class PlainView:
 
 
 def choose_view(plain: bool | None) -> View:
-    """Return the live picture for a terminal, plain lines for anything else.
+    """Return the live display for a terminal, otherwise plain lines.
 
-    ``plain`` decides where it is not None; without rich there are only plain lines.
+    ``plain`` overrides this if it is not None. Without rich there are only plain lines.
     """
     if plain is None:
         plain = not _can_draw()

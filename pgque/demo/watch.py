@@ -1,4 +1,4 @@
-"""What the demo's main process reads from the database: figures while it runs, and the outcome."""
+"""Reads the figures and the outcome of the demo from the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONSUMERS = ("delays", GROUP, "audit")
 
 @dataclass(frozen=True)
 class Figures:
-    """One consumer at this moment; times in seconds, None while there are none."""
+    """Current figures of one consumer. Times are in seconds, None if unknown."""
 
     delivered: int = 0
     lag: float | None = None
@@ -33,27 +33,27 @@ class Figures:
 
 @dataclass(frozen=True)
 class Reading:
-    """All figures at this moment."""
+    """All current figures."""
 
     sent: int
     departure: datetime | None
-    """When the last flight that was sent was to leave."""
+    """The scheduled departure of the last flight sent."""
     consumers: dict[str, Figures]
     retries: int
     dead: int
     carriers: list[tuple[str, int, Decimal]]
-    """Carrier, departures, mean delay in minutes; the largest first."""
+    """Carrier, departures and mean delay in minutes, largest carriers first."""
 
     @property
     def progress(self) -> tuple[int, ...]:
-        """Numbers of which at least one grows as long as anything happens."""
+        """Numbers of which at least one grows while the demo makes progress."""
         delivered = [figures.delivered for figures in self.consumers.values()]
         return (self.sent, self.retries, self.dead, *delivered)
 
 
 @dataclass(frozen=True)
 class Note:
-    """What a worker wrote outside of its transactions."""
+    """A note that a worker wrote outside its transactions."""
 
     note_id: int
     member: str
@@ -62,7 +62,7 @@ class Note:
 
 
 class Watch:
-    """Reads on a connection of its own, in autocommit mode."""
+    """Reads through a client in autocommit mode."""
 
     def __init__(self, client: PgqueClient) -> None:
         self._client = client
@@ -126,7 +126,7 @@ class Watch:
         return time
 
     def find_deliveries(self, consumer: str, flights: list[str]) -> dict[str, tuple[str, datetime]]:
-        """Return by which member, and when, flights were delivered."""
+        """Return for each flight the member that handled it, and when."""
         rows = self._rows(
             "select flight, member, delivered_at from pgque_demo.delivery"
             " where consumer = %s and flight = any (%s)",
@@ -135,11 +135,11 @@ class Watch:
         return {flight: (member, at) for flight, member, at in rows}
 
     def calls(self) -> dict[str, int]:
-        """Return how many flights went by which call."""
+        """Return the number of flights sent by each call."""
         return dict(self._rows("select call, count(*) from pgque_demo.sent group by call"))
 
     def outcome(self) -> Outcome:
-        """Read what is to be compared with the file."""
+        """Read the results to compare with the file."""
         delivered = {
             name: self._flights(
                 "select flight from pgque_demo.delivery where consumer = %s", [name]

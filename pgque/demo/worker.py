@@ -1,7 +1,7 @@
-"""One process of the demo, with one role; `process` starts it.
+"""One process of the demo, with one role. `process` starts it.
 
-The plan comes as one line of JSON on standard input, not as arguments, since a DSN may hold a
-password. The same pipe ends when the main process ends, were it by SIGKILL: then so does this one.
+The plan arrives as one line of JSON on standard input. It is not an argument, because a DSN may
+hold a password. The pipe closes when the main process ends, even by SIGKILL. Then this one ends.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pgque.errors import PgqueError
 from pgque.ticker import Ticker
 
 GRACE = 2.0
-"""Seconds that a worker has to finish once the main process is gone."""
+"""Seconds that a worker has to finish after the main process has ended."""
 
 
 class Job(Protocol):
-    """What a worker does until it is stopped."""
+    """The work of a process, until it is stopped."""
 
     def stop(self) -> None:
-        """Let the job end soon. From any thread."""
+        """Ask the job to end soon. May be called from any thread."""
 
 
 def make_job(role: str, dsn: str, rate: float) -> tuple[Job, Callable[[], None]]:
-    """Return the job of a role and the call that does it."""
+    """Return the job of a role and the function that runs it."""
     if role == "producer":
         producer = Producer(dsn, rate)
         return producer, producer.run
@@ -49,7 +49,7 @@ def make_job(role: str, dsn: str, rate: float) -> tuple[Job, Callable[[], None]]
 
 
 def main() -> int:
-    """Do the job that the arguments name; return the exit status."""
+    """Run the job named on the command line. Return the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
     role = sys.argv[1]
     plan = read_plan()
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def read_plan() -> dict[str, Any] | None:
-    """Read the next line of standard input; None where the main process is gone already."""
+    """Read the next line of standard input. Return None if the main process has ended."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -78,7 +78,7 @@ def read_plan() -> dict[str, Any] | None:
 
 
 def end_with_main(job: Job) -> None:
-    """Wait for the end of standard input, then end, if need be by force."""
+    """Wait for the end of standard input, then stop the job; kill this process if that fails."""
     os.read(0, 1)
     job.stop()
     time.sleep(GRACE)

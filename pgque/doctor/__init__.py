@@ -1,7 +1,7 @@
-"""`pgque doctor`: looks at all that a queue needs, and says of each fault what mends it.
+"""`pgque doctor`: checks everything that a queue needs, and names the fix for each fault.
 
-Each check is a function that takes an `Examination` and yields findings. They only read, take no
-locks that others wait for, and cost the same whatever the backlog.
+Each check is a function that takes an `Examination` and yields findings. Checks only read. They
+take no lock that could block other sessions, and their cost does not depend on the backlog.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ REST: dict[str, Check] = {
 }
 READ_TABLES = {"locks", "restore", "clock", "queues", "retries", "dead letters", "rotation"}
 OBSERVE = {"consumers"}
-"""Checks for which the user needs a role, or a grant for a queue."""
-HOW_TO_SEE_ALL = "pgque doctor, with the DSN of a member of pgque_reader"
+"""Checks that need pgque_reader, and checks that also run with a grant for a queue."""
+HOW_TO_SEE_ALL = "run pgque doctor with the DSN of a member of pgque_reader"
 
 
 def examine(dsn: str) -> Iterator[Finding]:
-    """Yield what is found in a database, check after check; stop where there is nothing to check.
+    """Check a database and yield the findings. Stop early if the rest cannot be checked.
 
-    :param dsn: libpq connection string. Some checks need pgque_reader: a user without it is told
-        which, and with grants for single queues sees what is the matter with those.
+    :param dsn: libpq connection string. Some checks need pgque_reader. For a user without it, the
+        last finding names them. A user with grants for single queues gets the findings for those.
     """
     try:
         examination = Examination.begin(dsn)
     except PgqueError as error:
-        yield Finding("server", Status.FAULT, str(error), "start it, or correct the DSN")
+        yield Finding("server", Status.FAULT, str(error), "start the server or correct the DSN")
         return
     with examination:
         for name, check in FIRST.items():
@@ -75,4 +75,4 @@ def _run(name: str, check: Check, examination: Examination) -> Iterator[Finding]
     try:
         yield from check(examination)
     except PgqueError as error:
-        yield Finding(name, Status.FAULT, str(error), "see the error: the check could not be made")
+        yield Finding(name, Status.FAULT, str(error), "the check failed: see the error")

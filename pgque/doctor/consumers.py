@@ -1,4 +1,4 @@
-"""Consumers: who stands still, what fails, what has died."""
+"""Checks of consumers, retries and dead letters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pgque.watching.readable import duration
 from pgque.watching.states import CONSUMER_STATES
 
 MOST = 5
-"""Consumers that are named."""
+"""The largest number of consumers that are named."""
 OVERDUE = timedelta(minutes=1)
 RECENT = timedelta(hours=1)
 
 
-class _Bad(NamedTuple):
-    """A consumer that is not ok, as `pgque.get_consumer_wait` has it."""
+class _Consumer(NamedTuple):
+    """A consumer whose state is not ok, from `pgque.get_consumer_wait`."""
 
     queue: str
     name: str
@@ -34,7 +34,7 @@ class _Bad(NamedTuple):
 
 
 def states(x: Examination) -> Iterator[Finding]:
-    """Yield consumers that are not ok: the words are those of `pgque top` and the dashboard."""
+    """Yield consumers that are not ok, by the same states as `pgque top` and the dashboard."""
     rows = x.rows(
         "select queue_name, consumer_name, pending_events, waiting, ready, last_seen, "
         "current_batch, group_name, takeovers, state from pgque.get_consumer_wait() "
@@ -42,7 +42,7 @@ def states(x: Examination) -> Iterator[Finding]:
         "limit 100",
         (list(CONSUMER_STATES),),
     )
-    bad = [_Bad(*row) for row in rows]
+    bad = [_Consumer(*row) for row in rows]
     groups = {(one.queue, one.name): one for one in bad}
     members = {(one.queue, one.group): one for one in reversed(bad) if one.group is not None}
     shown = 0
@@ -54,37 +54,37 @@ def states(x: Examination) -> Iterator[Finding]:
                 yield _crash_loop(one, member or one)
                 shown += 1
         elif member is None and (group is None or group.state != "crash loop"):
-            yield _stands(x, one)
+            yield _not_ok(x, one)
             shown += 1
         if shown == MOST:
             return
     if not bad:
         count = x.value("select count(*) from pgque.get_consumer_info()")
-        yield ok("consumers", f"{count:,}, none stands still")
+        yield ok("consumers", f"{count:,}, all ok")
 
 
-def _crash_loop(one: _Bad, holder: _Bad) -> Finding:
+def _crash_loop(one: _Consumer, holder: _Consumer) -> Finding:
     look = (
-        "see the log of its processes"
+        "check the logs of its processes"
         if holder.batch is None
         else f"select * from pgque.get_batch_events({holder.batch})"  # noqa: S608 (a number)
     )
     return fault(
         "consumers",
-        f"{one.name} of {one.queue} is in a crash loop: what a member holds was taken over "
-        f"{one.takeovers:,} times in a row. One of its messages seems to kill its process",
+        f"{one.name} of {one.queue} is in a crash loop: a member's batch was taken over "
+        f"{one.takeovers:,} times in a row. One of its messages probably kills the process",
         look,
     )
 
 
-def _stands(x: Examination, one: _Bad) -> Finding:
+def _not_ok(x: Examination, one: _Consumer) -> Finding:
     queue, name, seen = one.queue, one.name, duration(one.seen)
     if one.state != "silent":
         make = fault if one.state == "stuck" else warning
         return make(
             "consumers",
-            f"{name} of {queue} is {one.state}: of {one.pending:,} events before it the oldest "
-            f"has been ready for {duration(one.ready)}",
+            f"{name} of {queue} is {one.state}: it has {one.pending:,} pending events, the oldest "
+            f"ready for {duration(one.ready)}",
             f"pgque consumer list {queue}",
         )
     if one.group is not None:
@@ -93,13 +93,13 @@ def _stands(x: Examination, one: _Bad) -> Finding:
         return fault(
             "consumers",
             f"{member}, a member of {one.group} of {queue}, was last seen {seen} ago and holds a "
-            "batch, which waits for it where its siblings have no dead_interval",
+            "batch. Members without a dead_interval do not take it over",
             "start it, or " + call.format(queue, one.group, member).as_string(x.conn),
         )
     return fault(
         "consumers",
-        f"{name} of {queue} was last seen {seen} ago, with {one.pending:,} events before "
-        f"it, {duration(one.waiting)} behind: {_log_of(x, queue)} is kept for it",
+        f"{name} of {queue} was last seen {seen} ago. It has {one.pending:,} pending events, is "
+        f"{duration(one.waiting)} behind and keeps {_log_of(x, queue)} from being removed",
         f"start it, or pgque consumer unsubscribe {queue} {name}",
     )
 
@@ -116,7 +116,7 @@ def _log_of(x: Examination, queue: str) -> str:
 
 
 def retries(x: Examination) -> Iterator[Finding]:
-    """Yield retries that are due and were not put back."""
+    """Yield retries that are overdue: they were not put back into the queue."""
     overdue = x.value(
         "select count(*) from (select from pgque.retry_queue "
         "where ev_retry_after < clock_timestamp() - %s limit 10000) due",
@@ -125,15 +125,15 @@ def retries(x: Examination) -> Iterator[Finding]:
     if overdue:
         yield fault(
             "retries",
-            f"{overdue:,} have been due for more than {duration(OVERDUE)}",
+            f"{overdue:,} are overdue by more than {duration(OVERDUE)}",
             "select pgque.maint_retry_events()",
         )
     else:
-        yield ok("retries", "none is overdue")
+        yield ok("retries", "none overdue")
 
 
 def dead_letters(x: Examination) -> Iterator[Finding]:
-    """Yield queues with new dead letters."""
+    """Yield queues with recent dead letters."""
     rows = x.rows(
         "select q.queue_name, count(*) from pgque.dead_letter d "
         "join pgque.queue q on q.queue_id = d.dl_queue_id "
@@ -143,8 +143,8 @@ def dead_letters(x: Examination) -> Iterator[Finding]:
     for queue, count in rows:
         yield warning(
             "dead letters",
-            f"{count:,} more in {queue} within {duration(RECENT)}",
+            f"{count:,} new in {queue} within the last {duration(RECENT)}",
             f"pgque dead list {queue}",
         )
     if not rows:
-        yield ok("dead letters", f"none within {duration(RECENT)}")
+        yield ok("dead letters", f"none within the last {duration(RECENT)}")

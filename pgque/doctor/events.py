@@ -1,4 +1,4 @@
-"""Ticks and rotation: whether what is sent gets on its way, and space comes back."""
+"""Checks of ticks, restores, the clock and rotation."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ from pgque.ticker import LEADER
 from pgque.watching.readable import duration
 
 STEP = timedelta(seconds=1)
-"""Clocks that are kept right are set back by less."""
+"""Time synchronization never sets a clock back by this much."""
 
 
 def ticker(x: Examination) -> Iterator[Finding]:
-    """Yield who ticks, and queues whose events wait for a tick."""
+    """Yield the ticker that leads, and queues whose events wait for a tick."""
     leader = [pid for (pid,) in x.rows(LEADER)]
     waiting = _waiting(x) if x.observes else []
     late = [(name, new, lag) for name, new, lag, is_late in waiting if is_late]
     for name, new, lag in late[:3]:
         yield fault(
             "ticker",
-            f"{new:,} events in {name} wait for a tick; its last was {duration(lag)} ago",
+            f"{new:,} events in {name} wait for a tick; the last tick was {duration(lag)} ago",
             "pgque ticker" if not leader else f"select pg_terminate_backend({leader[0]})",
         )
     if late:
         return
     if leader:
-        behind = f"{len(waiting):,} queues have events to be ticked" if waiting else "nothing waits"
-        yield ok("ticker", f"backend {leader[0]} leads; {behind}")
+        behind = (
+            f"{len(waiting):,} queues have events to tick" if waiting else "no events are waiting"
+        )
+        yield ok("ticker", f"running, backend {leader[0]} leads; {behind}")
     elif (scheduled := _pg_cron(x)[0]) == "scheduled":
         yield ok("ticker", "pg_cron ticks")
     elif scheduled == "hidden":
-        yield ok("ticker", "no process leads, and no event waits; for pg_cron see below")
+        yield ok(
+            "ticker", "no ticker process leads, and no events are waiting; for pg_cron see below"
+        )
     else:
         yield warning(
             "ticker",
-            "no process leads; queues are ticked while a Consumer runs that may",
+            "no ticker process leads; queues are ticked only while a Consumer that may tick runs",
             "pgque ticker",
         )
 
@@ -53,10 +57,10 @@ def _waiting(x: Examination) -> list[tuple[str, int, timedelta, bool]]:
 
 
 def scheduler(x: Examination) -> Iterator[Finding]:
-    """Yield pg_cron's jobs, where it is installed."""
+    """Yield the state of pg_cron's jobs, if it is installed."""
     status, detail = _pg_cron(x)
     if status == "hidden" and not x.rows(LEADER):
-        yield warning("pg_cron", detail, "pgque doctor, with the DSN of a member of pgque_admin")
+        yield warning("pg_cron", detail, "run pgque doctor with the DSN of a member of pgque_admin")
     elif status == "stopped" and not x.rows(LEADER):
         yield warning("pg_cron", "installed, but nothing is scheduled", "select pgque.start()")
     else:
@@ -67,7 +71,7 @@ def _pg_cron(x: Examination) -> tuple[str, str]:
     if not x.value("select exists (select from pg_extension where extname = 'pg_cron')"):
         return "absent", "not installed in this database"
     if not x.may_execute("pgque.status()"):
-        return "hidden", "installed; whether it ticks is for pgque_admin to see"
+        return "hidden", "installed; only pgque_admin can see whether it ticks"
     [(status, detail)] = x.rows(
         "select status, detail from pgque.status() where component = 'pg_cron'"
     )
@@ -75,7 +79,7 @@ def _pg_cron(x: Examination) -> tuple[str, str]:
 
 
 def restored(x: Examination) -> Iterator[Finding]:
-    """Yield queues that were restored and not rebased since, and what their dumps lacked."""
+    """Yield queues with ticks of another cluster, and losses reported by restores."""
     rows = x.rows(
         "select q.queue_name from pgque.queue q cross join lateral ("
         "select t.tick_snapshot from pgque.tick t where t.tick_queue = q.queue_id "
@@ -86,7 +90,7 @@ def restored(x: Examination) -> Iterator[Finding]:
     for (name,) in rows:
         yield fault(
             "restore",
-            f"{name} was restored from another cluster: its ticks lie in the future",
+            f"{name} was restored from another cluster: its ticks are in the future",
             "select pgque.ticker()",
         )
     reports = x.rows(
@@ -96,15 +100,15 @@ def restored(x: Examination) -> Iterator[Finding]:
     for queue, consumer, lost, detail in reports:
         yield (warning if lost is None else fault)(
             "restore",
-            f"{consumer} of {queue}: {detail}" + (f" ({lost:,} at most)" if lost else ""),
-            "see docs/operations.md, Dump and restore; then: delete from pgque.restore_report",
+            f"{consumer} of {queue}: {detail}" + (f" (at most {lost:,})" if lost else ""),
+            "see docs/operations.md, Dump and restore, then run: delete from pgque.restore_report",
         )
     if not rows and not reports:
-        yield ok("restore", "ticks fit this cluster")
+        yield ok("restore", "ticks match this cluster")
 
 
 def clock(x: Examination) -> Iterator[Finding]:
-    """Yield by how much the server's clock was set back, as far as stored times tell."""
+    """Yield how far the server's clock was set back, judging by stored times."""
     ahead = x.value(
         "select max(known.at) - clock_timestamp() from ("
         "select q.queue_switch_time from pgque.queue q "
@@ -116,16 +120,15 @@ def clock(x: Examination) -> Iterator[Finding]:
     if ahead is not None and ahead > STEP:
         yield warning(
             "clock",
-            f"times that are stored lie up to {duration(ahead)} in the future: the server's clock "
-            "was set back",
-            "check the clock of the server's host; retries that wait are due so much later",
+            f"stored times are up to {duration(ahead)} in the future: the clock was set back",
+            "check the clock of the server's host; waiting retries are delayed by the same time",
         )
     else:
-        yield ok("clock", "no time that is stored lies in the future")
+        yield ok("clock", "no stored time is in the future")
 
 
 def paused(x: Examination) -> Iterator[Finding]:
-    """Yield queues that take or deliver nothing because somebody has said so."""
+    """Yield queues that are paused or closed by a setting."""
     rows = x.rows(
         "select queue_name, queue_ticker_paused, queue_disable_insert from pgque.queue "
         "where queue_ticker_paused or queue_disable_insert order by queue_name"
@@ -135,15 +138,15 @@ def paused(x: Examination) -> Iterator[Finding]:
             yield warning("queues", f"{name} is paused", f"pgque queue resume {name}")
         if is_closed:
             yield warning(
-                "queues", f"{name} takes no events", f"pgque queue set {name} disable_insert"
+                "queues", f"{name} accepts no events", f"pgque queue set {name} disable_insert"
             )
     if not rows:
         count = x.value("select count(*) from pgque.queue")
-        yield ok("queues", f"{count:,}, none is paused or closed")
+        yield ok("queues", f"{count:,}, none paused or closed")
 
 
 def rotation(x: Examination) -> Iterator[Finding]:
-    """Yield queues whose log has not been rotated for long, and who holds it."""
+    """Yield queues whose log was not rotated for a long time, and what holds it."""
     rows = x.rows(
         "select q.queue_name, clock_timestamp() - q.queue_switch_time, slowest.consumer_name, "
         "slowest.waiting "
@@ -152,16 +155,16 @@ def rotation(x: Examination) -> Iterator[Finding]:
         "order by c.waiting desc limit 1) slowest on true "
         "where (clock_timestamp() - q.queue_switch_time) / 3 > q.queue_rotation_period "
         "and (select t.tick_seq_after from pgque.tick t where t.tick_queue = q.queue_id "
-        "order by t.tick_id desc limit 1) > 0 "  # something was sent; a reader may not ask more
+        "order by t.tick_id desc limit 1) > 0 "  # events were sent; a reader may see no more
         "order by q.queue_switch_time limit 3"
     )
     for name, since, consumer, lag in rows:
         if consumer is not None and lag is not None and lag > since / 3:
             held, mend = f"{consumer}, {duration(lag)} behind", f"pgque consumer list {name}"
         else:
-            held, mend = "an old transaction, or nobody maintains", "select pgque.maint()"
+            held, mend = "an old transaction, or maintenance does not run", "select pgque.maint()"
         yield warning(
-            "rotation", f"{name} was last rotated {duration(since)} ago: held by {held}", mend
+            "rotation", f"{name} was last rotated {duration(since)} ago. Cause: {held}", mend
         )
     if not rows:
-        yield ok("rotation", "space comes back")
+        yield ok("rotation", "space is reclaimed")

@@ -1,4 +1,4 @@
-"""What a check finds, and what it has to look with."""
+"""The result of a check, and the connection that checks use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pgque.wire.calls import Calls, connection_defaults, settle_for_pooler
 
 
 class Status(Enum):
-    """How bad it is."""
+    """How serious a finding is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -24,19 +24,19 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the diagnosis."""
+    """The result of a check."""
 
     check: str
     status: Status
     detail: str
     mend: str | None = None
-    """The one command that mends it, or what to do where there is none."""
+    """The command that fixes it, or advice if there is no single command."""
     ends_all: bool = False
-    """Nothing else can be checked then."""
+    """Whether nothing else can be checked."""
 
 
 class Examination(Calls):
-    """A connection to look through; a context manager that closes it."""
+    """The connection that checks use; a context manager that closes it."""
 
     def __init__(self, conn: psycopg.Connection[Any], dsn: str) -> None:
         super().__init__(conn)
@@ -45,7 +45,7 @@ class Examination(Calls):
 
     @classmethod
     def begin(cls, dsn: str) -> Examination:
-        """Connect; raise `PgqueConnectionError` where nobody answers."""
+        """Connect. Raises `PgqueConnectionError` if no server answers."""
         with mapped:
             conn = psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn))
         return cls(conn, dsn)
@@ -55,7 +55,7 @@ class Examination(Calls):
         return self._times(query, params)
 
     def value(self, query: str, params: Sequence[Any] = ()) -> Any:
-        """Return the one value of a query."""
+        """Return the single value of a query."""
         return self._value(query, params)
 
     @cached_property
@@ -65,7 +65,7 @@ class Examination(Calls):
 
     @cached_property
     def observes(self) -> bool:
-        """Whether the user may ask for queues and consumers: all, or those he has grants for."""
+        """Whether the user may list queues and consumers, at least those it has grants for."""
         return self.may_execute("pgque.get_queue_info(text)")
 
     def may_execute(self, function: str) -> bool:
@@ -80,15 +80,15 @@ class Examination(Calls):
 
 
 def ok(check: str, detail: str) -> Finding:
-    """Return a finding that all is well."""
+    """Return a finding without a problem."""
     return Finding(check, Status.OK, detail)
 
 
 def warning(check: str, detail: str, mend: str) -> Finding:
-    """Return a finding that somebody should look at."""
+    """Return a finding that needs attention."""
     return Finding(check, Status.WARNING, detail, mend)
 
 
 def fault(check: str, detail: str, mend: str, *, ends_all: bool = False) -> Finding:
-    """Return a finding that something does not work."""
+    """Return a finding for something that does not work."""
     return Finding(check, Status.FAULT, detail, mend, ends_all)

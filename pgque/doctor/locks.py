@@ -1,4 +1,4 @@
-"""Advisory locks of pgque's: any session that may connect can take them and keep them."""
+"""Checks pgque's advisory locks: any session that can connect can take and keep them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pgque.doctor.finding import Examination, Finding, fault, ok
 from pgque.watching.readable import duration
 
 PATIENCE = 5.0
-"""Seconds: no call holds one of these locks for as long, but a transaction that has sent."""
+"""Seconds. No call holds one of these locks exclusively for this long."""
 LONGEST_QUERY = 60
 
-# See sql/due. Whose transactions began when only some may see; a session that holds a lock
-# outside of a transaction has held it since its last statement, or longer.
+# See sql/11_due.sql. Only some users may see when other users' transactions began. A session that
+# holds a lock outside a transaction has held it at least since its last statement.
 _HELD = """
     with names as (
         select hashtextextended(queue_name, 1885827449) as key, queue_name
@@ -21,12 +21,12 @@ _HELD = """
     )
     select
         case l.classid
-            when 1885827445 then 'installation'
-            when 1885827446 then 'ticks of ' || coalesce(q.queue_name, l.objid::text)
-            when 1885827447 then 'lead of the ticker'
+            when 1885827445 then 'installation lock'
+            when 1885827446 then 'tick lock of ' || coalesce(q.queue_name, l.objid::text)
+            when 1885827447 then 'ticker leader lock'
             when 1885827448 then
-                case l.objid when 0 then 'rotation of the ledger' else 'functions of sends' end
-            else 'name of ' || n.queue_name
+                case l.objid when 0 then 'ledger rotation lock' else 'send functions lock' end
+            else 'name lock of ' || n.queue_name
         end,
         l.pid, a.usename::text, a.application_name, a.state,
         clock_timestamp() - coalesce(a.xact_start, a.state_change), left(a.query, %s)
@@ -46,13 +46,13 @@ _HELD = """
 
 
 def held(x: Examination) -> Iterator[Finding]:
-    """Yield sessions that hold a lock of pgque's for longer than any call does."""
+    """Yield sessions that hold one of pgque's locks for longer than any call does."""
     found = False
     for what, pid, user, application, state, age, query in x.rows(
         _HELD, (LONGEST_QUERY, timedelta(seconds=PATIENCE))
     ):
         if age is None and not _is_late(x):
-            continue  # another user's session, which may be at work
+            continue  # another user's session, which may be working
         found = True
         who = f"backend {pid}" + (f" of {user}" if user else "")
         who += f" ({application})" if application else ""
@@ -64,7 +64,7 @@ def held(x: Examination) -> Iterator[Finding]:
             f"select pg_terminate_backend({pid})",
         )
     if not found:
-        yield ok("locks", "no session keeps one of pgque's")
+        yield ok("locks", "no session holds one of pgque's locks for long")
 
 
 def _is_late(x: Examination) -> bool:

@@ -1,4 +1,4 @@
-"""The server, the way to it, the schema and the rights."""
+"""Checks of the server, the connection, the schema and the user's rights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pgque.install import OLDEST_SERVER, SCHEMA_VERSION
 from pgque.watching.readable import duration
 
 NOTIFY_PATIENCE = 3.0
-"""Seconds."""
+"""Seconds to wait for a notification."""
 OLD = timedelta(minutes=15)
 ROLES = ("pgque_admin", "pgque_writer", "pgque_reader")
 GRANTS = {
     "produce": r"^_event_\d+_produce$",
     "consume": r"^_event_\d+_consume$",
 }
-"""The functions of which a user may execute one if he has such a grant: see sql/queue_grants."""
+"""By grant, a pattern of the functions that it allows (see sql/26_queue_grants.sql)."""
 
 
 def server(x: Examination) -> Iterator[Finding]:
@@ -29,12 +29,15 @@ def server(x: Examination) -> Iterator[Finding]:
     text = x.value("show server_version")
     if version // 10000 < OLDEST_SERVER:
         yield fault(
-            "server", f"PostgreSQL {text} is too old", f"upgrade to {OLDEST_SERVER}", ends_all=True
+            "server",
+            f"PostgreSQL {text} is too old",
+            f"upgrade to {OLDEST_SERVER} or later",
+            ends_all=True,
         )
     elif x.value("select pg_is_in_recovery()"):
         yield fault(
             "server",
-            f"PostgreSQL {text} is a standby: it takes no events",
+            f"PostgreSQL {text} is a standby: it accepts no events",
             "connect to the primary: target_session_attrs=read-write",
         )
     elif x.value("show transaction_read_only") == "on":
@@ -48,7 +51,7 @@ def server(x: Examination) -> Iterator[Finding]:
 
 
 def settings(x: Examination) -> Iterator[Finding]:
-    """Yield settings with which a crash loses what was acknowledged, or which cost time."""
+    """Yield settings that lose committed data in a crash, or that slow down pgque."""
     found = {name: x.value(f"show {name}") for name in ("fsync", "full_page_writes")}
     off = [name for name, value in found.items() if value == "off"]
     if off:
@@ -60,41 +63,44 @@ def settings(x: Examination) -> Iterator[Finding]:
     if x.value("show synchronous_commit") == "off":
         yield warning(
             "settings",
-            "synchronous_commit is off: a crash loses the last events that were sent",
+            "synchronous_commit is off: a crash loses the most recent events",
             "alter system reset synchronous_commit",
         )
     prepared = int(x.value("show max_prepared_transactions"))
     if prepared:
         yield warning(
             "settings",
-            f"max_prepared_transactions is {prepared}: sends cannot wake a ticker that sleeps, "
-            "which looks once a second then",
-            "alter system set max_prepared_transactions = 0, where nobody prepares any",
+            f"max_prepared_transactions is {prepared}: sends cannot wake a sleeping ticker, "
+            "which polls once a second instead",
+            "alter system set max_prepared_transactions = 0, if no application prepares any",
         )
     elif not off:
         yield ok("settings", "durable")
 
 
 def pooler(x: Examination) -> Iterator[Finding]:
-    """Yield whether a pooler stands between."""
+    """Yield whether the connection passes through a pooler."""
     if x.pooled:
         yield warning(
             "pooler",
-            "a pooler in transaction mode: consumers poll instead of being woken",
-            "give consumers and tickers a DSN of the server itself",
+            "a pooler in transaction mode: consumers poll instead of waiting for notifications",
+            "connect consumers and tickers directly to the server",
         )
     else:
-        yield ok("pooler", "none in between")
+        yield ok("pooler", "none")
 
 
 def schema(x: Examination) -> Iterator[Finding]:
-    """Yield the schema's version beside the client's."""
+    """Yield the schema's version, compared with the client's."""
     if not x.value("select exists (select from pg_namespace where nspname = 'pgque')"):
         yield fault("schema", "pgque is not installed here", "pgque install", ends_all=True)
         return
     if not x.value("select has_schema_privilege('pgque', 'usage')"):
         yield fault(
-            "schema", f"{x.conn.info.user} may not use it", _grant(x, "pgque_reader"), ends_all=True
+            "schema",
+            f"{x.conn.info.user} has no right to use it",
+            _grant(x, "pgque_reader"),
+            ends_all=True,
         )
         return
     version = x.value("select (select schema_version from pgque.config)")
@@ -117,22 +123,24 @@ def schema(x: Examination) -> Iterator[Finding]:
 
 
 def rights(x: Examination) -> Iterator[Finding]:
-    """Yield which of the roles the user has."""
+    """Yield the roles and grants of the user."""
     user = x.conn.info.user
     held = [role for role in ROLES if x.value("select pg_has_role(%s, 'member')", (role,))]
     if held:
-        yield ok("rights", f"{user} is in {', '.join(held)}")
+        yield ok("rights", f"{user} is a member of {', '.join(held)}")
     elif not x.observes:
-        yield warning("rights", f"{user} is in no role", _grant(x, "pgque_reader"))
+        yield warning(
+            "rights", f"{user} is not a member of a pgque role", _grant(x, "pgque_reader")
+        )
     elif queues := [name for (name,) in x.rows("select queue_name from pgque.get_queue_info()")]:
         held = [name for name, functions in GRANTS.items() if _may_execute_any(x, functions)]
         rights = " and ".join(held)
-        yield ok("rights", f"{user} has grants to {rights} for {', '.join(queues)} alone")
+        yield ok("rights", f"{user} has grants to {rights} for {', '.join(queues)} only")
     else:
         name = sql.Literal(user).as_string(x.conn)
         yield warning(
             "rights",
-            f"{user} is in pgque_user, and has no grant for a queue",
+            f"{user} is a member of pgque_user, but has no grant for a queue",
             f"select pgque.grant_queue({name}, 'QUEUE', 'consume')",
         )
 
@@ -153,7 +161,7 @@ def _grant(x: Examination, role: str) -> str:
 
 
 def row_security(x: Examination) -> Iterator[Finding]:
-    """Yield the tables of which row security hides rows."""
+    """Yield tables whose rows row security hides."""
     tables = [
         name
         for (name,) in x.rows(
@@ -166,18 +174,18 @@ def row_security(x: Examination) -> Iterator[Finding]:
         more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
         yield fault(
             "row security",
-            f"on for {', '.join(tables[:3])}{more}: calls that read them fail",
+            f"enabled for {', '.join(tables[:3])}{more}: calls that read them fail",
             "; ".join(
                 f"alter table {name} disable row level security, no force row level security"
                 for name in tables
             ),
         )
     else:
-        yield ok("row security", "off for every table of pgque")
+        yield ok("row security", "disabled for all tables of pgque")
 
 
 def notifications(x: Examination) -> Iterator[Finding]:
-    """Yield whether a NOTIFY that is sent arrives."""
+    """Yield whether a NOTIFY is delivered."""
     if x.pooled:
         return
     channel = f"pgque_doctor_{x.conn.info.backend_pid}"
@@ -186,15 +194,15 @@ def notifications(x: Examination) -> Iterator[Finding]:
         began = time.monotonic()
         _notify(x, channel)
         for _ in x.conn.notifies(timeout=NOTIFY_PATIENCE, stop_after=1):
-            yield ok("notify", f"heard after {duration(time.monotonic() - began)}")
+            yield ok("notify", f"received after {duration(time.monotonic() - began)}")
             return
     finally:
         x.conn.execute("unlisten *")
     used = x.value("select pg_notification_queue_usage()")
     yield fault(
         "notify",
-        f"none was heard within {NOTIFY_PATIENCE:g} s; the queue is {used:.0%} full",
-        "end the session that listens and does not read: pg_stat_activity shows it",
+        f"not received within {NOTIFY_PATIENCE:g} s; the notification queue is {used:.0%} full",
+        "end the session that listens but does not read: see pg_stat_activity",
     )
 
 
@@ -203,7 +211,7 @@ def _notify(x: Examination, channel: str) -> None:
 
 
 def old_transactions(x: Examination) -> Iterator[Finding]:
-    """Yield what keeps the log from being rotated and the catalog from being vacuumed."""
+    """Yield old transactions: they block the rotation of logs and the vacuum of the catalog."""
     found = False
     for pid, user, age in x.rows(
         "select pid, coalesce(usename, backend_type), clock_timestamp() - xact_start "
@@ -215,7 +223,7 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
         found = True
         yield warning(
             "transactions",
-            f"one of {user} has been open for {duration(age)}",
+            f"a transaction of {user} has been open for {duration(age)}",
             f"select pg_terminate_backend({pid})",
         )
     for gid, age in x.rows(
@@ -235,6 +243,6 @@ def old_transactions(x: Examination) -> Iterator[Finding]:
         others = (
             ""
             if x.value("select pg_has_role('pg_read_all_stats', 'usage')")
-            else f" of those of {x.conn.info.user}; grant pg_read_all_stats to it to see all"
+            else f" of those of {x.conn.info.user}; grant it pg_read_all_stats to see all"
         )
-        yield ok("transactions", f"none is older than {duration(OLD)}{others}")
+        yield ok("transactions", f"none older than {duration(OLD)}{others}")

@@ -1,6 +1,6 @@
-"""`pgque top`: queues and consumers as they move, in a terminal (extra ``top``).
+"""`pgque top`: live figures of queues and consumers in a terminal (extra ``top``).
 
-`source` asks the database, in threads; `history` remembers what the samples said; `app` takes them
-in turn and shows them on its screens: `board` (all), `queue`, `consumer`, `message`. `columns` and
-`table` are the lists on them, `states` the words for what is wrong.
+`source` queries the database, in threads. `history` keeps what earlier samples showed. `app` takes
+samples and shows them on its screens: `overview` (all queues), `queue`, `consumer` and `message`.
+The screens use the application through `base`. `columns` and `table` draw the lists.
 """

@@ -1,4 +1,4 @@
-"""The columns of every list."""
+"""The columns of each list."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ QUEUES: Final[list[Column[QueueRow]]] = [
     _count("HELD", lambda row: row.in_flight, 4),
     _count("RETRY", lambda row: row.now.retries, 5, "yellow"),
     _count("DEAD", lambda row: row.now.dead, 5, "red"),
-    _count("READERS", lambda row: row.consumers, 7, from_width=100),
+    _count("CONSUMERS", lambda row: row.consumers, 9, from_width=100),
     _time("TICKED", lambda row: row.now.tick_age, from_width=100),
     _count("UNTICKED", lambda row: row.now.unticked, 8, from_width=130),
     _count("SENT", lambda row: row.now.sent, 5, from_width=130),
@@ -166,7 +166,7 @@ def retries(now: Callable[[], float]) -> list[Column[Retry]]:
     return [
         _id("EVENT", lambda retry: retry.id),
         Column("DUE", when, due, 10, largest_first=False),
-        _count("NTH", lambda retry: retry.retries, 3),
+        _count("RETRY", lambda retry: retry.retries, 5),
         _text("CONSUMER", lambda retry: retry.consumer, _half),
         _text("TYPE", lambda retry: retry.type, _half),
         _text("PAYLOAD", lambda retry: retry.payload),
@@ -176,7 +176,7 @@ def retries(now: Callable[[], float]) -> list[Column[Retry]]:
 def letters(now: Callable[[], float]) -> list[Column[Letter]]:
     """Return the columns of dead letters."""
     return [
-        _id("LETTER", lambda letter: letter.letter),
+        _id("ID", lambda letter: letter.letter),
         _age("AGE", lambda letter: letter.died, now),
         _text("CONSUMER", lambda letter: letter.consumer, _half),
         _text("TYPE", lambda letter: letter.type, _half),

@@ -1,4 +1,4 @@
-"""One consumer of a queue: where it stands, its retries and dead letters."""
+"""The screen of one consumer: its position, its retries and its dead letters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import Binding, BindingType
 
-from pgque.top.letters import Letters, letters_page, retries_page
+from pgque.top.letters import LettersScreen, letters_page, retries_page
 from pgque.top.summary import of_consumer
 from pgque.watching.readable import printable
 
 
-class ConsumerScreen(Letters):
+class ConsumerScreen(LettersScreen):
     """One consumer.
 
     :param queue: the queue's name.
-    :param consumer: its own.
+    :param consumer: the consumer's name.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "replay", "Replay")]
@@ -32,14 +32,14 @@ class ConsumerScreen(Letters):
         )
 
     def figures(self) -> Text:
-        """Return what is known of the consumer."""
+        """Return the consumer's figures."""
         assert self.consumer is not None
         row = self.top.history.consumers.get((self.queue, self.consumer))
         if row is None:
             name = printable(self.consumer)
-            return Text(f"{name} is no longer subscribed. Escape leads back.", "bold")
+            return Text(f"{name} is no longer subscribed. Press Escape to go back.", "bold")
         return of_consumer(row, self.size)
 
     def open(self, thing: Any) -> None:
-        """Show a retry or a dead letter by itself."""
+        """Open the screen of a retry or a dead letter."""
         self.open_letter_or_retry(thing)

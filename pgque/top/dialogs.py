@@ -1,4 +1,4 @@
-"""Questions, and the help."""
+"""Dialogs: questions and the help."""
 
 from __future__ import annotations
 
@@ -21,42 +21,45 @@ _BOX = """
 
 HELP: Final = """\
 KEYS
-  q quits        ? this help      esc back, or ends the filter
-  ⏎ opens        / filters        s sorts by the next column
-  S turns the order round         1 to 5, tab: the pages
-  space pauses   - slower         + faster
-  ↑ ↓ j k g G    move             a click on a column sorts, too
-  On dead letters: r sends one again, R all, x deletes old ones
+  q quit         ? help           esc back, or clear the filter
+  ⏎ open         / filter         s sort by the next column
+  S reverse the order             1 to 5, tab: switch pages
+  space pause    - slower         + faster
+  ↑ ↓ j k g G    move             click a column title to sort
+  Dead letters: r replay one, R replay all, x delete old ones
 
 COLUMNS
-  IN/S, OUT/S    events sent, and done by all consumers, a second
-  PENDING        events before the consumer that has most of them
-  WAITING        for how long the oldest event has waited
-  HELD           batches in flight: those that members of groups
-                 hold. What a lone consumer handles in its own
-                 transaction nobody else can see.
-  RETRY, DEAD    events that wait for a retry, and dead letters
-  TICKED         the age of the newest tick; an idle queue has
-                 no new ones
-  SEEN           since the consumer last moved on
+  IN/S, OUT/S    events sent per second, and events handled per
+                 second by all consumers
+  PENDING        pending events of the consumer with the most
+  WAITING        age of the oldest pending event
+  HELD           batches held by members of groups. A batch that
+                 a normal consumer handles inside its transaction
+                 is not visible to other sessions.
+  RETRY, DEAD    events waiting for a retry, and dead letters
+  TICKED         age of the newest tick; an idle queue gets no
+                 new ticks
+  SEEN           time since the consumer was last active
 
 STATES
-  ok             !  behind: the oldest has been ready for 1 min
-  no reader      !  paused: pgque queue resume NAME
-  !! stuck       it has been ready for ten minutes
-  !! silent      no sign of life for ten minutes, with something
-                 to do: is its process running?
-  !! crash loop  one member after the other dies with the same
-                 piece: pgque doctor shows its messages
-  !! no tick     events have waited 10 s for a tick: does a
-                 pgque ticker run?\
+  ok
+  no reader      the queue has no consumers
+  !  paused      resume it with: pgque queue resume NAME
+  !  behind      the oldest event has been ready for 1 minute
+  !! stuck       the oldest event has been ready for 10 minutes
+  !! silent      no activity for 10 minutes, with work to do:
+                 is its process running?
+  !! crash loop  one member after another dies with the same
+                 batch: pgque doctor shows its messages
+  !! no tick     events have waited 10 s for a tick: is a
+                 pgque ticker running?\
 """
 
 
 class Confirm(ModalScreen[bool]):
-    """A question that is answered by yes or no.
+    """A yes or no question.
 
-    :param question: what is asked.
+    :param question: its text.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,7 +79,7 @@ class Confirm(ModalScreen[bool]):
         self._question = question
 
     def compose(self) -> ComposeResult:
-        """Make the widgets; no has the keys at first."""
+        """Make the widgets. The focus starts on No."""
         with Vertical():
             yield Static(Text(self._question))
             with Horizontal():
@@ -84,16 +87,16 @@ class Confirm(ModalScreen[bool]):
                 yield Button("Yes (y)", id="yes", variant="error")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        """Take a button as the answer."""
+        """Close with the answer of a button."""
         self.dismiss(event.button.id == "yes")
 
     def action_answer(self, yes: bool) -> None:
-        """Take a key as the answer."""
+        """Close with the answer of a key."""
         self.dismiss(yes)
 
 
 class AskDays(ModalScreen[float | None]):
-    """Asks how old dead letters have to be; None where it is left."""
+    """Asks for the age of the dead letters to delete. The result is None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)")]
 
@@ -104,11 +107,11 @@ class AskDays(ModalScreen[float | None]):
     def compose(self) -> ComposeResult:
         """Make the widgets."""
         with Vertical():
-            yield Static("Delete dead letters that are older than so many days (0: all):\n")
+            yield Static("Delete dead letters older than this many days (0: all):\n")
             yield Input("30", type="number", id="days")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take the number."""
+        """Close with the number, if it is valid."""
         try:
             days = float(event.value)
         except ValueError:
@@ -118,7 +121,7 @@ class AskDays(ModalScreen[float | None]):
 
 
 class Help(ModalScreen[None]):
-    """What the keys do and what the words mean."""
+    """Explains keys, columns and states."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,q,enter", "dismiss"),

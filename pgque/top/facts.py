@@ -1,4 +1,4 @@
-"""What is said of one event, retry or dead letter, and of a queue's settings: names with values."""
+"""The details of an event, retry or dead letter, and a queue's settings, as names and values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ select n.co_name,
        case
            when d.dl_id is not null then 'dead letter ' || d.dl_id
            when r.ev_id is not null then
-               'waits for retry ' || r.ev_retry || ', due ' ||
+               'waiting for retry ' || r.ev_retry || ', due ' ||
                to_char(r.ev_retry_after, 'YYYY-MM-DD HH24:MI:SSOF')
            when pg_visible_in_snapshot(%s::text::xid8, before.tick_snapshot)
                or pg_visible_in_snapshot(%s::text::xid8, behind.tick_snapshot)
                and (c.cur_place).txid is not null
                and (%s::text::xid8, %s::bigint) <= ((c.cur_place).txid, (c.cur_place).id)
-               then 'has passed it'
+               then 'passed'
            when before.tick_id is null then '-'
-           else 'has it before it'
+           else 'pending'
        end
   from pgque.queue q
   join pgque.subscriber s on s.sub_queue = q.queue_id and s.sub_group is null
@@ -46,19 +46,19 @@ _SETTINGS: Final = (
 Fact = tuple[str, object]
 
 
-class Whole(NamedTuple):
-    """An event with all that is known of it."""
+class Details(NamedTuple):
+    """An event in full."""
 
     facts: tuple[Fact, ...]
     payload: str | None
     length: int | None
-    """Characters of the payload, of which only the beginning may be here."""
+    """The payload's full length in characters; ``payload`` may hold only its beginning."""
 
 
-def of_message(browser: Browser, queue: str, place: Place) -> Whole | None:
-    """Return an event of the log and where each consumer stands to it; None if it is gone.
+def of_message(browser: Browser, queue: str, place: Place) -> Details | None:
+    """Return an event of the log and its status for each consumer; None if it no longer exists.
 
-    :raises PgqueQueueNotFound: where there is no such queue.
+    :raises PgqueQueueNotFound: if there is no such queue.
     """
     found = browser.message(queue, place)
     if found is None:
@@ -69,17 +69,17 @@ def of_message(browser: Browser, queue: str, place: Place) -> Whole | None:
     return _whole(found, [("event", found.id), ("queue", queue)], [*standing])
 
 
-def of_retry(browser: Browser, place: Place) -> Whole | None:
-    """Return an event that waits for a retry; None where it does no more."""
+def of_retry(browser: Browser, place: Place) -> Details | None:
+    """Return an event that waits for a retry; None if it no longer waits."""
     found = browser.retry(place)
     if found is None:
         return None
-    waits: list[Fact] = [("waits for", found.consumer), ("due", found.due)]
+    waits: list[Fact] = [("waiting for", found.consumer), ("due", found.due)]
     return _whole(found, [*waits, ("event", found.id), ("retries", found.retries)])
 
 
-def of_letter(browser: Browser, letter: int) -> Whole | None:
-    """Return a dead letter; None where it was replayed or purged."""
+def of_letter(browser: Browser, letter: int) -> Details | None:
+    """Return a dead letter; None if it was replayed or purged."""
     found = browser.dead_letter(letter)
     if found is None:
         return None
@@ -89,14 +89,14 @@ def of_letter(browser: Browser, letter: int) -> Whole | None:
 
 
 def of_settings(browser: Browser, queue: str) -> list[Fact]:
-    """Return a queue's settings by the names that `pgque queue set` takes; none if it is gone."""
+    """Return a queue's settings, named as for `pgque queue set`; empty if the queue was dropped."""
     columns = sql.SQL(", ").join(sql.Identifier(f"queue_{name}") for name in _SETTINGS)
     query = sql.SQL("select {} from pgque.queue where queue_name = %s::text").format(columns)
     rows = browser.read(query, (queue,))
     return list(zip(_SETTINGS, rows[0], strict=True)) if rows else []
 
 
-def _whole(found: Stored, first: list[Fact], last: list[Fact] | None = None) -> Whole:
+def _whole(found: Stored, first: list[Fact], last: list[Fact] | None = None) -> Details:
     facts: list[Fact] = [
         *first,
         ("created", found.created),
@@ -108,4 +108,4 @@ def _whole(found: Stored, first: list[Fact], last: list[Fact] | None = None) -> 
         *(last or []),
     ]
     known = tuple((name, value) for name, value in facts if value is not None)
-    return Whole(known, found.payload, found.length)
+    return Details(known, found.payload, found.length)

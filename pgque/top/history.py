@@ -1,4 +1,4 @@
-"""What samples say when one knows those before: trends and sums of queues."""
+"""Combines the newest sample with earlier ones: trends and totals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgque.watching.live import ConsumerFigures, QueueFigures, Sample
 from pgque.watching.states import State, of_consumer, of_queue
 
 KEEP: Final = 240
-"""Samples of a trend."""
+"""Samples per trend."""
 
 Trend = tuple[float | None, ...]
 
@@ -19,40 +19,40 @@ _DONE: Final = ("all", "done", "")
 
 
 class ConsumerRow(NamedTuple):
-    """A consumer of a sample, as it is shown."""
+    """A consumer as one row of a list."""
 
     now: ConsumerFigures
     state: State
     trend: Trend
-    """Its rate in the last samples, the newest last; None where it is not known."""
+    """Its rate in the last samples, newest last; None if unknown."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Queue and name."""
+        """The names of its queue and of the consumer."""
         return self.now.queue, self.now.consumer
 
 
 class QueueRow(NamedTuple):
-    """A queue of a sample, as it is shown."""
+    """A queue as one row of a list."""
 
     now: QueueFigures
     out: float | None
-    """What its consumers have done a second, all together."""
+    """Events handled per second by all its consumers together."""
     pending: int
-    """Events before the consumer that has most before it."""
+    """The pending events of the consumer with the most."""
     lag: float
-    """For how long the oldest event before one of its consumers has waited."""
+    """The age of the oldest event that is pending for any consumer, in seconds."""
     consumers: int
-    """How many, groups counted as one."""
+    """The number of consumers; a group counts as one."""
     in_flight: int
     """Batches that consumers hold."""
     state: State
     trend: Trend
-    """Its rate in the last samples."""
+    """Its rate in the last samples, newest last."""
 
 
 class Totals(NamedTuple):
-    """All queues together."""
+    """The totals of all queues."""
 
     sent: float | None
     done: float | None
@@ -63,7 +63,7 @@ class Totals(NamedTuple):
 
 
 class History:
-    """The last sample in rows, and what has to be remembered of those before."""
+    """The newest sample as rows, and the trends from earlier samples."""
 
     def __init__(self) -> None:
         self.sample: Sample | None = None
@@ -73,7 +73,7 @@ class History:
         self._trends: dict[tuple[str, ...], deque[float | None]] = {}
 
     def add(self, sample: Sample) -> None:
-        """Take the newest sample."""
+        """Add the newest sample."""
         self.sample = sample
         self.consumers = {
             (now.queue, now.consumer): self._consumer(now) for now in sample.consumers
@@ -119,7 +119,7 @@ class History:
 
 
 def _of_queue(name: str) -> tuple[str]:
-    """Return a key that is no consumer's."""
+    """Return a trend's key for a queue, which differs from any consumer's."""
     return (name,)
 
 

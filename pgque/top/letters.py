@@ -1,22 +1,20 @@
-"""Screens with retries and dead letters, which can be sent again or deleted after a yes."""
+"""Screens with retries and dead letters. Dead letters can be replayed or deleted here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgque.info import ReplayResult
 from pgque.top import columns, facts
+from pgque.top.base import BaseApp
 from pgque.top.dialogs import AskDays, Confirm
 from pgque.top.message import MessageScreen
-from pgque.top.screen import Page, Watching
+from pgque.top.screen import ListScreen, Page
 from pgque.top.table import Listing
 from pgque.watching.browse import LOOKED_AT, PAGE_AT_MOST, Letter, Retry, Wanted
 from pgque.watching.readable import printable
 from pgque.wire.calls import SECONDS_A_DAY
-
-if TYPE_CHECKING:
-    from pgque.top.app import TopApp
 
 
 def retries_page(queue: str, consumer: str | None, now: Callable[[], float]) -> Page[Retry]:
@@ -30,9 +28,9 @@ def retries_page(queue: str, consumer: str | None, now: Callable[[], float]) -> 
     return Page(
         "Retries",
         listing,
-        "Nothing waits for a retry."
+        "No retries are waiting."
         if consumer is None
-        else f"None of the next {LOOKED_AT:,} retries of the queue is for this consumer.",
+        else f"None of the queue's next {LOOKED_AT:,} retries is for this consumer.",
         lambda b: b.retries(queue, wanted, limit=PAGE_AT_MOST).rows,
     )
 
@@ -48,18 +46,18 @@ def letters_page(queue: str, consumer: str | None, now: Callable[[], float]) -> 
     return Page(
         "Dead letters",
         listing,
-        "There are no dead letters."
+        "No dead letters."
         if consumer is None
-        else f"None of the newest {LOOKED_AT:,} dead letters of the queue is of this consumer.",
+        else f"None of the queue's newest {LOOKED_AT:,} dead letters is from this consumer.",
         lambda b: b.dead_letters(queue, wanted, limit=PAGE_AT_MOST).rows,
     )
 
 
-class Letters(Watching):
+class LettersScreen(ListScreen):
     """A screen with a page of dead letters.
 
     :param queue: the queue's name.
-    :param consumer: the consumer's, where the screen is one's.
+    :param consumer: the consumer's name, if the screen shows one.
     :param pages: its pages.
     """
 
@@ -69,7 +67,7 @@ class Letters(Watching):
         self.consumer = consumer
 
     def open_letter_or_retry(self, thing: Letter | Retry) -> None:
-        """Show a dead letter, which can be replayed there, or a retry."""
+        """Open the screen of a dead letter or a retry."""
         if isinstance(thing, Retry):
             self.app.push_screen(MessageScreen(lambda b: facts.of_retry(b, thing.place)))
         else:
@@ -81,24 +79,24 @@ class Letters(Watching):
             self.app.push_screen(screen)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the keys for dead letters where these are shown."""
+        """Enable the keys for dead letters only on their page."""
         if action in ("replay", "replay_all", "purge"):
             return self.is_mounted and self.page.title == "Dead letters"
         return True
 
     def on_tabbed_content_tab_activated(self) -> None:
-        """Offer the keys of the page."""
+        """Update the keys in the footer to the page's."""
         super().on_tabbed_content_tab_activated()
         self.refresh_bindings()
 
     def action_replay(self) -> None:
-        """Send the dead letter under the cursor again."""
+        """Replay the dead letter under the cursor."""
         letter = self.page.listing.selected
         if isinstance(letter, Letter):
             ask_to_replay(self.top, self.queue, letter.letter)
 
     def action_replay_all(self) -> None:
-        """Send all dead letters of the queue again."""
+        """Replay all dead letters of the queue."""
         queue = self.queue
         row = self.top.history.queues.get(queue)
         count = f"{row.now.dead:,} " if row is not None else ""
@@ -113,8 +111,8 @@ class Letters(Watching):
                 )
 
         question = (
-            f"Send all {count}dead letters of {printable(queue)} again?\n\n"
-            "Each is a new event, which every consumer of the queue gets."
+            f"Replay all {count}dead letters of {printable(queue)}?\n\n"
+            "Each becomes a new event, delivered to every consumer of the queue."
         )
         self.app.push_screen(Confirm(question), answered)
 
@@ -125,8 +123,8 @@ class Letters(Watching):
         def told(days: float | None) -> None:
             if days is not None:
                 question = (
-                    f"Delete the dead letters of {printable(queue)} that are older than "
-                    f"{days:g} days, for good?"
+                    f"Permanently delete the dead letters of {printable(queue)} that are older "
+                    f"than {days:g} days?"
                 )
                 self.app.push_screen(Confirm(question), lambda yes: answered(yes, days))
 
@@ -142,8 +140,8 @@ class Letters(Watching):
         self.app.push_screen(AskDays(), told)
 
 
-def ask_to_replay(top: TopApp, queue: str, number: int) -> None:
-    """Send a dead letter again after a yes."""
+def ask_to_replay(top: BaseApp, queue: str, number: int) -> None:
+    """Replay a dead letter after a confirmation."""
 
     def answered(yes: bool | None) -> None:
         if yes:
@@ -155,12 +153,12 @@ def ask_to_replay(top: TopApp, queue: str, number: int) -> None:
             )
 
     question = (
-        f"Send dead letter {number} again?\n\n"
-        f"It is a new event, which every consumer of {printable(queue)} gets."
+        f"Replay dead letter {number}?\n\n"
+        f"It becomes a new event, delivered to every consumer of {printable(queue)}."
     )
     top.push_screen(Confirm(question), answered)
 
 
 def _said_of_all(result: ReplayResult) -> str:
     said = f"{result.replayed:,} sent again, {result.failed:,} failed"
-    return f"{said}; the first: {result.first_error}" if result.failed else f"{said}."
+    return f"{said}; first error: {result.first_error}" if result.failed else f"{said}."

@@ -1,11 +1,11 @@
-"""One event, retry or dead letter, whole."""
+"""The screen of one event, retry or dead letter."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import ClassVar, Final, cast
 
 from rich.text import Text
 from textual import work
@@ -17,18 +17,16 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from pgque.errors import PgqueError
-from pgque.top.facts import Whole
+from pgque.top.base import BaseApp
+from pgque.top.facts import Details
 from pgque.watching.browse import Browser
 from pgque.watching.readable import printable, readable
 
-if TYPE_CHECKING:
-    from pgque.top.app import TopApp
-
 LONGEST: Final = 100_000
-"""Characters of a payload that are shown."""
+"""The largest number of characters shown of a payload."""
 
 DEEPEST: Final = 40
-"""Further in nothing is indented more: there would be more space than text."""
+"""The deepest level that is indented; beyond it there would be more space than text."""
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
 _BEGINS: Final = frozenset("[{")
@@ -36,10 +34,10 @@ _ENDS: Final = frozenset("]}")
 
 
 class MessageScreen(Screen[None]):
-    """Everything that is known of an event.
+    """Shows an event in full.
 
-    :param ask: how it is found; None says that it is gone.
-    :param replay: asks whether to send it again, where it is a dead letter.
+    :param ask: reads it; returns None if it no longer exists.
+    :param replay: for a dead letter, asks whether to replay it.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -52,15 +50,15 @@ class MessageScreen(Screen[None]):
     """
 
     class Found(Message):
-        """It came from the database, or the reason why it did not."""
+        """The query returned an event, nothing, or an error."""
 
-        def __init__(self, whole: Whole | PgqueError | None) -> None:
+        def __init__(self, whole: Details | PgqueError | None) -> None:
             super().__init__()
             self.whole = whole
 
     def __init__(
         self,
-        ask: Callable[[Browser], Whole | None],
+        ask: Callable[[Browser], Details | None],
         replay: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
@@ -70,49 +68,49 @@ class MessageScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Make the widgets."""
         with VerticalScroll():
-            yield Static("Asking the database …", id="whole")
+            yield Static("Loading …", id="whole")
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Ask for it."""
+        """Start the query."""
         self._load()
 
     @work(thread=True, group="message")
     def _load(self) -> None:
-        top = cast("TopApp", self.app)
+        top = cast(BaseApp, self.app)
         try:
             self.post_message(self.Found(top.source.browse(self._ask)))
         except PgqueError as error:
             self.post_message(self.Found(error))
 
     def on_message_screen_found(self, event: Found) -> None:
-        """Show it."""
+        """Show the result of the query."""
         if isinstance(event.whole, PgqueError):
             text = Text(f"!! {event.whole}".partition("\n")[0], "bold red")
         elif event.whole is None:
-            text = Text("It is not there any more. Escape leads back.", "bold")
+            text = Text("It no longer exists. Press Escape to go back.", "bold")
         else:
             text = described(event.whole)
         self.query_one("#whole", Static).update(text)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer to replay dead letters alone."""
+        """Enable the replay key only for dead letters."""
         return action != "replay" or self._replay is not None
 
     def action_replay(self) -> None:
-        """Leave, and ask whether to send it again."""
+        """Close the screen and ask whether to replay it."""
         replay = self._replay
         if replay is not None:
             self.dismiss()
             self.app.call_later(replay)
 
 
-def described(whole: Whole) -> Text:
-    """Return an event's facts, a line each, and its payload, JSON with a line for each part."""
+def described(whole: Details) -> Text:
+    """Return an event's details, one per line, followed by its payload with JSON indented."""
     width = max(len(printable(name)) for name, _ in whole.facts)
     text = Text()
     for name, value in whole.facts:
-        # Ids are no quantities.
+        # An id is not a quantity: show it without separators.
         words = str(value) if isinstance(value, int) else readable(value)
         text.append(f"{printable(name):<{width}}  ", "dim")
         text.append(f"{words}\n")
@@ -126,15 +124,15 @@ def described(whole: Whole) -> Text:
 
 
 def laid_out(payload: str, length: int | None = None) -> str:
-    """Return JSON with a line for each part, anything else as it is; the beginning, if it is long.
+    """Return JSON with line breaks and indentation, any other text unchanged.
 
-    Nothing but the space between its parts is changed.
+    Only the space between tokens changes. A payload longer than `LONGEST` is cut, not indented.
 
-    :param length: how long it is where only its beginning is given.
+    :param length: the full length, if ``payload`` is only the beginning.
     """
     length = len(payload) if length is None else length
     if length > LONGEST:
-        return f"{payload[:LONGEST]}\n… and {length - LONGEST:,} characters more"
+        return f"{payload[:LONGEST]}\n… and {length - LONGEST:,} more characters"
     try:
         json.loads(payload)
     except (ValueError, RecursionError):

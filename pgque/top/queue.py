@@ -1,4 +1,4 @@
-"""One queue: its consumers, newest events, retries, dead letters and settings."""
+"""The screen of one queue: its consumers, messages, retries, dead letters and settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from pgque.top import columns, facts
 from pgque.top.consumer import ConsumerScreen
 from pgque.top.history import ConsumerRow
-from pgque.top.letters import Letters, letters_page, retries_page
+from pgque.top.letters import LettersScreen, letters_page, retries_page
 from pgque.top.message import MessageScreen
 from pgque.top.screen import Page
 from pgque.top.summary import of_queue
@@ -19,7 +19,7 @@ from pgque.watching.browse import PAGE_AT_MOST, Letter, Retry, Sent
 from pgque.watching.readable import printable
 
 
-class QueueScreen(Letters):
+class QueueScreen(LettersScreen):
     """One queue.
 
     :param queue: its name.
@@ -47,16 +47,16 @@ class QueueScreen(Letters):
             columns.SETTINGS, identify=lambda line: line[0], search=lambda line: line[0]
         )
         name = printable(queue)
-        nobody = f"Nobody is subscribed. A consumer is:\n\n    pgque consumer subscribe {name} NAME"
+        no_consumer = f"No consumers. Subscribe one:\n\n    pgque consumer subscribe {name} NAME"
         super().__init__(
             queue,
             None,
             [
-                Page("Consumers", self._consumers, nobody),
+                Page("Consumers", self._consumers, no_consumer),
                 Page(
                     "Messages",
                     events,
-                    "No event is kept.",
+                    "The log holds no messages.",
                     lambda b: b.messages(queue, limit=PAGE_AT_MOST).rows,
                 ),
                 retries_page(queue, None, lambda: self.top.now),
@@ -64,17 +64,18 @@ class QueueScreen(Letters):
                 Page(
                     "Settings",
                     settings,
-                    "The queue is gone.",
+                    "The queue was dropped.",
                     lambda b: facts.of_settings(b, queue),
                 ),
             ],
         )
 
     def figures(self) -> Text:
-        """Return what is known of the queue."""
+        """Return the queue's figures."""
         row = self.top.history.queues.get(self.queue)
         if row is None:
-            return Text(f"The queue {printable(self.queue)} is gone. Escape leads back.", "bold")
+            name = printable(self.queue)
+            return Text(f"The queue {name} was dropped. Press Escape to go back.", "bold")
         return of_queue(row, self.size)
 
     def fill(self) -> None:
@@ -83,7 +84,7 @@ class QueueScreen(Letters):
         self._consumers.show([row for row in consumers if row.now.queue == self.queue])
 
     def open(self, thing: Any) -> None:
-        """Show a consumer, an event, a retry or a dead letter by itself."""
+        """Open the screen of a consumer, an event, a retry or a dead letter."""
         if isinstance(thing, ConsumerRow):
             self.app.push_screen(ConsumerScreen(*thing.key))
         elif isinstance(thing, Sent):

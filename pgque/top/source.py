@@ -1,4 +1,4 @@
-"""The database that `pgque top` looks at: connections that are made again when they are gone."""
+"""The database behind `pgque top`, over connections that are reopened after a loss."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ T = TypeVar("T")
 
 
 class Source:
-    """Samples, lists and changes. Every call may take long: make it in a thread.
+    """Takes samples, reads lists and makes changes. Any call may block: make it in a thread.
 
-    One connection takes the samples and another reads the lists; each change has one of its own.
+    One connection takes samples and another reads lists. Each change opens its own.
 
-    :param dsn: libpq connection string; the role needs pgque_reader, pgque_writer to replay and
-        pgque_admin to purge.
+    :param dsn: libpq connection string. The role needs pgque_reader, also pgque_writer to replay
+        and pgque_admin to purge.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._figures = _Line(dsn)
-        self._lists = _Line(dsn)
+        self._figures = _Connection(dsn)
+        self._lists = _Connection(dsn)
         self._live: tuple[PgqueClient, Live] | None = None
         self.where = ""
-        """The database and its server, once there was a connection."""
+        """The names of the database and its server, once connected."""
 
     def look(self) -> Sample:
-        """Take a sample; without rates after each new connection.
+        """Take a sample. The first one on each connection has no rates.
 
-        :raises PgqueError: where the database cannot be asked. The next call connects anew.
+        :raises PgqueError: if a query fails. The next call reconnects.
         """
         return self._figures.use(self._look)
 
@@ -50,14 +50,14 @@ class Source:
         return self._live[1].look()
 
     def browse(self, ask: Callable[[Browser], T]) -> T:
-        """Return what a question to the browser gives.
+        """Return the result of ``ask``, called with a browser.
 
-        :raises PgqueError: where the database cannot be asked. The next call connects anew.
+        :raises PgqueError: if a query fails. The next call reconnects.
         """
         return self._lists.use(lambda client: ask(Browser(client.conn)))
 
     def change(self, change: Callable[[PgqueClient], T]) -> T:
-        """Change something once, on a connection of its own.
+        """Make a change on a new connection.
 
         :raises PgqueError: whatever the change raises.
         """
@@ -65,13 +65,13 @@ class Source:
             return change(client)
 
     def close(self) -> None:
-        """Break the connections, also under a call that waits: it raises then."""
+        """Break the connections. A call that is waiting on one raises an error."""
         self._figures.close()
         self._lists.close()
 
 
-class _Line:
-    """One connection, for one call at a time."""
+class _Connection:
+    """A connection for one call at a time."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -103,14 +103,14 @@ class _Line:
         self._closed = True
         client = self._client
         if client is not None:
-            # A thread that waits for the server holds the connection: it wakes up when the way
-            # there ends, which close() would not tell it.
+            # A thread may be waiting for the server on this connection. Shutting down the socket
+            # wakes it up; close() would not.
             with (
                 suppress(psycopg.Error, OSError),
                 socket.socket(fileno=os.dup(client.conn.fileno())) as way,
             ):
                 way.shutdown(socket.SHUT_RDWR)
-        if self._lock.acquire(blocking=False):  # else its thread ends it
+        if self._lock.acquire(blocking=False):  # otherwise the thread in `use` closes it
             try:
                 self._end()
             finally:

@@ -1,4 +1,4 @@
-"""Sparklines of text: a bar for each sample, from nothing to the greatest of those shown."""
+"""Text sparklines: one bar per sample, scaled to the largest one shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 def spark(values: Sequence[float | None], width: int, height: int = 1) -> list[str]:
-    """Return lines of that width, the newest value at the right; a gap where a value is unknown."""
+    """Return lines of the given width, newest value on the right; unknown values leave a gap."""
     shown = [None] * (width - len(values)) + list(values[-width:])
     most = max((value for value in shown if value is not None), default=0.0)
     steps = len(BARS) * height

@@ -1,4 +1,4 @@
-"""The lines above a list: who ticks, sums, and rates over time."""
+"""The lines above a list: the ticker, totals, and rates over time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgque.watching.readable import compact, duration, printable
 from pgque.watching.states import Level
 
 TALL: Final = 40
-"""Lines of a screen from which on trends have several."""
+"""Height of the screen, in lines, from which trends use several lines."""
 
 Rate = tuple[str, float | None, Trend]
 
@@ -23,19 +23,19 @@ def head(where: str, sample: Sample, interval: float, paused: bool) -> Text:
     """Return the first line of every screen."""
     line = Text.assemble(("pgque top", "bold"), "   ")
     if sample.ticking:
-        line.append("a ticker leads", "green")
+        line.append("Ticker: running", "green")
     else:
-        line.append("!! no ticker leads: run pgque ticker", "bold red")
+        line.append("!! Ticker: no leader, run pgque ticker", "bold red")
     line.append("   ")
     if paused:
-        line.append("PAUSED: space goes on", "reverse")
+        line.append("PAUSED: space resumes", "reverse")
     else:
         line.append(f"every {duration(interval)}", "dim")
     return line.append(f"   {printable(where)}")
 
 
 def of_all(history: History, size: tuple[int, int]) -> Text:
-    """Return the sums of all queues."""
+    """Return the totals of all queues."""
     totals = history.totals
     bad = sum(row.state.level >= Level.WARNING for row in history.queues.values())
     line = _facts(
@@ -44,13 +44,13 @@ def of_all(history: History, size: tuple[int, int]) -> Text:
         ("retries", compact(totals.retries)),
         ("dead letters", compact(totals.dead)),
     )
-    line.append(f" ! {bad:,} to look at" if bad else " all well", "yellow" if bad else "green")
+    line.append(f" ! {bad:,} with problems" if bad else " all ok", "yellow" if bad else "green")
     rates = [("in", totals.sent, totals.sent_trend), ("out", totals.done, totals.done_trend)]
     return Text("\n").join([line, *_charts(rates, size)])
 
 
 def of_queue(row: QueueRow, size: tuple[int, int]) -> Text:
-    """Return what is known of one queue."""
+    """Return the figures of one queue."""
     now = row.now
     line = Text.assemble((printable(now.queue), "bold"), "  ", (row.state.text, row.state.style))
     facts = _facts(
@@ -65,7 +65,7 @@ def of_queue(row: QueueRow, size: tuple[int, int]) -> Text:
 
 
 def of_consumer(row: ConsumerRow, size: tuple[int, int]) -> Text:
-    """Return what is known of one consumer."""
+    """Return the figures of one consumer."""
     now = row.now
     line = Text.assemble(
         (printable(now.consumer), "bold"),
@@ -74,12 +74,12 @@ def of_consumer(row: ConsumerRow, size: tuple[int, int]) -> Text:
     )
     facts = _facts(
         ("pending", compact(now.pending)),
-        ("oldest waits", duration(now.lag)),
+        ("waiting", duration(now.lag)),
         ("seen", f"{duration(now.last_seen)} ago"),
         ("holds", "a batch" if now.holds_batch else "no batch"),
     )
     if now.member:
-        facts.append("   a member: its group has the rate", "dim")
+        facts.append("   group member: see the group for its rate", "dim")
         return Text("\n").join([line, facts])
     return Text("\n").join([line, facts, *_charts([("done", now.rate, row.trend)], size)])
 

@@ -1,4 +1,4 @@
-"""A list on a screen: columns that fit its width, sorted, filtered, with a cursor that stays."""
+"""A list that fits its columns to the width, sorts, filters and keeps its cursor on a row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pgque.watching.readable import printable
 T = TypeVar("T")
 
 HEAD: Final = 1
-"""Lines above the first thing."""
+"""Number of title lines."""
 
 
 class Cell(NamedTuple):
-    """What stands in one place."""
+    """The content of one cell."""
 
     text: str
     style: str = ""
@@ -33,36 +33,36 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """A column of a list of things."""
+    """A column of a list."""
 
     title: str
     cell: Callable[[T, int], Cell]
-    """What it shows of a thing in so many characters."""
+    """Returns the cell of a thing for a width in characters."""
     key: Callable[[T], Any] | None = None
-    """What it is sorted by; None where it cannot be."""
+    """Returns the sort key; None if the column cannot be sorted."""
     width: int | Callable[[int], int] = 0
-    """In characters, by itself or by the width of the list; 0: it shares what the others leave."""
+    """In characters, fixed or computed from the list's width. Columns with 0 share the rest."""
     left: bool = False
-    """Whether it begins at the left, as words do; else it ends at the right, as numbers do."""
+    """Whether it is aligned left, like words, or right, like numbers."""
     largest_first: bool = True
-    """How it is sorted at first."""
+    """Whether the first sort by this column is in descending order."""
     from_width: int = 0
-    """The width of the list from which on it is shown."""
+    """The smallest width of the list at which the column is shown."""
 
     def wide(self, room: int) -> int:
-        """Return its width in a list of that width, 0 where it shares."""
+        """Return its width in a list of width ``room``; 0 if it shares the rest."""
         return self.width if isinstance(self.width, int) else self.width(room)
 
 
 class Listing(ScrollView, Generic[T], can_focus=True):
-    """A list of things. It is given all of them again and again, in their usual order.
+    """A list of things. Each refresh passes all of them to `show`, in their default order.
 
-    Only the lines that can be seen are made, however many there are.
+    It draws only the visible lines.
 
     :param columns: its columns.
-    :param identify: what tells a thing from the others, for the cursor to stay with it.
-    :param search: the text of a thing in which the filter is looked for.
-    :param sort: the title of the column by which it is sorted at first; None for the usual order.
+    :param identify: returns a thing's identity, so that the cursor can stay on it.
+    :param search: returns the text of a thing that the filter searches.
+    :param sort: the title of the initial sort column; None keeps the default order.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -89,7 +89,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
     """
 
     class Opened(Message):
-        """Somebody wants to see one thing by itself."""
+        """The user opens a line."""
 
         def __init__(self, thing: Any) -> None:
             super().__init__()
@@ -105,54 +105,54 @@ class Listing(ScrollView, Generic[T], can_focus=True):
     ) -> None:
         super().__init__()
         self.cursor = 0
-        """The line of the cursor."""
+        """The row of the cursor."""
         self._columns = columns
         self._identify = identify
         self._search = search
         self._sort = next((c for c in columns if c.title == sort), None)
         self._down = self._sort is not None and self._sort.largest_first
-        self._sought = ""
+        self._filter_text = ""
         self._all: Sequence[T] = ()
         self._shown: list[T] = []
         self._widths: list[tuple[Column[T], int]] = []
 
     @property
     def selected(self) -> T | None:
-        """The thing under the cursor, if there is one."""
+        """The thing under the cursor, if any."""
         return self._shown[self.cursor] if self.cursor < len(self._shown) else None
 
     @property
     def shown(self) -> Sequence[T]:
-        """What is shown, in its order."""
+        """The things shown, in order."""
         return self._shown
 
     @property
     def order(self) -> str:
-        """How it is sorted, in words."""
+        """The sort column and direction, as text."""
         return "" if self._sort is None else f"{self._sort.title} {'▼' if self._down else '▲'}"
 
     @property
-    def sought(self) -> str:
-        """Only what has this text is shown, whether in capitals or not."""
-        return self._sought
+    def filter_text(self) -> str:
+        """The filter: only things that contain this text are shown, in any case."""
+        return self._filter_text
 
-    @sought.setter
-    def sought(self, text: str) -> None:
-        self._sought = text
+    @filter_text.setter
+    def filter_text(self, text: str) -> None:
+        self._filter_text = text
         self.show(self._all)
 
     def show(self, things: Sequence[T]) -> None:
-        """Show these, in place of those before."""
+        """Replace the things."""
         under = self.selected
         wanted = None if under is None else self._identify(under)
         self._all = things
-        text = self._sought.casefold()
+        text = self._filter_text.casefold()
         shown = [x for x in things if text in self._search(x).casefold()] if text else [*things]
         if self._sort is not None and (key := self._sort.key) is not None:
             shown.sort(key=lambda thing: _sortable(key(thing)), reverse=self._down)
         self._shown = shown
         self.virtual_size = Size(self.size.width, len(shown) + HEAD)
-        # On the first line it stays there: that is where the worst and the newest are.
+        # A cursor on the first line stays there, where the worst or newest thing is.
         rows = (n for n, thing in enumerate(shown) if self._identify(thing) == wanted)
         self._move_to(next(rows, self.cursor) if self.cursor else 0)
 
@@ -168,7 +168,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Return a line of what can be seen: the titles, or a thing."""
+        """Return a visible line: the titles or a thing."""
         width, base = self.size.width, self.rich_style
         row = self.scroll_offset.y + y - HEAD
         if y == 0:
@@ -197,7 +197,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
         return Strip(segments).adjust_cell_length(width, base + over)
 
     def on_resize(self, event: Resize) -> None:
-        """Fit the columns into the new width."""
+        """Fit the columns to the new width."""
         room = event.size.width
         columns = [column for column in self._columns if column.from_width <= room]
         fixed = sum(column.wide(room) for column in columns) + len(columns) - 1
@@ -207,7 +207,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
         self.show(self._all)
 
     def on_click(self, event: Click) -> None:
-        """Sort by the title that was clicked; move to a line, or open the one under the cursor."""
+        """On a title, sort by its column. On a line, move the cursor there, or open it."""
         if event.y == 0:
             end = 0
             for column, width in self._widths:
@@ -223,24 +223,24 @@ class Listing(ScrollView, Generic[T], can_focus=True):
             self._move_to(row)
 
     def action_open(self) -> None:
-        """Ask to show what is under the cursor by itself."""
+        """Open the line under the cursor."""
         if (thing := self.selected) is not None:
             self.post_message(self.Opened(thing))
 
     def action_move(self, lines: int) -> None:
-        """Move the cursor by so many lines."""
+        """Move the cursor by a number of lines."""
         self._move_to(max(0, self.cursor + lines))
 
     def action_turn(self, pages: int) -> None:
-        """Move the cursor by so many screens."""
+        """Move the cursor by a number of screens."""
         self.action_move(pages * max(1, self.size.height - HEAD))
 
     def action_first(self) -> None:
-        """Move to the first line."""
+        """Move the cursor to the first line."""
         self._move_to(0)
 
     def action_last(self) -> None:
-        """Move to the last line."""
+        """Move the cursor to the last line."""
         self._move_to(len(self._shown) - 1)
 
     def action_sort_next(self) -> None:
@@ -251,7 +251,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
             self._sort_by(able[(at + 1) % len(able)])
 
     def action_sort_reverse(self) -> None:
-        """Turn the order round."""
+        """Reverse the order."""
         self._down = not self._down
         self.show(self._all)
 
@@ -266,7 +266,7 @@ class Listing(ScrollView, Generic[T], can_focus=True):
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a name that fits: of a long one the beginning and the end."""
+    """Return a name that fits the width. A long one keeps its beginning and its end."""
     text = printable(text)
     if cell_len(text) <= width:
         return text
@@ -275,7 +275,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def cut(text: str | None, width: int) -> str:
-    """Return the beginning of a text, in one line."""
+    """Return the beginning of a text, on one line."""
     text = printable(" ".join((text or "").split()))
     return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 1))}…"
 

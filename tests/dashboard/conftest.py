@@ -50,9 +50,9 @@ def serving(app: Any, port: int = 0) -> Iterator[Served]:
             yield Served(app, f"http://127.0.0.1:{port}", port)
         finally:
             server.should_exit = True
-            board = getattr(app.state, "board", None)
-            if board is not None:
-                board.streams.close()
+            context = getattr(app.state, "context", None)
+            if context is not None:
+                context.streams.close()
             thread.join(PATIENCE)
             assert not thread.is_alive(), "the server did not stop"
 

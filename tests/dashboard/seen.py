@@ -26,6 +26,6 @@ def is_live(page: Any) -> None:
 
 
 def give_token(page: Any, token: str = TOKEN) -> None:
-    """Enter the token."""
-    page.get_by_label("What the dashboard was started with").fill(token)
-    page.get_by_role("button", name="Use it").click()
+    """Answer the question for the token."""
+    page.get_by_label("The token that the dashboard was started with").fill(token)
+    page.get_by_role("button", name="Use token").click()

@@ -4,7 +4,7 @@ import re
 import threading
 
 from pgque.dashboard import create_app
-from pgque.dashboard.looking import Eye
+from pgque.dashboard.snapshot import Snapshotter
 from tests.dashboard.conftest import TOKEN, serving
 from tests.dashboard.seen import cell, give_token, is_live, shows
 from tests.fix_engine import ack, configure, receive, send, send_many, tick
@@ -17,12 +17,12 @@ def test_figures_are_updated_automatically(look, autoconn, queue, consumer):
     is_live(page)
     shows(cell(page, "Queues", queue, "State"), "ok")
     send_many(autoconn, queue, 1234)
-    shows(cell(page, "Queues", queue, "Behind"), "1,234")
+    shows(cell(page, "Queues", queue, "Pending"), "1,234")
     shows(cell(page, "Queues", queue, "Not ticked"), "1,234")
     tick(autoconn, queue)
     shows(cell(page, "Queues", queue, "Not ticked"), "0")
-    behind = "Consumers that are furthest behind"
-    shows(cell(page, behind, consumer, "Behind"), "1,234")
+    behind = "Consumers furthest behind"
+    shows(cell(page, behind, consumer, "Pending"), "1,234")
     receive(autoconn, queue, consumer, 10)
     shows(cell(page, "Queues", queue, "In flight"), "10")
     configure(autoconn, queue, ticker_paused=True)
@@ -39,19 +39,19 @@ def test_plots_have_a_text_alternative(look, autoconn, queue, consumer):
     page.get_by_role("img", name=words).wait_for()
     page.get_by_role("img", name=re.compile("Rate, .*sent: .*, at most")).wait_for()
     latency = page.locator("figure", has_text="Latency")
-    latency.get_by_text("As a table").click()
+    latency.get_by_text("Show as table").click()
     latency.get_by_role("columnheader", name=consumer).wait_for()
     assert page.locator("svg.plot path.stroke").count() == 4
 
 
 def test_without_queues_the_page_says_how_to_create_one(look):
     page = look()
-    page.get_by_text("There is no queue yet. Make one: pgque queue create NAME").wait_for()
+    page.get_by_text("No queues yet. Create one: pgque queue create NAME").wait_for()
 
 
 def test_a_missing_queue_is_reported(look):
     page = look("queue/nobody")
-    page.get_by_text("There is no such queue, or no longer.").wait_for()
+    page.get_by_text("This queue does not exist, or was dropped.").wait_for()
     page.get_by_text("queue not found: nobody").wait_for()
 
 
@@ -71,7 +71,7 @@ def test_queues_can_have_any_name(look, autoconn):
 
 def test_a_private_page_asks_for_its_token(look, queue):
     page = look(token=TOKEN, private=True)
-    page.get_by_text("shows nothing without its token").wait_for()
+    page.get_by_text("This dashboard requires its token").wait_for()
     assert page.get_by_text(queue).count() == 0
     give_token(page)
     page.get_by_role("link", name=queue).first.wait_for()
@@ -95,7 +95,7 @@ def test_a_lost_database_is_reported_until_it_returns(look, closed, queue):
 
 
 def test_a_lost_dashboard_is_reported_until_it_returns(dsn, page, queue):
-    gone = page.get_by_text("The dashboard itself does not answer.")
+    gone = page.get_by_text("The dashboard's server does not respond.")
     with serving(create_app(dsn, every=0.2)) as served:
         page.goto(served.url)
         is_live(page)
@@ -110,8 +110,8 @@ def test_stale_figures_are_reported(look, page, monkeypatch):
     look()
     is_live(page)
     again = threading.Event()
-    plain = Eye.look
-    monkeypatch.setattr(Eye, "look", lambda eye: again.wait(PATIENCE) and plain(eye))
+    plain = Snapshotter.take
+    monkeypatch.setattr(Snapshotter, "take", lambda self: again.wait(PATIENCE) and plain(self))
     old = page.get_by_text("The newest figures are")
 
     def is_said():
@@ -125,17 +125,17 @@ def test_stale_figures_are_reported(look, page, monkeypatch):
 
 def test_a_paused_page_does_not_change(serve, page, autoconn, queue):
     served = serve(every=0.2)
-    sampler = served.app.state.board.sampler
+    sampler = served.app.state.context.sampler
     page.goto(served.url)
     shows(cell(page, "Queues", queue, "Not ticked"), "0")
-    page.get_by_role("button", name="Hold still").click()
-    shows(page.locator("#link-text"), "Held still")
+    page.get_by_role("button", name="Pause").click()
+    shows(page.locator("#link-text"), "Paused")
     send_many(autoconn, queue, 5)
-    eventually(lambda: sampler.state.view.sample.queues[0].unticked == 5)
+    eventually(lambda: sampler.state.snapshot.sample.queues[0].unticked == 5)
     number = sampler.state.number
     eventually(lambda: sampler.state.number > number + 3)
     shows(cell(page, "Queues", queue, "Not ticked"), "0")
-    page.get_by_role("button", name="Hold still").click()
+    page.get_by_role("button", name="Pause").click()
     shows(cell(page, "Queues", queue, "Not ticked"), "5")
 
 
@@ -166,7 +166,7 @@ def test_a_thousand_queues_are_filtered_and_sorted(look):
             return [first.length, first[0], largest, sorted, same, table.note.textContent];
         }"""
     )
-    note = "The first 200 are shown; 800 more: filter or sort to see them."
+    note = "Showing the first 200; filter or sort to see the other 800."
     assert found == [200, "queue 0", "queue 999", "descending", True, note]
 
 
@@ -177,4 +177,4 @@ def test_queues_are_filtered_by_part_of_their_name(look, autoconn):
     page.get_by_label("Filter").fill("ORDERS")
     page.get_by_text("2 of 3").wait_for()
     page.get_by_label("Filter").fill("x")
-    page.get_by_text("No queue has that in its name.").wait_for()
+    page.get_by_text("No queue's name contains this.").wait_for()

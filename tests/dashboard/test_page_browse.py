@@ -54,12 +54,12 @@ def test_messages_are_searched_and_paged(look, autoconn, queue):
     messages = page.get_by_role("table", name=f"Messages of {queue}")
     rows = messages.get_by_role("row")
     expect(rows).to_have_count(51)
-    page.get_by_role("button", name="Older ones").click()
+    page.get_by_role("button", name="Load older").click()
     expect(rows).to_have_count(101)
     page.get_by_label("Payload contains").fill("117")
     expect(rows).to_have_count(2)
     page.get_by_label("Payload contains").fill("nothing like it")
-    page.get_by_text("Nothing like that was found.").wait_for()
+    page.get_by_text("No matches.").wait_for()
 
 
 def test_without_a_token_nothing_can_be_changed(look, dead):
@@ -69,7 +69,7 @@ def test_without_a_token_nothing_can_be_changed(look, dead):
     for name in ("Replay", "Purge", "token"):
         assert page.get_by_role("button", name=name).count() == 0
     page.get_by_role("button", name="Show dead letter 2").click()
-    page.get_by_text("To send it again: pgque dead replay 2").wait_for()
+    page.get_by_text("To replay it, run: pgque dead replay 2").wait_for()
 
 
 def test_a_dead_letter_shows_its_id_and_can_be_replayed_from_its_dialog(
@@ -90,7 +90,7 @@ def test_a_dead_letter_shows_its_id_and_can_be_replayed_from_its_dialog(
     dialog.get_by_role("button", name="Replay…").click()
     give_token(page)
     page.get_by_role("button", name="Replay 1 dead letter", exact=True).click()
-    page.get_by_text("1 sent again.").wait_for()
+    page.get_by_text("1 replayed.").wait_for()
     assert value(autoconn, "select count(*) from pgque.dead_letter") == 0
 
 
@@ -112,25 +112,25 @@ def test_dead_letters_are_replayed_and_purged_after_confirmation(look, autoconn,
     page.get_by_text("The token is missing or wrong.").wait_for()
     give_token(page)
 
-    page.get_by_role("checkbox", name="Choose dead letter 1 of").check()
-    page.get_by_role("button", name="Replay 1 chosen…").click()
+    page.get_by_role("checkbox", name="Select dead letter 1 of").check()
+    page.get_by_role("button", name="Replay 1 selected…").click()
     page.get_by_role("dialog", name="Replay 1 dead letter?").wait_for()
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Choose all shown").click()
-    page.get_by_role("button", name="Replay 3 chosen…").wait_for()
-    page.get_by_role("checkbox", name="Choose dead letter 3 of").uncheck()
-    page.get_by_role("checkbox", name="Choose dead letter 2 of").uncheck()
+    page.get_by_role("button", name="Select all shown").click()
+    page.get_by_role("button", name="Replay 3 selected…").wait_for()
+    page.get_by_role("checkbox", name="Select dead letter 3 of").uncheck()
+    page.get_by_role("checkbox", name="Select dead letter 2 of").uncheck()
     assert value(autoconn, letters) == 3
-    page.get_by_role("button", name="Replay 1 chosen…").click()
+    page.get_by_role("button", name="Replay 1 selected…").click()
     page.get_by_role("button", name="Replay 1 dead letter", exact=True).click()
-    page.get_by_text("1 sent again.").wait_for()
+    page.get_by_text("1 replayed.").wait_for()
     assert value(autoconn, letters) == 2
 
-    page.get_by_label("Older than, in days").fill("0")
+    page.get_by_label("Older than (days)").fill("0")
     page.get_by_role("button", name="Purge…").click()
     page.get_by_role("button", name="Delete 2 dead letters").click()
     page.get_by_text("2 deleted.").wait_for()
-    page.get_by_text("There are no dead letters.").wait_for()
+    page.get_by_text("No dead letters.").wait_for()
     assert value(autoconn, letters) == 0
     assert TOKEN not in page.url
 
@@ -142,11 +142,11 @@ def test_all_dead_letters_are_replayed_and_failures_are_reported(look, autoconn,
     give_token(page)
     page.get_by_role("button", name="Replay all…").click()
     page.get_by_role("button", name="Replay all", exact=True).click()
-    page.get_by_text("0 sent again. 3 failed: Insert into queue disallowed").wait_for()
+    page.get_by_text("0 replayed. 3 failed: Insert into queue disallowed").wait_for()
     configure(autoconn, dead, disable_insert=False)
     page.get_by_role("button", name="Replay all…").click()
     page.get_by_role("button", name="Replay all", exact=True).click()
-    page.get_by_text("3 sent again.").wait_for()
+    page.get_by_text("3 replayed.").wait_for()
 
 
 def test_retries_are_listed_and_shown_in_full(look, autoconn, queue, consumer):

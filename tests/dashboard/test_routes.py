@@ -60,15 +60,15 @@ def test_the_size_of_a_page_is_limited(ask, autoconn, queue):
     ("path", "params", "words"),
     [
         ("messages", {}, "queue is missing"),
-        ("messages", {"queue": "q", "limit": "many"}, "limit has to be a number"),
+        ("messages", {"queue": "q", "limit": "many"}, "limit must be a number"),
         ("messages", {"queue": "q", "limit": "-1"}, "limit is out of range"),
         ("messages", {"queue": "q", "after": "1"}, "after is not a place"),
         ("messages", {"queue": "q", "after": "1-²"}, "after is not a place"),
-        ("messages", {"queue": "q", "until": "soon"}, "until has to be a time"),
+        ("messages", {"queue": "q", "until": "soon"}, "until must be a time"),
         ("messages", {"queue": "q", "until": "2026-01-01T00:00:00"}, "time zone"),
         ("message", {"queue": "q", "place": "1-2-3"}, "place is not a place"),
         ("message", {"queue": "q", "place": f"{2**64}-1"}, "out of range"),
-        ("letter", {"letter": "x"}, "letter has to be a number"),
+        ("letter", {"letter": "x"}, "letter must be a number"),
         ("purgeable", {"queue": "q", "days": "nan"}, "out of range"),
         ("purgeable", {"queue": "q", "days": "inf"}, "out of range"),
     ],
@@ -116,7 +116,7 @@ def test_a_slow_statement_is_cancelled(ask, queue, autoconn, monkeypatch):
 def test_dead_letters_are_replayed(ask, autoconn, dead):
     chosen = letters(ask, dead)[:2]
     answer = ask.post("/api/replay", json={"letters": [*chosen, "999"]}).json()
-    assert answer == {"replayed": 2, "failed": [{"letter": "999", "error": "it is gone"}]}
+    assert answer == {"replayed": 2, "failed": [{"letter": "999", "error": "it no longer exists"}]}
     assert len(letters(ask, dead)) == 1
     newest = ask.get("/api/messages", params={"queue": dead, "limit": 2}).json()["rows"]
     assert sorted(row["payload"] for row in newest) == ["2", "3"]
@@ -193,7 +193,7 @@ def test_the_dashboard_can_be_mounted_in_an_application(dsn, autoconn, queue):
         assert client.post("/internal/queues/api/purge", json={}).status_code == 403
         with client.stream("GET", "/internal/queues/api/stream") as answer:
             assert next(line for line in answer.iter_lines() if "data: " in line)
-    mounted.state.board.sampler.stop()
+    mounted.state.context.sampler.stop()
 
 
 def test_static_files_have_their_types(ask):
@@ -220,11 +220,11 @@ def test_a_private_dashboard_describes_itself_to_clients_with_the_token(serve):
     [
         ('{"letters": ' + "[" * 30_000 + "]" * 30_000 + "}", "nested too deeply"),
         ("[" * 30_000, "nested too deeply"),
-        ('{"letters": [' + "9" * 5000 + "]}", "is not JSON|has to be a number|out of range"),
-        ('{"letters": [1e999]}', "has to be a number"),
-        ('{"letters": [NaN]}', "has to be a number"),
+        ('{"letters": [' + "9" * 5000 + "]}", "is not JSON|must be a number|out of range"),
+        ('{"letters": [1e999]}', "must be a number"),
+        ('{"letters": [NaN]}', "must be a number"),
         ('{"letters": [-1]}', "out of range"),
-        ('{"letters": ["\\ud800"]}', "has to be a number"),
+        ('{"letters": ["\\ud800"]}', "must be a number"),
     ],
 )
 def test_json_that_python_cannot_parse_is_refused_with_an_explanation(ask, queue, sent, words):

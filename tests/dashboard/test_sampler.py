@@ -46,7 +46,7 @@ def test_sampling_starts_with_the_first_viewer_and_stops_some_time_after_the_las
     sampler = make(dsn)
     assert sampler.state.number == 0
     with sampler.viewer():
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
     number = sampler.state.number
     eventually(lambda: sampler.state.number > number)
     monkeypatch.setattr(sampler_module, "LINGER", 0.0)
@@ -94,14 +94,14 @@ def test_the_sampler_rests_if_samples_are_slow_but_not_after_one_slow_sample(
     make, dsn, monkeypatch
 ):
     clock, took = 0.0, iter([0.01, 20.0, 0.01])
-    plain = sampler_module.Eye.look
+    plain = sampler_module.Snapshotter.take
 
-    def look(eye):
+    def take(self):
         nonlocal clock
         clock += next(took, 2.0)
-        return plain(eye)
+        return plain(self)
 
-    monkeypatch.setattr(sampler_module.Eye, "look", look)
+    monkeypatch.setattr(sampler_module.Snapshotter, "take", take)
     now = SimpleNamespace(monotonic=lambda: clock, time=lambda: clock)
     monkeypatch.setattr(sampler_module, "time", now)
     sampler = make(dsn, every=1.0)
@@ -126,7 +126,7 @@ def test_a_lost_server_is_reported_and_used_again_when_it_returns(make, dsn, clo
     caplog.set_level(logging.WARNING, "pgque.dashboard")
     sampler = make(dsn)
     with sampler.viewer():
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
         closed(True)
         try:
             eventually(lambda: sampler.state.error)
@@ -140,7 +140,7 @@ def test_a_lost_server_is_reported_and_used_again_when_it_returns(make, dsn, clo
             assert "not currently accepting connections" in found["error"]
         finally:
             closed(False)
-        eventually(lambda: sampler.state.view)
+        eventually(lambda: sampler.state.snapshot)
     assert len([one for one in caplog.records if one.name == "pgque.dashboard"]) == 1
 
 
@@ -163,13 +163,13 @@ def test_an_internal_error_does_not_end_the_sampler(make, dsn, monkeypatch, capl
     sampler.start()
     eventually(lambda: sampler.state.error == "division by zero")
     monkeypatch.undo()
-    eventually(lambda: sampler.state.view)
+    eventually(lambda: sampler.state.snapshot)
 
 
 def test_a_frame_is_encoded_once_for_all_viewers(make, dsn, monkeypatch):
     sampler = make(dsn)
     sampler.start()
-    eventually(lambda: sampler.state.view)
+    eventually(lambda: sampler.state.snapshot)
     sampler.stop()
     assert sampler.encoded(None)[1] is sampler.encoded(None)[1]
     assert sampler.encoded("q")[1] is not sampler.encoded(None)[1]
@@ -189,7 +189,7 @@ def test_a_stream_sends_new_figures(serve, autoconn, queue):
 
 def test_a_client_that_disconnects_is_no_longer_a_viewer(serve):
     served = serve()
-    sampler = served.app.state.board.sampler
+    sampler = served.app.state.context.sampler
     with served.client() as client:
         with client.stream("GET", "/api/stream") as answer:
             shown = frames(answer)
@@ -208,17 +208,17 @@ def test_a_stream_ends_after_its_time_so_that_a_server_can_stop(serve):
 
 def test_streams_end_when_the_server_stops(serve):
     served = serve(stream_seconds=600)
-    board = served.app.state.board
+    context = served.app.state.context
     with served.client() as client, client.stream("GET", "/api/stream") as answer:
         shown = frames(answer)
         next(shown)
-        board.streams.close()
-        eventually(lambda: board.sampler.viewers == 0)
+        context.streams.close()
+        eventually(lambda: context.sampler.viewers == 0)
 
 
 def test_the_history_is_available_to_later_viewers(serve, autoconn, queue, consumer):
     served = serve()
-    sampler = served.app.state.board.sampler
+    sampler = served.app.state.context.sampler
     eventually(lambda: sampler.state.number > 3)
     with served.client() as client:
         overview = client.get("/api/history").json()

@@ -102,7 +102,7 @@ def test_every_flight_is_counted_once(fresh_dsn, monkeypatch):
     }
     assert lines[end] == "0 lost, 0 counted twice: the database and the file agree"
     assert any("killed with SIGKILL" in line for line in lines)
-    assert any("took the batch over" in line for line in lines)
+    assert any("took over the batch" in line for line in lines)
     assert schemas(fresh_dsn) == {"pgque"}
     monkeypatch.syspath_prepend(ROOT / "docs")
     reference = importlib.import_module("reference_cli")
@@ -118,7 +118,7 @@ def test_a_missing_schema_is_installed_and_announced(empty_dsn):
         eventually(lambda: "sent 0/6,099" in running.text(), "the first line")
         os.killpg(running.process.pid, signal.SIGINT)
         assert running.wait() == 130
-        assert "the schema pgque is not in this database: installing it" in running.text()
+        assert "this database has no schema pgque: installing it" in running.text()
     assert schemas(empty_dsn) == {"pgque"}
 
 
@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_no_process_even_when_pressed_twice():
             time.sleep(0.1)
         assert running.wait() == 130
         assert running.processes() == []
-        assert "no process is left behind" in running.text()
+        assert "all processes have ended" in running.text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -169,5 +169,5 @@ def test_a_second_demo_in_the_same_database_is_refused(fresh_dsn):
         eventually(lambda: first.roles() == ROLES, "a process for each role")
         with demo("--dsn", fresh_dsn) as second:
             assert second.wait() == 1
-            assert "another demo runs in this database" in second.text()
+            assert "another demo is running in this database" in second.text()
         assert first.process.poll() is None

@@ -267,7 +267,7 @@ def test_p1_a_restored_dump_without_part_of_its_log_reports_the_loss(dumps, orig
         assert sum("was truncated while it was dumped" in text for text in heard) >= len(lost)
         said = [one for one in examine(conn.info.dsn) if one.check == "restore"]
         assert {one.status for one in said} == {Status.FAULT}
-        assert any("c of q" in one.detail and "at most)" in one.detail for one in said)
+        assert any("c of q" in one.detail and "(at most " in one.detail for one in said)
         assert work.left(conn) == {name: set() for name in got}
         for _ in range(4):
             rotate(conn, "q")

@@ -1,9 +1,9 @@
-// Asking the server: figures as they come, pages of lists, changes.
+// Requests to the server: the stream of figures, pages of lists, and changes.
 
 const KEPT = "pgque-token";
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 5000;
-const GONE = "The dashboard itself does not answer.";
+const GONE = "The dashboard's server does not respond.";
 
 let token = sessionStorage.getItem(KEPT);
 
@@ -15,7 +15,7 @@ export function keepToken(value) {
   else sessionStorage.setItem(KEPT, value);
 }
 
-/** What the server said in place of an answer: `code` is one of those in security.py. */
+/** The server refused a request. See security.py for the values of `code`. */
 export class Refused extends Error {
   constructor(code, text) {
     super(text);
@@ -39,7 +39,7 @@ async function ask(path, parameters, options = {}) {
   }
   if (!answer.ok) {
     const why = await answer.json().catch(() => ({}));
-    throw new Refused(why.code ?? "status", why.error ?? `The dashboard answered ${answer.status}.`);
+    throw new Refused(why.code ?? "status", why.error ?? `The dashboard responded with status ${answer.status}.`);
   }
   return answer;
 }
@@ -58,9 +58,9 @@ export async function change(path, what) {
 }
 
 /**
- * Follow the stream of frames until the signal aborts. A stream ends each minute and is asked for
- * again; `onFrame` gets each frame, `onLost` what was wrong. fetch and not EventSource, which
- * cannot send the token.
+ * Follow the stream of frames until the signal aborts. A stream ends after a minute and is requested
+ * again. `onFrame` gets each frame, `onLost` each error. EventSource would not do, because it cannot
+ * send the token.
  */
 export async function follow(parameters, signal, onFrame, onLost) {
   let pause = FIRST_PAUSE;
@@ -74,7 +74,7 @@ export async function follow(parameters, signal, onFrame, onLost) {
         try {
           onFrame(JSON.parse(data));
         } catch (error) {
-          reportError(error); // a mistake of the page's own is not the server's
+          reportError(error); // a bug in the page is not a lost server
         }
       }
     } catch (error) {

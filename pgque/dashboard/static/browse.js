@@ -1,4 +1,4 @@
-// Messages, retries and dead letters of a queue: searched, page after page, and shown whole.
+// Searches the messages, retries and dead letters of a queue, page by page, and shows single ones.
 
 import { change, read } from "./api.js";
 import { confirm, showMessage } from "./dialogs.js";
@@ -12,9 +12,9 @@ export const PARTS = [
   ["dead", "Dead letters"],
 ];
 const EMPTY = {
-  messages: "The log holds no message: none was sent, or those that were are rotated away.",
-  retries: "Nothing waits for a retry.",
-  dead: "There are no dead letters.",
+  messages: "The log holds no messages: none were sent, or rotation has removed them.",
+  retries: "No retries are waiting.",
+  dead: "No dead letters.",
 };
 const FIELDS = {
   messages: ["text", "type", "key", "until"],
@@ -23,8 +23,8 @@ const FIELDS = {
 };
 const LABELS = { text: "Payload contains", type: "Type", key: "Key", consumer: "Consumer", until: "Sent before" };
 const ROWS_AT_MOST = 1000;
-const REPLAYED_AT_ONCE = 200; // as changes.py takes them
-const REPLAYED = "What is replayed is a new message, which every consumer of the queue gets. It is a dead letter no more.";
+const REPLAYED_AT_ONCE = 200; // the limit in changes.py
+const REPLAYED = "Each replayed dead letter becomes a new message, delivered to every consumer of the queue, and is removed from this list.";
 
 export class Browse {
   constructor(queue, part, rights) {
@@ -45,7 +45,7 @@ export class Browse {
       columns: this.#columns(),
       chosen: part === "dead",
     });
-    this.older = el("button", { type: "button", hidden: true, onclick: () => this.#load(this.more) }, "Older ones");
+    this.older = el("button", { type: "button", hidden: true, onclick: () => this.#load(this.more) }, "Load older");
     this.element = el(
       "div",
       { class: "browse" },
@@ -53,7 +53,7 @@ export class Browse {
         "form",
         { class: "bar", role: "search", onsubmit: (event) => (event.preventDefault(), this.#load()) },
         ...this.inputs.map(({ element }) => element),
-        el("button", { type: "submit" }, "Look again"),
+        el("button", { type: "submit" }, "Refresh"),
         this.status,
       ),
       this.tools,
@@ -102,7 +102,7 @@ export class Browse {
     const box = (row) =>
       el("input", {
         type: "checkbox",
-        "aria-label": `Choose ${named(row)} of ${row.consumer}`,
+        "aria-label": `Select ${named(row)} of ${row.consumer}`,
         onchange: (event) => {
           if (event.target.checked) this.chosen.add(row.letter);
           else this.chosen.delete(row.letter);
@@ -122,7 +122,7 @@ export class Browse {
     ];
   }
 
-  /** Show what may be done: nothing, after the token was given, or replay and purge. */
+  /** Show the tools that the user's rights allow: none, a button that asks for the token, or all. */
   rightsChanged() {
     if (this.locked) this.#load();
     this.tools.replaceChildren();
@@ -132,20 +132,20 @@ export class Browse {
     } else if (!this.rights.granted()) {
       this.tools.append(el("button", { type: "button", onclick: () => this.rights.ask() }, "Replay or purge…"));
     } else {
-      this.some = el("button", { type: "button", onclick: () => this.#replay([...this.chosen]) }, "Replay chosen");
+      this.some = el("button", { type: "button", onclick: () => this.#replay([...this.chosen]) }, "Replay selected");
       this.days = el("input", { type: "number", min: 0, step: "any", value: 30, id: newId("days") });
       this.tools.append(
-        el("button", { type: "button", onclick: () => this.#chooseAll() }, "Choose all shown"),
+        el("button", { type: "button", onclick: () => this.#chooseAll() }, "Select all shown"),
         this.some,
         el("button", { type: "button", onclick: () => this.#replayAll() }, "Replay all…"),
-        el("span", { class: "field" }, el("label", { for: this.days.id }, "Older than, in days"), this.days),
+        el("span", { class: "field" }, el("label", { for: this.days.id }, "Older than (days)"), this.days),
         el("button", { type: "button", class: "danger", onclick: () => this.#purge() }, "Purge…"),
       );
       this.#count();
     }
   }
 
-  /** Choose what is shown, or nothing where all of it was chosen. */
+  /** Select all rows shown, or none if all are selected. */
   #chooseAll() {
     const boxes = [...this.table.body.querySelectorAll("input")];
     const on = boxes.some((box) => !box.checked);
@@ -156,11 +156,11 @@ export class Browse {
 
   #count() {
     if (!this.some) return;
-    say(this.some, this.chosen.size ? `Replay ${count(this.chosen.size)} chosen…` : "Replay chosen…");
+    say(this.some, this.chosen.size ? `Replay ${count(this.chosen.size)} selected…` : "Replay selected…");
     this.some.disabled = this.chosen.size === 0;
   }
 
-  /** Ask for the first page, or with a place for the next one. */
+  /** Load the first page, or the page after a place. */
   async #load(after = null, done = "") {
     this.asking?.abort();
     this.asking = new AbortController();
@@ -175,10 +175,10 @@ export class Browse {
       const here = new Set(this.rows.map((row) => row.letter));
       for (const letter of this.chosen) if (!here.has(letter)) this.chosen.delete(letter);
       this.#count();
-      this.table.show(this.rows, { empty: searching ? "Nothing like that was found." : EMPTY[this.part] });
+      this.table.show(this.rows, { empty: searching ? "No matches." : EMPTY[this.part] });
       this.older.hidden = page.more === null || this.rows.length >= ROWS_AT_MOST;
-      say(this.older, page.looked_at ? "Search further back" : "Older ones");
-      const through = page.looked_at ? ` in the ${this.part === "retries" ? "next" : "last"} ${count(page.looked_at)} looked at` : "";
+      say(this.older, page.looked_at ? "Search further back" : "Load older");
+      const through = page.looked_at ? ` in the ${this.part === "retries" ? "next" : "last"} ${count(page.looked_at)} searched` : "";
       const listed = `${count(this.rows.length)} found${page.more ? " so far" : ""}${through}, at ${clock(Date.now() / 1000)}`;
       say(this.status, done ? `${done} ${listed}` : listed);
     } catch (error) {
@@ -195,19 +195,19 @@ export class Browse {
       const where = this.part === "dead" ? { letter: row.letter } : { queue: this.queue, place: row.place };
       const whole = (await read(path, where)).row;
       if (whole === null) {
-        say(this.status, `${capital(named(row))} is gone.`);
+        say(this.status, `${capital(named(row))} no longer exists.`);
         return;
       }
       const { offered } = this.rights;
       const buttons = this.part === "dead" && offered ? [{ text: "Replay…", run: () => this.#replayOne(row.letter) }] : [];
-      const hint = this.part === "dead" && !offered ? `To send it again: pgque dead replay ${row.letter}` : "";
+      const hint = this.part === "dead" && !offered ? `To replay it, run: pgque dead replay ${row.letter}` : "";
       showMessage(capital(named(row)), whole, buttons, hint);
     } catch (error) {
       say(this.status, error.message);
     }
   }
 
-  /** Ask for the token first, if it is not known. */
+  /** Ask for the token first, if it is not set. */
   async #replayOne(letter) {
     if (!this.rights.granted()) await this.rights.ask();
     if (this.rights.granted()) await this.#replay([letter]);
@@ -222,7 +222,7 @@ export class Browse {
   }
 
   async #replayAll() {
-    const text = `All dead letters of ${this.queue}, whatever is searched for. ${REPLAYED}`;
+    const text = `This replays all dead letters of ${this.queue}, not only the search results. ${REPLAYED}`;
     if (await confirm("Replay all?", text, "Replay all")) await this.#change("replay-all", { queue: this.queue });
   }
 
@@ -241,13 +241,13 @@ export class Browse {
       return;
     }
     const many = found === 1 ? "1 dead letter" : `${count(found)} dead letters`;
-    const text = `Those of ${this.queue} that are older than ${days} days are deleted for good.`;
+    const text = `This permanently deletes the dead letters of ${this.queue} that are older than ${days} days.`;
     if (await confirm(`Delete ${many}?`, text, `Delete ${many}`, { danger: true })) {
       await this.#change("purge", { queue: this.queue, days });
     }
   }
 
-  /** Do it and list what is there then; whether it could be done. */
+  /** Make a change and reload the list. Returns whether the change succeeded. */
   async #change(path, what) {
     try {
       await this.#load(null, outcome(await change(path, what)));
@@ -260,7 +260,7 @@ export class Browse {
   }
 }
 
-/** A dead letter goes by its own id, as in `pgque dead`. */
+/** A dead letter is identified by its own id, as in `pgque dead`. */
 function named(row) {
   return row.letter === undefined ? `message ${row.id}` : `dead letter ${row.letter}`;
 }
@@ -272,5 +272,5 @@ function capital(text) {
 function outcome({ replayed, deleted, failed = [], failures = failed.length }) {
   if (deleted !== undefined) return `${count(deleted)} deleted.`;
   const why = failures ? ` ${count(failures)} failed: ${failed[0]?.error ?? NOTHING}.` : "";
-  return `${count(replayed)} sent again.${why}`;
+  return `${count(replayed)} replayed.${why}`;
 }

@@ -1,4 +1,4 @@
-// What has to be answered before anything else: a confirmation, the token; and a message, whole.
+// Modal dialogs: a confirmation, the token, and a message in full.
 
 import { change, hasToken, keepToken } from "./api.js";
 import { el, newId, say } from "./dom.js";
@@ -10,7 +10,7 @@ function open(dialog) {
   dialog.showModal();
 }
 
-/** Ask before something is done: resolves to whether it was confirmed. */
+/** Ask for confirmation. Resolves to whether the user confirmed. */
 export function confirm(title, text, action, { danger = false } = {}) {
   return new Promise((answer) => {
     const id = newId("dialog");
@@ -35,14 +35,14 @@ export function confirm(title, text, action, { danger = false } = {}) {
   });
 }
 
-/** Ask for the token: resolves to whether a right one is known now. */
+/** Ask for the token. Resolves to whether the user entered the right one. */
 export function askForToken(why) {
   return new Promise((answer) => {
     const id = newId("dialog");
     const input = el("input", { type: "password", id: `${id}-input`, autocomplete: "off", required: true, spellcheck: "false" });
     const wrong = el("p", { class: "wrong", role: "alert" });
     const forget = hasToken()
-      ? el("button", { type: "button", onclick: () => (keepToken(null), dialog.close("forgotten")) }, "Forget it")
+      ? el("button", { type: "button", onclick: () => (keepToken(null), dialog.close("forgotten")) }, "Forget token")
       : null;
     const dialog = el(
       "dialog",
@@ -56,7 +56,7 @@ export function askForToken(why) {
             event.preventDefault();
             const given = input.value.trim();
             try {
-              if (!/^[!-~]+$/.test(given)) throw new Error("That cannot be the token.");
+              if (!/^[!-~]+$/.test(given)) throw new Error("This is not a valid token.");
               keepToken(given);
               await change("token", {});
               dialog.close("yes");
@@ -68,16 +68,16 @@ export function askForToken(why) {
             }
           },
         },
-        el("label", { for: input.id }, "What the dashboard was started with"),
+        el("label", { for: input.id }, "The token that the dashboard was started with"),
         input,
         wrong,
-        el("p", { class: "hint" }, "It is kept until this tab is closed."),
+        el("p", { class: "hint" }, "This tab keeps the token until you close it."),
         el(
           "div",
           { class: "buttons" },
           forget,
           el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
-          el("button", { type: "submit", class: "action" }, "Use it"),
+          el("button", { type: "submit", class: "action" }, "Use token"),
         ),
       ),
     );
@@ -87,7 +87,7 @@ export function askForToken(why) {
   });
 }
 
-/** Show a message, a retry or a dead letter, whole. */
+/** Show a message, a retry or a dead letter in full. */
 export function showMessage(title, row, buttons = [], hint = "") {
   const id = newId("dialog");
   const facts = [

@@ -1,13 +1,13 @@
-// Elements are made from text, never from markup: a payload cannot become one.
+// Creates elements from text, never from markup, so that a payload cannot inject any.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Make an element. `on…` are listeners; true and false set or leave out an attribute. */
+/** Create an element. `on…` adds a listener; true sets an empty attribute, false omits it. */
 export function el(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** Make an element of SVG. */
+/** Create an SVG element. */
 export function svg(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
@@ -22,12 +22,12 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** Set an element's text if it differs, so that nothing is announced or selected anew in vain. */
+/** Set an element's text only if it differs: a screen reader would announce it again. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Set an attribute, or with null remove it, if it differs. */
+/** Set an attribute if it differs; null removes it. */
 export function mark(element, name, value) {
   if (value == null) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
@@ -35,13 +35,13 @@ export function mark(element, name, value) {
 
 let last = 0;
 
-/** An id that is not in the page yet. */
+/** Return an id that the page does not use yet. */
 export function newId(prefix) {
   last += 1;
   return `${prefix}-${last}`;
 }
 
-/** Call the function once nothing has come for a while. */
+/** Debounce: call the function once there were no calls for the given time. */
 export function later(milliseconds, call) {
   let timer;
   return (...values) => {

@@ -1,4 +1,4 @@
-// Figures as people read them.
+// Formats figures for people.
 
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const ONE = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -15,7 +15,7 @@ export function rate(value) {
   return `${value >= 100 ? WHOLE.format(value) : ONE.format(value)}/s`;
 }
 
-/** Seconds: 850 µs, 12 ms, 1.5 s, 3 min 20 s, 2.5 h, 3.1 d. */
+/** Format a duration in seconds: 850 µs, 12 ms, 1.5 s, 3 min 20 s, 2.5 h, 3.1 d. */
 export function time(seconds) {
   if (seconds == null) return NOTHING;
   if (seconds <= 0) return "0 s";
@@ -32,14 +32,14 @@ export function time(seconds) {
 
 const two = (number) => String(number).padStart(2, "0");
 
-/** The time of day of seconds since 1970. */
+/** Format seconds since 1970 as local time of day. */
 export function clock(at, withSeconds = true) {
   const day = new Date(at * 1000);
   const text = `${two(day.getHours())}:${two(day.getMinutes())}`;
   return withSeconds ? `${text}:${two(day.getSeconds())}` : text;
 }
 
-/** An ISO time as the date and time here. */
+/** Format an ISO time as local date and time. */
 export function moment(iso) {
   if (iso == null) return NOTHING;
   const day = new Date(iso);
@@ -47,16 +47,16 @@ export function moment(iso) {
   return `${date} ${clock(day / 1000)}`;
 }
 
-/** One line of a longer text. */
+/** Shorten a text to one line. */
 export function line(text, longest = 120) {
   if (text == null) return NOTHING;
   const flat = text.replace(/\s+/g, " ");
   return flat.length > longest ? `${flat.slice(0, longest)}…` : flat;
 }
 
-const DEEPEST = 40; // further in nothing is indented more: it would be more space than text
+const DEEPEST = 40; // deeper levels are not indented further: there would be more space than text
 
-/** JSON with line breaks; null where it is none. Its numbers stay as they are written. */
+/** Indent JSON without changing how numbers are written. Returns null if it is not JSON. */
 export function pretty(text) {
   try {
     JSON.parse(text);

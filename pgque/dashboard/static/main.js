@@ -1,4 +1,4 @@
-// The page's frame: which view is shown, the stream of figures, the theme, the token.
+// The page's frame: navigation, the stream of figures, the theme and the token.
 
 import { follow, hasToken, read } from "./api.js";
 import { askForToken } from "./dialogs.js";
@@ -16,7 +16,7 @@ let following = null;
 let heard = performance.now();
 let every = 1000;
 let problem = null;
-let still = false;
+let paused = false;
 let asking = null;
 
 const rights = {
@@ -25,11 +25,11 @@ const rights = {
   },
   granted: hasToken,
   async ask() {
-    // Several requests may be refused at once: one question for them all.
+    // Several requests may be refused at once: ask only once.
     asking ??= askForToken(
       about.private && !hasToken()
-        ? "This dashboard shows nothing without its token."
-        : "With the token dead letters can be replayed and purged.",
+        ? "This dashboard requires its token."
+        : "The token lets you replay and purge dead letters.",
     );
     const right = await asking;
     asking = null;
@@ -44,7 +44,7 @@ function route() {
 }
 
 function navigate() {
-  if (location.hash && !location.hash.startsWith("#/")) return; // the link that skips to the content
+  if (location.hash && !location.hash.startsWith("#/")) return; // the "Skip to content" link
   const { queue, part } = route();
   if (view && view.parameters.queue === (queue ?? undefined)) {
     view.open?.(part);
@@ -62,7 +62,7 @@ function navigate() {
   begin();
 }
 
-/** Follow the figures of the view that is shown now. */
+/** Follow the figures of the current view. */
 async function begin() {
   following?.abort();
   following = new AbortController();
@@ -76,7 +76,7 @@ async function begin() {
       if (frame.state === "live") {
         if (last !== null) every = Math.max(1000, (frame.at - last) * 1000);
         last = frame.at;
-        shown.take(frame, still);
+        shown.take(frame, paused);
       }
       report(frame.state === "lost" ? { code: "lost", message: frame.error, since: frame.since } : null, frame);
     },
@@ -92,7 +92,7 @@ async function begin() {
     const history = await read("history", shown.parameters, { signal });
     shown.plots.load(history);
   } catch {
-    // The stream says what is wrong.
+    // The stream reports the error.
   }
 }
 
@@ -101,7 +101,7 @@ let last = null;
 function report(what, frame = null) {
   problem = what;
   const texts = {
-    lost: (error) => `The database has not answered since ${clock(error.since)}. It is tried again.`,
+    lost: (error) => `The database has not answered since ${clock(error.since)}. Retrying.`,
     old: (error) => `The newest figures are ${time(error.age)} old.`,
   };
   const banner = at("banner");
@@ -117,10 +117,10 @@ function report(what, frame = null) {
   }
   const live = what === null && frame?.state !== "waiting";
   document.body.dataset.state = what ? "lost" : live ? "live" : "waiting";
-  say(at("link-text"), what ? "Not live" : !live ? "Connecting" : still ? "Held still" : "Live");
+  say(at("link-text"), what ? "Not live" : !live ? "Connecting" : paused ? "Paused" : "Live");
 }
 
-/** A server that hangs says nothing, and what is shown would look as if it were of now. */
+/** A server that hangs sends no error, and the old figures would look current. */
 setInterval(() => {
   const age = performance.now() - heard;
   if (age > Math.max(OLD, 4 * every) && (problem === null || problem.code === "old")) {
@@ -131,7 +131,7 @@ setInterval(() => {
 function showRights() {
   const button = at("token");
   button.hidden = !about.changes && !about.private;
-  say(button, hasToken() ? "Token known" : "Enter token");
+  say(button, hasToken() ? "Token set" : "Enter token");
 }
 
 function theme() {
@@ -146,14 +146,14 @@ at("theme").addEventListener("change", (event) => {
 });
 at("token").addEventListener("click", () => rights.ask());
 at("pause").addEventListener("click", (event) => {
-  still = !still;
-  mark(event.target, "aria-pressed", still);
+  paused = !paused;
+  mark(event.target, "aria-pressed", paused);
   report(problem, { state: "live" });
 });
 addEventListener("hashchange", navigate);
 
 theme();
-/** Ask what may be done here. */
+/** Ask the server which changes it allows. */
 async function inform() {
   try {
     about = await read("about");

@@ -1,4 +1,4 @@
-// The first page: all queues.
+// The first page: an overview of all queues.
 
 import { el, later, newId, say } from "./dom.js";
 import { count, rate, time } from "./format.js";
@@ -28,7 +28,7 @@ export function cards(...names) {
   };
 }
 
-/** How bad a state is, as a class: levels are those of pgque/watching/states.py. */
+/** The tone of a state. Levels are those of pgque/watching/states.py. */
 export const toneOf = ({ level }) => (level >= 3 ? "bad" : level === 2 ? "warn" : null);
 
 const STATE = { id: "state", title: "State", value: (row) => row.level, text: (row) => row.state, tone: toneOf };
@@ -53,7 +53,7 @@ export class Overview {
       caption: "Queues",
       key: (row) => row.queue,
       sort: { id: "queue", down: false },
-      empty: "There is no queue yet. Make one: pgque queue create NAME",
+      empty: "No queues yet. Create one: pgque queue create NAME",
       columns: [
         {
           id: "queue",
@@ -63,20 +63,20 @@ export class Overview {
         },
         STATE,
         { id: "rate", title: "Sent", number: true, value: (row) => row.rate, text: (row) => rate(row.rate) },
-        { id: "unticked", title: "Not ticked", number: true, hint: "Events that no tick covers yet", value: (row) => row.unticked, text: (row) => count(row.unticked) },
+        { id: "unticked", title: "Not ticked", number: true, hint: "Events without a tick", value: (row) => row.unticked, text: (row) => count(row.unticked) },
         { id: "tick_age", title: "Last tick", number: true, value: (row) => row.tick_age, text: (row) => time(row.tick_age) },
         { id: "consumers", title: "Consumers", number: true, value: (row) => row.consumers, text: (row) => count(row.consumers) },
-        { id: "lag", title: "Waiting", number: true, hint: "For how long the oldest event before a consumer has waited", value: (row) => row.lag, text: (row) => time(row.lag) },
-        { id: "pending", title: "Behind", number: true, hint: "Events before the consumer that is furthest behind", value: (row) => row.pending, text: (row) => count(row.pending) },
+        { id: "lag", title: "Waiting", number: true, hint: "Age of the oldest event that is pending for any consumer", value: (row) => row.lag, text: (row) => time(row.lag) },
+        { id: "pending", title: "Pending", number: true, hint: "Pending events of the consumer with the most", value: (row) => row.pending, text: (row) => count(row.pending) },
         { id: "in_flight", title: "In flight", number: true, value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
         { id: "retries", title: "Retries", number: true, value: (row) => row.retries, text: (row) => count(row.retries) },
         { id: "dead", title: "Dead", number: true, value: (row) => row.dead, text: (row) => count(row.dead), tone: (row) => tone(row.dead > 0) },
       ],
     });
     this.slowest = new Table({
-      caption: "Consumers that are furthest behind",
+      caption: "Consumers furthest behind",
       key: (row) => JSON.stringify([row.queue, row.consumer]),
-      empty: "Nobody is behind.",
+      empty: "No consumer is behind.",
       columns: consumerColumns(true),
     });
     const id = newId("filter");
@@ -99,14 +99,14 @@ export class Overview {
     this.rows = [];
   }
 
-  /** Take a frame in; `still` says that nothing is to be drawn. */
-  take(frame, still) {
+  /** Take a frame. While `paused`, store its points but draw nothing. */
+  take(frame, paused) {
     this.plots.push(frame.at, frame.points);
-    if (still) return;
+    if (paused) return;
     this.plots.draw();
     const { totals, points } = frame;
     const late = totals.late > 0;
-    this.cards.set("ticker", frame.ticking ? "runs" : late ? "none" : "none leads", late ? "bad" : null);
+    this.cards.set("ticker", frame.ticking ? "running" : late ? "none" : "no leader", late ? "bad" : null);
     this.cards.set("queues", count(totals.queues));
     this.cards.set("sent", rate(points.rate[""]));
     this.cards.set("handled", rate(points.rate.handled));
@@ -123,7 +123,7 @@ export class Overview {
     const wanted = this.filter.value.trim().toLowerCase();
     const rows = wanted ? this.rows.filter(({ queue }) => queue.toLowerCase().includes(wanted)) : this.rows;
     say(this.found, wanted ? `${count(rows.length)} of ${count(this.rows.length)}` : "");
-    this.table.show(rows, { empty: wanted ? "No queue has that in its name." : undefined });
+    this.table.show(rows, { empty: wanted ? "No queue's name contains this." : undefined });
   }
 }
 
@@ -131,15 +131,15 @@ export function consumerColumns(withQueue) {
   const own = [
     STATE,
     { id: "rate", title: "Handled", number: true, value: (row) => row.rate, text: (row) => rate(row.rate) },
-    { id: "pending", title: "Behind", number: true, hint: "Events before it", value: (row) => row.pending, text: (row) => count(row.pending) },
-    { id: "lag", title: "Waiting", number: true, hint: "For how long the oldest event before it has waited", value: (row) => row.lag, text: (row) => time(row.lag) },
+    { id: "pending", title: "Pending", number: true, hint: "Events that it has not finished", value: (row) => row.pending, text: (row) => count(row.pending) },
+    { id: "lag", title: "Waiting", number: true, hint: "Age of its oldest pending event", value: (row) => row.lag, text: (row) => time(row.lag) },
     { id: "latency", title: "Latency", number: true, hint: "From the tick to the ack of its last batch", value: (row) => row.latency, text: (row) => time(row.latency) },
-    { id: "in_flight", title: "In flight", number: true, hint: "Events in the batch that it holds", value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
+    { id: "in_flight", title: "In flight", number: true, hint: "Events in its open batch", value: (row) => row.in_flight, text: (row) => count(row.in_flight) },
     { id: "last_seen", title: "Last seen", number: true, value: (row) => row.last_seen, text: (row) => time(row.last_seen) },
   ];
   const link = (row) => el("a", { href: queueLink(row.queue), title: row.queue }, row.queue);
   const name = { id: "consumer", title: "Consumer", value: (row) => row.consumer, text: (row) => row.consumer };
   if (withQueue) return [{ id: "queue", title: "Queue", value: (row) => row.queue, node: link }, name, ...own];
-  const kind = (row) => (row.group ? `member of ${row.group}` : row.is_group ? "group" : "alone");
+  const kind = (row) => (row.group ? `member of ${row.group}` : row.is_group ? "group" : "normal");
   return [name, { id: "kind", title: "Kind", value: kind, text: kind }, ...own];
 }

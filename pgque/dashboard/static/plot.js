@@ -1,4 +1,4 @@
-// A plot of lines over time, drawn as SVG, with its figures in words and as a table.
+// A plot of lines over time as SVG, with a description in words and a table for screen readers.
 
 import { el, mark, say, svg } from "./dom.js";
 import { clock } from "./format.js";
@@ -13,7 +13,7 @@ const ROWS = 10;
 export const LINES_AT_MOST = 6;
 
 export class Plot {
-  /** `format` writes a value; `base` is what the axis counts in: 10, or "time" for seconds. */
+  /** `format` formats a value. `base` selects the steps of the axis: 10, or "time" for seconds. */
   constructor(title, format, { base = 10, note = "" } = {}) {
     this.title = title;
     this.format = format;
@@ -28,7 +28,7 @@ export class Plot {
     this.details = el(
       "details",
       { ontoggle: () => this.#tabulate() },
-      el("summary", {}, "As a table", el("span", { class: "unseen" }, `: ${title}`)),
+      el("summary", {}, "Show as table", el("span", { class: "unseen" }, `: ${title}`)),
       el("div", { class: "scroll" }, el("table", {}, el("thead", {}, this.head), this.table)),
     );
     this.element = el(
@@ -51,8 +51,8 @@ export class Plot {
   }
 
   /**
-   * Show lines, each {name, colour, values}, between two times in seconds; `all` is how many there
-   * are with those that are not shown.
+   * Draw lines, each {name, colour, values}, between two times in seconds. `all` is the number of
+   * lines including those not shown.
    */
   draw(times, lines, from, to, all = lines.length) {
     let begin = times.findIndex((at) => at >= from);
@@ -72,12 +72,12 @@ export class Plot {
 
   #describe() {
     const parts = this.lines.map(({ name, now, peak }) =>
-      now === null ? `${name}: nothing` : `${name}: ${this.format(now)}, at most ${this.format(peak)}`,
+      now === null ? `${name}: no data` : `${name}: ${this.format(now)}, at most ${this.format(peak)}`,
     );
     const minutes = Math.round((this.to - this.from) / 60);
     mark(this.canvas, "aria-label", `${this.title}, ${minutes} minutes. ${parts.join("; ") || "No figures yet"}.`);
     const only = this.lines.length === 1 ? this.lines[0] : null;
-    say(this.summary, only ? (only.now === null ? "nothing yet" : this.format(only.now)) : "");
+    say(this.summary, only ? (only.now === null ? "no data yet" : this.format(only.now)) : "");
     const shown = this.lines.length > 1 ? this.lines : [];
     while (this.legend.children.length > shown.length + (this.hidden > 0)) this.legend.lastChild.remove();
     shown.forEach(({ name, colour, now }, number) => {
@@ -137,7 +137,7 @@ export class Plot {
     this.canvas.replaceChildren(...parts, this.needle);
   }
 
-  /** A line is broken where nothing is known; a point alone becomes a dot. */
+  /** Break the line at gaps in the data. A single point becomes a dot. */
   #path(values) {
     let stroke = "";
     let area = "";
@@ -151,7 +151,7 @@ export class Plot {
     };
     values.forEach((value, number) => {
       if (value === null || value === undefined) {
-        // Now and then a second has nothing to say, as of latency: that is no gap yet.
+        // Single seconds without a value are normal, for example for latency. They are not gaps.
         if (this.times[number] - before > GAP) close();
         return;
       }
@@ -233,7 +233,7 @@ const LONG_STEPS = [
   5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600, 43200, 86400,
 ];
 
-/** The top of an axis, the step between its lines, and how a value is written there. */
+/** Return the top of an axis, the step between its lines, and the format of its labels. */
 function scale(most, base, format) {
   const wanted = Math.max(most, base === "time" ? 0.002 : 1) / 4;
   const unit = 10 ** Math.floor(Math.log10(wanted));
@@ -247,7 +247,7 @@ function scale(most, base, format) {
   return { top, step, label: (value) => `${Math.round((value / length) * 10) / 10} ${name}` };
 }
 
-/** Round times at which the axis has a mark. */
+/** Yield the round times at which the axis has marks. */
 function* marks(from, to, width) {
   const apart = ((to - from) * 80) / Math.max(width, 80);
   const step = [10, 15, 30, 60, 120, 300, 600, 900, 1800].find((one) => one >= apart) ?? 3600;

@@ -1,9 +1,9 @@
-// The three plots of a page, and how much of the past they show.
+// The three plots of a page and the choice of their time range.
 
 import { el, newId } from "./dom.js";
 import { rate, time } from "./format.js";
 import { LINES_AT_MOST, Plot } from "./plot.js";
-import { Trail } from "./trail.js";
+import { Series } from "./series.js";
 
 const RANGES = [
   [120, "2 minutes"],
@@ -13,14 +13,14 @@ const RANGES = [
 const KEPT = "pgque-range";
 
 export class Plots {
-  /** `names` says how the server's names of lines are shown. */
+  /** `names` maps the server's names of lines to labels. */
   constructor(names = {}) {
     this.names = names;
-    this.trail = new Trail();
+    this.series = new Series();
     this.colours = new Map();
     this.given = 0;
     this.rate = new Plot("Rate", rate);
-    this.lag = new Plot("Waiting", time, { base: "time", note: "the oldest event before it" });
+    this.lag = new Plot("Waiting", time, { base: "time", note: "age of the oldest pending event" });
     this.latency = new Plot("Latency", time, { base: "time", note: "from tick to ack" });
     const id = newId("range");
     this.range = el(
@@ -46,16 +46,16 @@ export class Plots {
   }
 
   load(history) {
-    this.trail.load(history);
+    this.series.load(history);
     this.draw();
   }
 
   push(at, points) {
-    this.trail.push(at, points);
+    this.series.push(at, points);
   }
 
   draw() {
-    const { times, plots } = this.trail;
+    const { times, plots } = this.series;
     if (!times.length) return;
     const to = times.at(-1);
     const wanted = Number(this.range.value);
@@ -65,7 +65,7 @@ export class Plots {
     }
   }
 
-  /** A consumer has the same colour in each plot, and keeps it. */
+  /** A consumer keeps the same colour in all plots. */
   #painted(lines) {
     const taken = new Set();
     for (const line of lines) {
@@ -80,7 +80,7 @@ export class Plots {
   }
 }
 
-/** What is sent, and then by name the consumers, of many those that stood highest of late. */
+/** The line of events sent, then the consumers by name. Of many, those with the largest recent values. */
 function shown(lines) {
   const weight = ({ key, values }) =>
     key === "" ? Infinity : values.slice(-600).reduce((most, value) => Math.max(most, value ?? 0), 0);

@@ -1,4 +1,4 @@
-// The page of one queue: its consumers, and what can be looked through.
+// The page of one queue: its consumers, messages, retries and dead letters.
 
 import { Browse, PARTS } from "./browse.js";
 import { el, mark } from "./dom.js";
@@ -16,7 +16,7 @@ export class QueuePage {
     this.cards = cards(
       ["state", "State"],
       ["rate", "Sent"],
-      ["sent", "Sent altogether"],
+      ["sent", "Sent in total"],
       ["tick_age", "Last tick"],
       ["lag", "Longest wait"],
       ["in_flight", "In flight"],
@@ -27,10 +27,10 @@ export class QueuePage {
       caption: `Consumers of ${name}`,
       key: (row) => row.consumer,
       sort: { id: "consumer", down: false },
-      empty: "Nobody is subscribed.",
+      empty: "No consumers.",
       columns: consumerColumns(false),
     });
-    this.gone = el("p", { class: "empty", hidden: true }, "There is no such queue, or no longer.");
+    this.gone = el("p", { class: "empty", hidden: true }, "This queue does not exist, or was dropped.");
     this.links = new Map(PARTS.map(([id, text]) => [id, el("a", { href: queueLink(name, id) }, text)]));
     this.place = el("div");
     this.rights = rights;
@@ -45,9 +45,9 @@ export class QueuePage {
       el("section", { "aria-label": "Consumers" }, el("h2", {}, "Consumers"), this.table.element),
       el(
         "section",
-        { "aria-label": "Look through" },
-        el("h2", { class: "unseen" }, "Look through"),
-        el("nav", { "aria-label": "Look through", class: "tabs" }, ...this.links.values()),
+        { "aria-label": "Browse" },
+        el("h2", { class: "unseen" }, "Browse"),
+        el("nav", { "aria-label": "Browse", class: "tabs" }, ...this.links.values()),
         this.place,
       ),
     );
@@ -63,9 +63,9 @@ export class QueuePage {
     this.place.replaceChildren(this.browse.element);
   }
 
-  take(frame, still) {
+  take(frame, paused) {
     this.plots.push(frame.at, frame.points);
-    if (still) return;
+    if (paused) return;
     this.plots.draw();
     const { queue } = frame;
     this.gone.hidden = queue !== null;

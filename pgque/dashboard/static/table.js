@@ -1,4 +1,4 @@
-// A table whose rows stay where they are while their figures change.
+// A table that updates its rows in place when their figures change.
 
 import { el, mark, newId, say } from "./dom.js";
 
@@ -6,8 +6,8 @@ export const ROWS_AT_MOST = 200;
 
 export class Table {
   /**
-   * A column is {id, title, text(row)} and maybe: `node(row)`, made once for each row in place of
-   * text; `value(row)` to sort by; `number`: to the right; `tone(row)`: a class of the cell.
+   * A column is {id, title, text(row)}, optionally with `node(row)`, an element created once per row
+   * instead of text; `value(row)`, the sort key; `number`, to align right; `tone(row)`, the cell's tone.
    */
   constructor({ caption, columns, key, empty, sort = null, most = ROWS_AT_MOST, chosen = null }) {
     this.columns = columns;
@@ -43,7 +43,7 @@ export class Table {
     this.#markSorted();
   }
 
-  /** Say so where the window is too narrow for all columns, and at which end some are hidden. */
+  /** Show a hint if the window is too narrow for all columns, and mark the side that is cut off. */
   #sayCut() {
     const { scrollWidth, clientWidth, scrollLeft } = this.scroll;
     this.sideways.hidden = scrollWidth <= clientWidth + 1;
@@ -71,7 +71,7 @@ export class Table {
     });
   }
 
-  /** Show rows: sorted, and no more of them than a browser draws at ease. */
+  /** Show rows, sorted. Limits their number, because a browser draws many rows slowly. */
   show(rows, { empty = this.empty } = {}) {
     this.rows = rows;
     const sorted = this.#sorted(rows);
@@ -98,7 +98,7 @@ export class Table {
     this.scroll.hidden = rows.length === 0;
     say(this.nothing, rows.length ? "" : empty);
     const more = rows.length - shown.length;
-    say(this.note, more > 0 ? `The first ${shown.length} are shown; ${more} more: filter or sort to see them.` : "");
+    say(this.note, more > 0 ? `Showing the first ${shown.length}; filter or sort to see the other ${more}.` : "");
   }
 
   #make(row) {
@@ -124,7 +124,7 @@ export class Table {
     return [...rows].sort((a, b) => {
       const [left, right] = [column.value(a), column.value(b)];
       if (left === right) return compare(this.key(a), this.key(b));
-      if (left == null) return 1; // what is not known comes last, whichever way
+      if (left == null) return 1; // unknown values come last in both directions
       if (right == null) return -1;
       return turn * compare(left, right);
     });

@@ -1,14 +1,14 @@
-// The points of a page's plots: what the server had kept, and what has come since.
+// The points of a page's plots: the server's history and the points received since.
 
 export const KEPT_SECONDS = 1800;
 
-export class Trail {
+export class Series {
   constructor() {
     this.times = [];
     this.plots = { rate: new Map(), lag: new Map(), latency: new Map() };
   }
 
-  /** Put what the server has kept before what has come since. */
+  /** Prepend the server's history to the points received since. */
   load({ times, plots }) {
     const newest = this.times[0] ?? Infinity;
     let keep = times.findIndex((at) => at >= newest);
@@ -37,7 +37,7 @@ export class Trail {
     this.#forget(at - KEPT_SECONDS);
   }
 
-  /** Cut now and then rather than each time: moving half an hour of points costs. */
+  /** Drop old points only occasionally: moving half an hour of points is slow. */
   #forget(before) {
     const old = this.times.findIndex((at) => at >= before);
     if (old < 60) return;

@@ -1,4 +1,4 @@
-"""What the requests of one application share."""
+"""The state that all requests of an application share."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pgque.dashboard.sampler import Sampler
 from pgque.dashboard.stream import Streams
 
 AT_ONCE: Final = 4
-"""How many connections viewers have together beside the one that takes samples."""
+"""The number of connections that all viewers share, besides the sampler's."""
 
 T = TypeVar("T")
 
 
-class Board:
-    """The database, who looks at it and who may change it."""
+class Context:
+    """The shared state of an application: its database, its sampler and its streams."""
 
     def __init__(self, dsn: str, sampler: Sampler, streams: Streams, *, can_change: bool) -> None:
         self.dsn = dsn
@@ -31,14 +31,14 @@ class Board:
         self._guard = threading.Lock()
 
     async def in_thread(self, function: Callable[[], T]) -> T:
-        """Call what waits for the database in a thread, a few at a time."""
+        """Call a blocking function in a thread, at most `AT_ONCE` at a time."""
         with self._guard:
             if self._limiter is None:
                 self._limiter = anyio.CapacityLimiter(AT_ONCE)
         return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
 
-def board_of(request: Request) -> Board:
-    """Return what a request shares with the others."""
-    board: Board = request.app.state.board
-    return board
+def context_of(request: Request) -> Context:
+    """Return the context of the request's application."""
+    context: Context = request.app.state.context
+    return context

@@ -1,4 +1,4 @@
-"""The first screen: all queues, and all consumers."""
+"""The first screen: all queues and all consumers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pgque.top.columns import CONSUMERS, QUEUES
 from pgque.top.consumer import ConsumerScreen
 from pgque.top.history import ConsumerRow, QueueRow
 from pgque.top.queue import QueueScreen
-from pgque.top.screen import Page, Watching
+from pgque.top.screen import ListScreen, Page
 from pgque.top.summary import of_all
 from pgque.top.table import Listing
 
 
-class Board(Watching):
-    """All queues and consumers; what is worst comes first."""
+class OverviewScreen(ListScreen):
+    """All queues and consumers, worst state first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
 
@@ -34,14 +34,17 @@ class Board(Watching):
             search=lambda row: f"{row.now.consumer} {row.now.queue} {row.state.text}",
             sort="STATE",
         )
-        no_queue = "There is no queue yet. Make one:\n\n    pgque queue create NAME"
-        nobody = "Nobody is subscribed. A consumer is:\n\n    pgque consumer subscribe QUEUE NAME"
+        no_queue = "No queues yet. Create one:\n\n    pgque queue create NAME"
+        no_consumer = "No consumers. Subscribe one:\n\n    pgque consumer subscribe QUEUE NAME"
         super().__init__(
-            [Page("Queues", self._queues, no_queue), Page("Consumers", self._consumers, nobody)]
+            [
+                Page("Queues", self._queues, no_queue),
+                Page("Consumers", self._consumers, no_consumer),
+            ]
         )
 
     def figures(self) -> Text:
-        """Return the sums of all queues."""
+        """Return the totals of all queues."""
         return of_all(self.top.history, self.size)
 
     def fill(self) -> None:
@@ -53,7 +56,7 @@ class Board(Watching):
             self._consumers.show(list(history.consumers.values()))
 
     def open(self, thing: Any) -> None:
-        """Show a queue or a consumer by itself."""
+        """Open the screen of a queue or a consumer."""
         if isinstance(thing, QueueRow):
             self.app.push_screen(QueueScreen(thing.now.queue))
         else:

@@ -1,4 +1,4 @@
-"""A sample as the dashboard shows it: `pgque.watching.live`, with latency and what is in flight."""
+"""Takes snapshots: samples of `pgque.watching.live`, plus latency and events in flight."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pgque.errors import mapped
 from pgque.watching.live import ConsumerFigures, Live, Sample
 from pgque.wire.calls import Calls, connection_defaults, only_reading, settle_for_pooler
 
-# An ack is the row of a cursor after one with a batch; a seek or a subscription is not. Of each
-# cursor the newest four rows are read, however long the ledger is.
+# An ack is a cursor row without a batch that follows a row with a batch. A seek or a subscription
+# is not. Reading only the newest four rows keeps the cost independent of the ledger's length.
 _SUBSCRIBERS: Final = """
 select q.queue_name, n.co_name, g.co_name,
        exists (select from pgque.subscriber m where m.sub_group = s.sub_id),
@@ -56,37 +56,37 @@ select q.queue_name, n.co_name, g.co_name,
 
 
 class Subscriber(NamedTuple):
-    """What `pgque.watching.live` does not say of a consumer."""
+    """Facts about a consumer that `pgque.watching.live` does not provide."""
 
     group: str | None
-    """The group of which this is a member."""
+    """The group, if the consumer is a member of one."""
     is_group: bool
     in_flight: int | None
-    """Events in the batch that it holds, by their ids; None where it holds none."""
+    """Events in the batch that it holds, estimated from their ids; None without a batch."""
     latency: float | None
-    """Seconds from the tick to the ack of the last batch that it finished."""
+    """Seconds from the tick to the ack of its last finished batch."""
     fresh: bool
-    """Whether that batch was finished since the sample before."""
+    """Whether that batch was finished since the previous snapshot."""
 
 
-class View(NamedTuple):
-    """A sample with what belongs to it."""
+class Snapshot(NamedTuple):
+    """A sample with further facts about its consumers."""
 
     sample: Sample
     subscribers: dict[tuple[str, str], Subscriber]
 
     def consumers(self, queue: str | None = None) -> Iterator[tuple[ConsumerFigures, Subscriber]]:
-        """Yield consumers of one queue, or of all; a member of a group has no position."""
+        """Yield the consumers of one queue, or of all queues."""
         for figures in self.sample.consumers:
             known = self.subscribers.get(figures[:2])
             if known is not None and queue in (None, figures.queue):
                 yield figures, known
 
 
-class Eye:
-    """Takes samples over a connection, each in a short transaction that only reads.
+class Snapshotter:
+    """Takes snapshots over a connection, each in a short read-only transaction.
 
-    :param conn: an autocommit connection, whose role needs pgque_reader. It is used, not closed.
+    :param conn: an autocommit connection, whose role needs pgque_reader. The caller closes it.
     """
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
@@ -95,10 +95,10 @@ class Eye:
         self._reader = _Subscribers(conn)
         self._acked: dict[tuple[str, str], tuple[int, float | None]] = {}
 
-    def look(self) -> View:
-        """Take a sample.
+    def take(self) -> Snapshot:
+        """Take a snapshot.
 
-        :raises PgqueError: where the database cannot be asked.
+        :raises PgqueError: if the query fails.
         """
         with mapped, only_reading(self._conn, seconds=10):
             sample = self._live.look()
@@ -110,13 +110,13 @@ class Eye:
             key = queue, consumer
             was = before.get(key)
             fresh = ack is not None and was is not None and was[0] != ack and latency is not None
-            if ack is None:  # the row before it was given back meanwhile
+            if ack is None:  # the row before it has been removed since
                 ack, latency = was or (-1, None)
             self._acked[key] = ack, latency
-            if in_flight is not None:  # counted by ids, of which redeliveries of others use some
+            if in_flight is not None:  # an upper bound: other consumers' redeliveries use ids too
                 in_flight = min(in_flight, pending.get(key) or in_flight)
             found[key] = Subscriber(group, is_group, in_flight, latency, fresh)
-        return View(sample, found)
+        return Snapshot(sample, found)
 
 
 class _Subscribers(Calls):
@@ -126,9 +126,9 @@ class _Subscribers(Calls):
 
 @contextmanager
 def reading_connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Connect for the block; a transaction on it can only read.
+    """Open a read-only connection for the block.
 
-    :raises PgqueConnectionError: where there is no server to connect to.
+    :raises PgqueConnectionError: if the connection fails.
     """
     with mapped, psycopg.connect(dsn, autocommit=True, **connection_defaults(dsn)) as conn:
         settle_for_pooler(conn)

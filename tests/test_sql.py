@@ -64,7 +64,7 @@ def test_files_are_cited_by_name_without_number() -> None:
     code = [*root.glob("pgque/**/*.py"), *root.glob("tests/**/*.py"), *root.glob("bench/**/*.py")]
     # Code may open a file by its quoted name.
     numbered = dict.fromkeys(pages, r"\b\d\d_[a-z_]+\.sql\b")
-    numbered |= dict.fromkeys(code, r"(?<![\"/])\b\d\d_[a-z_]+\.sql\b(?!\")")
+    numbered |= dict.fromkeys(code, r"(?<!\")\b\d\d_[a-z_]+\.sql\b(?!\")")
     cited = {
         (page.name, found)
         for page, pattern in numbered.items()

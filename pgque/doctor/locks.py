@@ -12,7 +12,7 @@ PATIENCE = 5.0
 """Seconds. No call holds one of these locks exclusively for this long."""
 LONGEST_QUERY = 60
 
-# See sql/11_due.sql. Only some users may see when other users' transactions began. A session that
+# See sql/due. Only some users may see when other users' transactions began. A session that
 # holds a lock outside a transaction has held it at least since its last statement.
 _HELD = """
     with names as (

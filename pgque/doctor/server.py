@@ -20,7 +20,7 @@ GRANTS = {
     "produce": r"^_event_\d+_produce$",
     "consume": r"^_event_\d+_consume$",
 }
-"""By grant, a pattern of the functions that it allows (see sql/26_queue_grants.sql)."""
+"""By grant, a pattern of the functions that it allows (see sql/queue_grants)."""
 
 
 def server(x: Examination) -> Iterator[Finding]:

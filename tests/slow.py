@@ -33,7 +33,7 @@ SLOW = (
     "test_dsn.py",
     "test_embedded",
     "test_extras.py",
-    "test_forks.py",
+    "test_forks",
     "test_frameworks.py",
     "test_how_to.py",
     "test_network.py",

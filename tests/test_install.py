@@ -391,18 +391,3 @@ def test_an_old_server_is_refused(empty_dsn: str, monkeypatch: pytest.MonkeyPatc
 def test_an_unreachable_server_raises_a_connection_error() -> None:
     with pytest.raises(pgque.PgqueConnectionError):
         install("host=/nowhere dbname=none")
-
-
-def test_uninstall_removes_the_schema_and_keeps_the_roles(empty_dsn: str) -> None:
-    assert not uninstall(empty_dsn)
-    install(empty_dsn)
-    with psycopg.connect(empty_dsn) as conn:
-        conn.execute("select pgque.create_queue('q')")
-        before = roles(conn)
-    assert uninstall(empty_dsn)
-    assert schema_version(empty_dsn) is None
-    with psycopg.connect(empty_dsn) as conn:
-        assert roles(conn) == before, "other databases may use the roles"
-    install(empty_dsn)
-    with psycopg.connect(empty_dsn) as conn:
-        assert conn.execute("select count(*) from pgque.queue").fetchone() == (0,)

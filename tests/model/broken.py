@@ -148,10 +148,10 @@ VARIANTS = {
         (("if c.cur_next_tick is not null and batch_handling = 0 then", "if false then"),),
     ),
     "a ticker that assumes the clock never goes back": Variant(
-        "_is_past", ((" and at <= clock_timestamp()", ""),), "clock"
+        "_is_past", ((" and at <= clock_timestamp()", ""),)
     ),
     "a takeover that trusts times in the future": Variant(
-        "_is_far", ((" or at >= pgque._from_now(span)", ""),), "clock"
+        "_is_far", ((" or at >= pgque._from_now(span)", ""),)
     ),
     "an event sequence that is not advanced": Variant(
         "_need_last_tick",
@@ -161,18 +161,16 @@ VARIANTS = {
                 "elsif false then",
             ),
         ),
-        "sequences",
     ),
     "a batch sequence that is not advanced": Variant(
         "_advance_sequences",
         (("where behind.used >", "where false and behind.used >"),),
-        "sequences",
     ),
     "a maint_retry_events that does not notice a restore": Variant(
-        "maint_retry_events", (("perform pgque._after_restore();", "null;"),), "restore"
+        "maint_retry_events", (("perform pgque._after_restore();", "null;"),)
     ),
     "a reader whose rows are hidden without an error": Variant(
-        "_is_past", (("select not (at >", "select not (at >"),), "row security", SHOW_NO_ERROR
+        "_is_past", (("select not (at >", "select not (at >"),), SHOW_NO_ERROR
     ),
     "a switch of the ledger to a non-empty child": Variant(
         "maint_rotate_ledger",
@@ -183,7 +181,6 @@ VARIANTS = {
                 "elsif false then\n        return 0;",
             ),
         ),
-        "ledger",
     ),
 }
 

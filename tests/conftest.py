@@ -33,8 +33,3 @@ hypothesis.settings.load_profile("pgque")
 for name in list(os.environ):
     if name.startswith("PG") and not name.startswith("PGQUE_"):
         del os.environ[name]
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are cores, because many tests wait for processes."""
-    return (os.cpu_count() or 1) + 1

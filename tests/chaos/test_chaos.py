@@ -1,8 +1,11 @@
 """A few seconds of the long chaos run: see `python -m bench.chaos`."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ SHORT_OF_OPERATORS = ["deeds", "clock", "rows"]
 
 HITS = ("tries again", "session ended", "read-only")
 TAKEN_OVER = "batch taken over"
+PATIENCE = 180.0
+"""Seconds that a short run may take: it takes about one minute."""
 
 
 def test_p1_p3_p4_no_fault_loses_repeats_or_reorders_events(tmp_path: Path) -> None:
@@ -57,10 +62,10 @@ def run(out: Path, faults: list[str], seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.chaos", f"--faults={','.join(faults)}", f"--out={out}"]
     if not LONG:
         command += ["--minutes=0.25", "--round=12", "--calm=3", "--rate=20", f"--seed={seed}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert out.exists(), done.stdout + done.stderr
+    status, printed = run_within(command, None if LONG else PATIENCE)
+    assert out.exists(), printed
     result = json.loads(out.read_text())
-    said = done.stdout[-3000:]
+    said = printed[-3000:]
     assert result["violations"] == dict.fromkeys(VIOLATIONS, 0), said
     assert result["crashed"] == result["left"] == 0, said
     # The faults really happened.
@@ -71,8 +76,23 @@ def run(out: Path, faults: list[str], seed: int) -> dict[str, Any]:
     for name in ("sent", *poison, *(["failed"] if "sessions" in faults else [])):
         assert result["events"][name] > 0, said
     # Recovery depends on the machine's speed, so only the long run checks it.
-    assert not LONG or done.returncode == 0, said
+    assert not LONG or status == 0, said
     return result
+
+
+def run_within(command: list[str], seconds: float | None) -> tuple[int | None, str]:
+    """Run a command; kill it and its children if it takes longer. Return its status and output."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return process.returncode, output.read()
 
 
 def test_an_unknown_fault_is_refused() -> None:

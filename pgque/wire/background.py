@@ -99,9 +99,33 @@ class _Replaced:
 _replaced: Final[list[_Replaced]] = []
 
 
+class _Held(threading.local):
+    mask: set[Any] | None = None
+
+
+_held: Final = _Held()
+
+
+def _hold_signals() -> None:
+    """Hold signals back during a fork: Python drops a signal that reaches a child too early."""
+    if _replaced:
+        _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+def _release_signals() -> None:
+    mask, _held.mask = _held.mask, None
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _give_back_in_child() -> None:
     for replaced in reversed(_replaced):
         replaced.put_back()
+    _release_signals()
 
 
-os.register_at_fork(after_in_child=_give_back_in_child)
+os.register_at_fork(
+    before=_hold_signals,
+    after_in_parent=_release_signals,
+    after_in_child=_give_back_in_child,
+)

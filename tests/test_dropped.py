@@ -17,7 +17,6 @@ from tests.fix_engine import (
     payloads,
     refused,
     send,
-    tick,
     value,
 )
 from tests.races import situation
@@ -204,4 +203,3 @@ def test_create_queue_waits_for_a_drop_and_creates_the_queue_again(autoconn, con
     value(autoconn, "select pgque.subscribe(%s, 'c')", queue)
     send(autoconn, queue)
     assert payloads(drain(autoconn, queue, "c")) == ["x"]
-    assert tick(autoconn, queue) is None

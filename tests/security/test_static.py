@@ -63,13 +63,13 @@ ACCEPTED = [
     (
         "_append_retries|_rebase_ticks|_retry_unseen_redeliveries|_truncate_child|_log_has_unseen"
         "|_copy_ledger|maint_rotate_ledger|_lock_briefly|drop_queue|create_queue"
-        "|_append_batch|_unticked_for|_advance_event_ids|_report_lost_events",
+        "|_append_batch|_unticked_for|_advance_event_ids|_report_lost_events|_own_put_back",
         "security: text type variable is not sanitized",
         "names that create_queue made from a queue's id, which only the owner can write",
     ),
     (
         "grant_queue|revoke_queue|_make_log|_make_log_function|_make_force_sequence|_grant_log"
-        "|_make_history_sequence",
+        "|_make_history_sequence|_make_put_back_counter",
         "security: text type variable is not sanitized",
         "the name of a log or its function, made from a queue's id; the role is quoted with %I",
     ),
